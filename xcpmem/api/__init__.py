@@ -1,0 +1,1 @@
+"""The outer face: XenAPI over HTTP."""

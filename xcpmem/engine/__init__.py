@@ -1,0 +1,1 @@
+"""The brain: plain arithmetic on frozen values."""

@@ -1,0 +1,285 @@
+"""Every error of xcpmem, each with its code on the XenAPI wire.
+
+::
+
+    XcpmemError                       INTERNAL_ERROR [message]
+    ├── ApiError                      the caller's fault
+    │   ├── SessionInvalid            SESSION_INVALID [handle]
+    │   ├── AuthenticationFailed      SESSION_AUTHENTICATION_FAILED [uname, message]
+    │   ├── MethodUnknown             MESSAGE_METHOD_UNKNOWN [method]
+    │   ├── MethodRemoved             MESSAGE_REMOVED []
+    │   ├── ParameterCount            MESSAGE_PARAMETER_COUNT_MISMATCH [method, expected, received]
+    │   ├── ArgumentType              INTERNAL_ERROR [text]
+    │   ├── PermissionDenied          RBAC_PERMISSION_DENIED [permission, message]
+    │   ├── InvalidValue              INVALID_VALUE [field, value]
+    │   ├── MapDuplicateKey           MAP_DUPLICATE_KEY [class, field, ref, key]
+    │   ├── HandleInvalid             HANDLE_INVALID [class, handle]
+    │   ├── UuidInvalid               UUID_INVALID [class, uuid]
+    │   ├── BadPowerState             VM_BAD_POWER_STATE [vm, expected, actual]
+    │   ├── OperationNotAllowed       OPERATION_NOT_ALLOWED [reason]
+    │   ├── OperationBlocked          OPERATION_BLOCKED [vm, code]
+    │   ├── VmIsSnapshot              VM_IS_SNAPSHOT [vm, operation]
+    │   ├── VmUsesNestedVirt          VM_IS_USING_NESTED_VIRT [vm]
+    │   ├── UnknownReservation        UNKNOWN_RESERVATION [id]
+    │   ├── NoReservation             NO_RESERVATION [domid]
+    │   ├── ConstraintOrder           MEMORY_CONSTRAINT_VIOLATION_ORDER []
+    │   └── ConstraintMaxPin          MEMORY_CONSTRAINT_VIOLATION_MAXPIN [reason]
+    ├── HostError                     the world's fault
+    │   ├── NotEnoughMemory           HOST_NOT_ENOUGH_FREE_MEMORY [needed, free]
+    │   ├── DomainsUncooperative      VMS_FAILED_TO_COOPERATE [vm…]
+    │   ├── TargetWaitTimeout         VM_MEMORY_TARGET_WAIT_TIMEOUT [task]
+    │   ├── ConnectionLost            INTERNAL_ERROR [connection lost]
+    │   └── DriverError               never leaves the ring
+    │       ├── DriverTimeout
+    │       ├── DriverDisconnected
+    │       └── DomainVanished
+    ├── ConfigError                   exit status 2, one line
+    └── WireError                     HTTP 500, a small plain page
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class XcpmemError(Exception):
+    """Root of all errors; ``code`` and ``params`` are what a XenAPI client sees."""
+
+    code: ClassVar[str] = "INTERNAL_ERROR"
+
+    @property
+    def params(self) -> tuple[str, ...]:
+        """The parameters after the code, as strings, in xapi's order."""
+        return (str(self),)
+
+
+class ApiError(XcpmemError):
+    """The caller's fault: nothing was changed."""
+
+    def __init__(self, *params: object) -> None:
+        self._params = tuple(str(param) for param in params)
+        super().__init__(self._describe())
+
+    @property
+    def params(self) -> tuple[str, ...]:
+        """The constructor's arguments as strings."""
+        return self._params
+
+    def _describe(self) -> str:
+        return f"{self.code}({', '.join(self._params)})"
+
+
+class SessionInvalid(ApiError):
+    """The session reference is unknown or has expired: [handle]."""
+
+    code = "SESSION_INVALID"
+
+
+class AuthenticationFailed(ApiError):
+    """User or password is wrong, without a hint which: [uname, message]."""
+
+    code = "SESSION_AUTHENTICATION_FAILED"
+
+
+class MethodUnknown(ApiError):
+    """No such message: [method]."""
+
+    code = "MESSAGE_METHOD_UNKNOWN"
+
+
+class MethodRemoved(ApiError):
+    """The message or field is no longer part of XenAPI: []."""
+
+    code = "MESSAGE_REMOVED"
+
+
+class ParameterCount(ApiError):
+    """Wrong number of arguments, the session not counted: [method, expected, received]."""
+
+    code = "MESSAGE_PARAMETER_COUNT_MISMATCH"
+
+
+class ArgumentType(ApiError):
+    """An argument has another type than the datamodel says: [text], as xapi words it."""
+
+    code = "INTERNAL_ERROR"
+
+
+class PermissionDenied(ApiError):
+    """The session's role does not include the call: [permission, message]."""
+
+    code = "RBAC_PERMISSION_DENIED"
+
+
+class InvalidValue(ApiError):
+    """A value is out of its range: [field, value]."""
+
+    code = "INVALID_VALUE"
+
+
+class MapDuplicateKey(ApiError):
+    """A map already has the key: [class, field, ref, key]."""
+
+    code = "MAP_DUPLICATE_KEY"
+
+
+class HandleInvalid(ApiError):
+    """The reference names no living object: [class, handle]."""
+
+    code = "HANDLE_INVALID"
+
+
+class UuidInvalid(ApiError):
+    """No object has the uuid: [class, uuid]."""
+
+    code = "UUID_INVALID"
+
+
+class BadPowerState(ApiError):
+    """The VM is in a power state that forbids the call: [vm, expected, actual]."""
+
+    code = "VM_BAD_POWER_STATE"
+
+
+class OperationNotAllowed(ApiError):
+    """The operation is never allowed on such an object: [reason]."""
+
+    code = "OPERATION_NOT_ALLOWED"
+
+
+class OperationBlocked(ApiError):
+    """An administrator blocked the operation: [vm, code]."""
+
+    code = "OPERATION_BLOCKED"
+
+
+class VmIsSnapshot(ApiError):
+    """Snapshots cannot be changed: [vm, operation]."""
+
+    code = "VM_IS_SNAPSHOT"
+
+
+class VmUsesNestedVirt(ApiError):
+    """The VM uses nested virtualisation: [vm]."""
+
+    code = "VM_IS_USING_NESTED_VIRT"
+
+
+class UnknownReservation(ApiError):
+    """No such reservation: [id]."""
+
+    code = "UNKNOWN_RESERVATION"
+
+
+class NoReservation(ApiError):
+    """The domain has no reservation: [domid]."""
+
+    code = "NO_RESERVATION"
+
+
+class ConstraintOrder(ApiError):
+    """static-min <= dynamic-min <= dynamic-max <= static-max does not hold: []."""
+
+    code = "MEMORY_CONSTRAINT_VIOLATION_ORDER"
+
+
+class ConstraintMaxPin(ApiError):
+    """The VM must have dynamic-min = dynamic-max = static-max: [reason]."""
+
+    code = "MEMORY_CONSTRAINT_VIOLATION_MAXPIN"
+
+
+class HostError(XcpmemError):
+    """The world's fault: the call was right, the host could not."""
+
+
+class NotEnoughMemory(HostError):
+    """The memory cannot be had, even with every willing guest at dynamic-min.
+
+    Args:
+        needed: what was asked for, bytes (KiB only where xapi answers KiB).
+        available: the most that could be had, same unit.
+    """
+
+    code = "HOST_NOT_ENOUGH_FREE_MEMORY"
+
+    def __init__(self, needed: int, available: int) -> None:
+        self.needed = needed
+        self.available = available
+        super().__init__(f"needed {needed}, available {available}")
+
+    @property
+    def params(self) -> tuple[str, ...]:
+        """[needed, available] as decimal strings."""
+        return (str(self.needed), str(self.available))
+
+
+class DomainsUncooperative(HostError):
+    """Guests did not give back what they were asked for.
+
+    Args:
+        vms: references of the VMs to blame (domids, as text, before the service names them).
+    """
+
+    code = "VMS_FAILED_TO_COOPERATE"
+
+    def __init__(self, *vms: str) -> None:
+        self.vms = vms
+        super().__init__(f"did not cooperate: {', '.join(vms)}")
+
+    @property
+    def params(self) -> tuple[str, ...]:
+        """The VMs to blame."""
+        return self.vms
+
+
+class TargetWaitTimeout(HostError):
+    """A guest did not reach its target in time; [task] on the wire."""
+
+    code = "VM_MEMORY_TARGET_WAIT_TIMEOUT"
+
+    def __init__(self, task: str) -> None:
+        self.task = task
+        super().__init__(f"target not reached in time, task {task}")
+
+    @property
+    def params(self) -> tuple[str, ...]:
+        """[task reference]."""
+        return (self.task,)
+
+
+class ConnectionLost(HostError):
+    """The daemon ended while the call waited."""
+
+    def __init__(self) -> None:
+        super().__init__("connection lost")
+
+
+class DriverError(HostError):
+    """The host did not answer as it should; contained by the ring and tried again."""
+
+
+class DriverTimeout(DriverError):
+    """A call to xenstore or the hypervisor passed its deadline."""
+
+
+class DriverDisconnected(DriverError):
+    """The connection to xenstore or the hypervisor is gone."""
+
+
+class DomainVanished(DriverError):
+    """The domain ended between look and touch: normal life."""
+
+
+class ConfigError(XcpmemError):
+    """A bad option or configuration: file, key and why, on one line."""
+
+    def __init__(self, where: str, key: str, why: str) -> None:
+        self.where = where
+        self.key = key
+        self.why = why
+        super().__init__(f"{where}: {key}: {why}" if key else f"{where}: {why}")
+
+
+class WireError(XcpmemError):
+    """Bytes that are no message of the protocol."""

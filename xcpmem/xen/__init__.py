@@ -1,0 +1,1 @@
+"""The hands: real and simulated hosts."""
