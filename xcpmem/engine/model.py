@@ -1,0 +1,297 @@
+"""What the engine knows and says: frozen values that are valid from birth.
+
+All sizes are KiB, all times seconds on a monotonic clock of which only differences count. The driver
+makes a `HostState`, the service keeps `Wishes`, the planner turns both into a `Plan`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from xcpmem.errors import HostError, InvalidValue
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Lifecycle(StrEnum):
+    """What the hypervisor and the store say a domain is doing."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    BUILDING = "building"
+    SUSPENDED = "suspended"
+    DYING = "dying"
+
+
+class BalloonState(StrEnum):
+    """How a domain stands to its target; the words of the scenario files' answers."""
+
+    AT_TARGET = "at_target"
+    MOVING = "moving"
+    STUCK = "stuck"
+    AT_LIMIT = "at_limit"
+    NO_BALLOON = "no_balloon"
+
+
+def check_not_negative(**sizes: int) -> None:
+    """Refuse negative sizes.
+
+    Raises:
+        InvalidValue: names the first argument below 0 and its value.
+    """
+    for name, size in sizes.items():
+        if size < 0:
+            raise InvalidValue(name, size)
+
+
+@dataclass(frozen=True, slots=True)
+class DynamicRange:
+    """The range an administrator leaves to the balancer, 0 <= min <= max, KiB."""
+
+    min_kib: int
+    max_kib: int
+
+    def __post_init__(self) -> None:
+        check_not_negative(dynamic_min_kib=self.min_kib)
+        if self.min_kib > self.max_kib:
+            raise InvalidValue("dynamic_max_kib", self.max_kib)
+
+
+@dataclass(frozen=True, slots=True)
+class DomainState:
+    """One domain as it was seen.
+
+    Args:
+        domid: Xen's number, reused after a reboot.
+        uuid: the VM's uuid, from the domain's handle.
+        dynamic_range: what xenstore says; a domain without the keys is pinned at its target.
+        target_kib: what the guest was last told.
+        actual_kib: what it holds, without the offset that the guest does not know of.
+        maxmem_kib: what Xen lets it hold at most, in the same terms as ``actual_kib``.
+        can_balloon: whether a balloon driver is believed to listen.
+        lifecycle: only running domains are asked for anything.
+        initial_reservation_kib: promised to the domain while it is being built, else 0.
+        uncooperative: whether the flag for other programs stands in xenstore.
+    """
+
+    domid: int
+    uuid: str
+    dynamic_range: DynamicRange
+    target_kib: int
+    actual_kib: int
+    maxmem_kib: int
+    can_balloon: bool = True
+    lifecycle: Lifecycle = Lifecycle.RUNNING
+    initial_reservation_kib: int = 0
+    uncooperative: bool = False
+    weight: int = 1
+
+    @property
+    def held_kib(self) -> int:
+        """What nobody else can have: pages it holds or may still take."""
+        promised = self.initial_reservation_kib if self.lifecycle is Lifecycle.BUILDING else 0
+        return max(self.actual_kib, self.maxmem_kib, promised)
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Memory set aside for a domain to come.
+
+    Args:
+        reservation_id: as given to the client.
+        owner: the session (or service) it belongs to.
+        size_kib: at least 0.
+        domid: the domain it was transferred to, or None; once that domain exists, the domain's own
+            promise counts instead (squeezed counts the same way).
+    """
+
+    reservation_id: str
+    owner: str
+    size_kib: int
+    domid: int | None = None
+
+    def __post_init__(self) -> None:
+        check_not_negative(size_kib=self.size_kib)
+
+
+@dataclass(frozen=True, slots=True)
+class HostState:
+    """One look at a host; sizes KiB.
+
+    Args:
+        total_kib: physical memory that xcpmem may count.
+        free_kib: usable at once.
+        scrub_kib: freed by a domain but not yet cleaned.
+        slush_kib: to be kept free (squeezed: 73728).
+        domains: in the order of their domids, without domain 0 unless it is managed.
+        reservations: all that stand in xenstore.
+    """
+
+    total_kib: int
+    free_kib: int
+    scrub_kib: int
+    slush_kib: int
+    domains: tuple[DomainState, ...] = ()
+    reservations: tuple[Reservation, ...] = ()
+
+    @property
+    def reserved_kib(self) -> int:
+        """Sum of the reservations that no living domain accounts for."""
+        domids = {domain.domid for domain in self.domains}
+        return sum(r.size_kib for r in self.reservations if r.domid is None or r.domid not in domids)
+
+    @property
+    def spare_kib(self) -> int:
+        """Free at once and promised to nobody; negative when the slush is being eaten."""
+        promised = sum(domain.held_kib - domain.actual_kib for domain in self.domains)
+        return self.free_kib - self.slush_kib - self.reserved_kib - promised
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRequest:
+    """A wish for a reservation of ``min_kib`` to ``max_kib`` (equal: that much and no less).
+
+    Args:
+        request_id: becomes the reservation's id.
+        owner: the session or service that asks.
+        min_kib: refused if less can be had.
+        max_kib: more is never granted.
+        order: requests are served by arrival.
+        deadline_s: monotonic time at which waiting ends.
+    """
+
+    request_id: str
+    owner: str
+    min_kib: int
+    max_kib: int
+    order: int
+    deadline_s: float
+
+    def __post_init__(self) -> None:
+        check_not_negative(min_kib=self.min_kib)
+        if self.min_kib > self.max_kib:
+            raise InvalidValue("max_kib", self.max_kib)
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """All that people want of the host right now; state, not commands.
+
+    Args:
+        ranges: by VM uuid, the dynamic range to hold; VMs that are absent keep what xenstore says.
+        requests: pending reservations, in any order.
+    """
+
+    ranges: Mapping[str, DynamicRange] = field(default_factory=dict)
+    requests: tuple[MemoryRequest, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SetTarget:
+    """Tell the guest: write ``memory/target``."""
+
+    domid: int
+    target_kib: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetMaxmem:
+    """Tell Xen what the domain may hold at most; the driver adds slack and offset."""
+
+    domid: int
+    maxmem_kib: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetDynamicMin:
+    """Write ``memory/dynamic-min``."""
+
+    domid: int
+    min_kib: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetDynamicMax:
+    """Write ``memory/dynamic-max``."""
+
+    domid: int
+    max_kib: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetUncooperative:
+    """Raise or lower the flag ``memory/uncooperative`` for other programs."""
+
+    domid: int
+    uncooperative: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RecordReservation:
+    """Write a reservation to xenstore; only then is it granted."""
+
+    reservation: Reservation
+
+
+@dataclass(frozen=True, slots=True)
+class TransferReservation:
+    """Give a reservation to a domain under construction: its keys, then maxmem, verified."""
+
+    reservation: Reservation
+    domid: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteReservation:
+    """Forget a reservation; an unknown one is no error."""
+
+    reservation: Reservation
+
+
+Action = (
+    SetTarget
+    | SetMaxmem
+    | SetDynamicMin
+    | SetDynamicMax
+    | SetUncooperative
+    | RecordReservation
+    | TransferReservation
+    | DeleteReservation
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A request got its memory, once the plan's actions are done."""
+
+    request_id: str
+    size_kib: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A request cannot be had; sizes in the error are bytes, domains are domids as text."""
+
+    request_id: str
+    error: HostError
+
+
+Verdict = Granted | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a domain has the target it has.
+
+    Args:
+        state: how it stands to its target.
+        goal_kib: where the policy wants it once memory is free.
+        text: a sentence for people, sizes with units.
+    """
+
+    state: BalloonState
+    goal_kib: int
+    text: str

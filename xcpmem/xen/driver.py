@@ -1,0 +1,75 @@
+"""The port to a host: what the ring needs, whichever host is behind it.
+
+`LiveDriver` serves it over xenstore and the hypervisor, `VirtualDriver` over the pure simulated host.
+Only the controller calls it; one contract suite holds for all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from xcpmem.engine.model import Action, HostState
+
+
+@dataclass(frozen=True, slots=True)
+class DomainDescription:
+    """What a domain is, beside its memory; the raw material of a VM record.
+
+    Args:
+        domid: Xen's number.
+        uuid: the VM's uuid.
+        name_label: the toolstack's name for it.
+        static_max_kib: the most it was booted for, KiB.
+        vcpus: as many as it was built with.
+        domain_type: ``hvm``, ``pv``, ``pv_in_pvh`` or ``pvh``, XenAPI's words.
+        balloon_evidence: why the daemon believes (or not) in its balloon driver, a sentence.
+    """
+
+    domid: int
+    uuid: str
+    name_label: str
+    static_max_kib: int
+    vcpus: int = 1
+    domain_type: str = "pv"
+    balloon_evidence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One observation: the numbers for the engine and the descriptions for the records."""
+
+    host: HostState
+    descriptions: Mapping[int, DomainDescription] = field(default_factory=dict)
+
+
+class HostDriver(Protocol):
+    """Looks at a host and touches it; every call has a deadline of its own."""
+
+    async def observe(self) -> Look:
+        """Look at the whole host.
+
+        Raises:
+            DriverError: the host as a whole cannot be seen; one unreadable domain is left out instead.
+        """
+
+    async def apply(self, action: Action) -> None:
+        """Carry out one action; doing it twice is the same as once.
+
+        Raises:
+            DomainVanished: the domain is gone.
+            DriverError: it did not work and may be tried again.
+        """
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Wait until something at the host changed, at most ``timeout_s`` seconds.
+
+        Returns:
+            Whether something changed.
+        """
+
+    async def close(self) -> None:
+        """Let go of the host; it stays as it is."""
