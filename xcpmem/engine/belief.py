@@ -1,0 +1,225 @@
+"""What the ring has come to believe of each guest from watching it.
+
+A belief outlives requests: a guest that was seen to stop somewhere is planned around from then on, and
+believed again the moment it moves past that place. Only observed time counts, so neither a clock step
+nor a pause of the daemon condemns anybody.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from xcpmem.engine.model import BalloonState, Lifecycle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from xcpmem.engine.model import DomainState, DynamicRange
+
+LOOK_GAP_S: Final = 1.0
+"""The most that one gap between two looks adds to a guest's waiting time."""
+
+PATIENCE_MARGIN: Final = 1.5
+"""A guest that once paused may pause half as long again before it is given up."""
+
+PATIENCE_MOST_S: Final = 30.0
+"""No patience beyond this: other requests depend on the verdict (Linux retries every 32 s at worst)."""
+
+LEAST_PROGRESS: Final = 1024
+"""Moving less than the asked distance over this number within one patience is not progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caution:
+    """How the ring deals with guests that are late, stuck or not exact.
+
+    Args:
+        inaccuracy_kib: a guest this near to its target has reached it (squeezed: one page, 4 KiB).
+        patience_s: without progress for longer than this, a guest is planned around (squeezed: 5).
+        uncooperative_s: off its target for longer than this, the flag for others is raised (squeezed: 20).
+    """
+
+    inaccuracy_kib: int = 4
+    patience_s: float = 5.0
+    uncooperative_s: float = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Belief:
+    """What is believed of one guest; sizes KiB, times seconds of observation.
+
+    Args:
+        uuid: whose belief it is: a domid may be used again.
+        dynamic_range: under which it was formed; a new range earns a fresh start.
+        direction: +1 when the guest was last asked to grow, -1 to shrink, 0 when it was at its target.
+        asked_kib: what it held when that began.
+        mark_kib: what it held at its last progress.
+        waited_s: since then.
+        away_s: since it was last at its target.
+        moved: whether it has moved at all since it was asked.
+        floor_kib: where it stopped shrinking, None if not known to.
+        ceiling_kib: where it stopped growing, None if not known to.
+        pause_s: the longest pause after which it moved on.
+        rate_kib_s: its speed when last seen moving, 0 if never.
+    """
+
+    uuid: str
+    dynamic_range: DynamicRange
+    direction: int = 0
+    asked_kib: int = 0
+    mark_kib: int = 0
+    waited_s: float = 0.0
+    away_s: float = 0.0
+    moved: bool = False
+    floor_kib: int | None = None
+    ceiling_kib: int | None = None
+    pause_s: float = 0.0
+    rate_kib_s: float = 0.0
+
+    def patience_s(self, caution: Caution) -> float:
+        """Tell how long this guest may stand still before it is planned around, seconds."""
+        return max(caution.patience_s, min(self.pause_s * PATIENCE_MARGIN, PATIENCE_MOST_S))
+
+    def gave_up(self, caution: Caution) -> bool:
+        """Tell whether the guest is, in this ask, past its patience."""
+        return self.direction != 0 and self.waited_s > self.patience_s(caution)
+
+    def meets_ceiling(self, actual_kib: int, caution: Caution) -> bool:
+        """Tell whether a guest of that size stands where it once stopped growing."""
+        return self.ceiling_kib is not None and actual_kib >= self.ceiling_kib - caution.inaccuracy_kib
+
+    def meets_floor(self, actual_kib: int, caution: Caution) -> bool:
+        """Tell whether a guest of that size stands where it once stopped shrinking."""
+        return self.floor_kib is not None and actual_kib <= self.floor_kib + caution.inaccuracy_kib
+
+
+@dataclass(frozen=True, slots=True)
+class Beliefs:
+    """All beliefs, and when they were last brought up to date (monotonic seconds)."""
+
+    by_domid: Mapping[int, Belief] = field(default_factory=dict)
+    seen_s: float | None = None
+
+    def learn(self, domains: Iterable[DomainState], now_s: float, caution: Caution) -> Beliefs:
+        """Take in one look at all domains; those that are gone are forgotten."""
+        elapsed_s = 0.0 if self.seen_s is None else max(0.0, now_s - self.seen_s)
+        return Beliefs(
+            {d.domid: learn(self.by_domid.get(d.domid), d, elapsed_s, caution) for d in domains},
+            now_s,
+        )
+
+
+def direction_of(domain: DomainState, caution: Caution) -> int:
+    """Tell where a domain has to go: +1 grow, -1 shrink, 0 when it is at its target."""
+    gap_kib = domain.target_kib - domain.actual_kib
+    if abs(gap_kib) <= caution.inaccuracy_kib:
+        return 0
+    return 1 if gap_kib > 0 else -1
+
+
+def learn(belief: Belief | None, domain: DomainState, elapsed_s: float, caution: Caution) -> Belief:
+    """Bring one belief up to date.
+
+    Args:
+        belief: what was believed, or None at first sight.
+        domain: as seen now.
+        elapsed_s: since the last look, seconds.
+        caution: the thresholds.
+
+    Returns:
+        The same object when there is nothing new, so that resting guests cost nothing.
+    """
+    if belief is None or belief.uuid != domain.uuid:
+        belief = Belief(domain.uuid, domain.dynamic_range, mark_kib=domain.actual_kib)
+    elif belief.dynamic_range != domain.dynamic_range:
+        belief = replace(
+            belief,
+            dynamic_range=domain.dynamic_range,
+            direction=0,
+            floor_kib=None,
+            ceiling_kib=None,
+        )
+    if not domain.can_balloon or domain.lifecycle is not Lifecycle.RUNNING:
+        return replace(belief, direction=0, waited_s=0.0, away_s=0.0) if belief.direction else belief
+    direction = direction_of(domain, caution)
+    if direction == 0:
+        return _arrived(belief, domain)
+    if direction != belief.direction:
+        away_s = belief.away_s + elapsed_s if belief.direction else 0.0
+        return replace(
+            belief,
+            direction=direction,
+            asked_kib=domain.actual_kib,
+            mark_kib=domain.actual_kib,
+            waited_s=0.0,
+            away_s=away_s,
+            moved=False,
+        )
+    return _on_the_way(belief, domain, elapsed_s, caution)
+
+
+def _arrived(belief: Belief, domain: DomainState) -> Belief:
+    floor_kib, ceiling_kib = belief.floor_kib, belief.ceiling_kib
+    if floor_kib is not None and domain.actual_kib < floor_kib:
+        floor_kib = None
+    if ceiling_kib is not None and domain.actual_kib > ceiling_kib:
+        ceiling_kib = None
+    settled = belief.direction == 0 and belief.mark_kib == domain.actual_kib
+    if settled and floor_kib == belief.floor_kib and ceiling_kib == belief.ceiling_kib:
+        return belief
+    return replace(
+        belief,
+        direction=0,
+        mark_kib=domain.actual_kib,
+        waited_s=0.0,
+        away_s=0.0,
+        floor_kib=floor_kib,
+        ceiling_kib=ceiling_kib,
+    )
+
+
+def _on_the_way(belief: Belief, domain: DomainState, elapsed_s: float, caution: Caution) -> Belief:
+    step_kib = max(
+        2 * caution.inaccuracy_kib,
+        abs(domain.target_kib - belief.asked_kib) // LEAST_PROGRESS,
+    )
+    moved_kib = (domain.actual_kib - belief.mark_kib) * belief.direction
+    away_s = belief.away_s + elapsed_s
+    if moved_kib >= step_kib:
+        taken_s = belief.waited_s + elapsed_s
+        floor_kib, ceiling_kib = belief.floor_kib, belief.ceiling_kib
+        if floor_kib is not None and domain.actual_kib <= floor_kib - step_kib:
+            floor_kib = None
+        if ceiling_kib is not None and domain.actual_kib >= ceiling_kib + step_kib:
+            ceiling_kib = None
+        return replace(
+            belief,
+            mark_kib=domain.actual_kib,
+            waited_s=0.0,
+            away_s=away_s,
+            moved=True,
+            floor_kib=floor_kib,
+            ceiling_kib=ceiling_kib,
+            pause_s=max(belief.pause_s, belief.waited_s),
+            rate_kib_s=moved_kib / taken_s if taken_s > 0 else belief.rate_kib_s,
+        )
+    belief = replace(belief, waited_s=belief.waited_s + min(elapsed_s, LOOK_GAP_S), away_s=away_s)
+    if not belief.gave_up(caution):
+        return belief
+    if belief.direction < 0:
+        return replace(belief, floor_kib=domain.actual_kib)
+    return replace(belief, ceiling_kib=domain.actual_kib)
+
+
+def balloon_state(belief: Belief, domain: DomainState, caution: Caution) -> BalloonState:
+    """Say how a domain stands to its target."""
+    if not domain.can_balloon:
+        return BalloonState.NO_BALLOON
+    if belief.meets_ceiling(domain.actual_kib, caution) and belief.direction >= 0:
+        return BalloonState.AT_LIMIT
+    if belief.direction == 0:
+        return BalloonState.AT_TARGET
+    if not belief.gave_up(caution):
+        return BalloonState.MOVING
+    return BalloonState.AT_LIMIT if belief.moved else BalloonState.STUCK

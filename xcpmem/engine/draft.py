@@ -1,0 +1,112 @@
+"""A plan while it is being written: the actions so far, and the host as it will be after them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from xcpmem.engine.model import RecordReservation, SetMaxmem, SetTarget
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from xcpmem.engine.model import Action, DomainState, HostState, Reservation
+
+GROWTH_PORTIONS: Final = 16
+"""While memory comes in, a growing guest gets it in portions of at least its range over this: each is a
+write, and less would not make it arrive sooner."""
+
+
+class Draft:
+    """Actions in order, with the account of what they leave free and unpromised.
+
+    Args:
+        host: the look that the plan starts from.
+    """
+
+    def __init__(self, host: HostState) -> None:
+        self.actions: list[Action] = []
+        self.spare_kib = host.spare_kib
+        self._targets_kib: dict[int, int] = {}
+        self._maxmems_kib: dict[int, int] = {}
+
+    def target_kib(self, domain: DomainState) -> int:
+        """Tell what the domain's target will be, KiB."""
+        return self._targets_kib.get(domain.domid, domain.target_kib)
+
+    def maxmem_kib(self, domain: DomainState) -> int:
+        """Tell what the domain's maxmem will be, KiB."""
+        return self._maxmems_kib.get(domain.domid, domain.maxmem_kib)
+
+    def shrink(self, domain: DomainState, target_kib: int, *, wished: bool) -> None:
+        """Ask for memory back at once: the target first, then maxmem, so that nothing is taken again.
+
+        A domain that is to grow is left for `grow`. Of one that is at its target only a maxmem that is
+        too high comes down.
+
+        Args:
+            domain: as seen.
+            target_kib: where it is to be, KiB.
+            wished: whether anybody ever asked for its range; a domain that was merely found pinned is
+                not touched, since adopting a host must change nothing.
+        """
+        pinned = domain.dynamic_range.min_kib == domain.dynamic_range.max_kib
+        if target_kib < domain.target_kib:
+            self._set_target(domain, target_kib)
+        elif target_kib > domain.target_kib or (pinned and not wished):
+            return
+        if domain.maxmem_kib > target_kib:
+            self._set_maxmem(domain, target_kib)
+
+    def reserve(self, reservation: Reservation) -> None:
+        """Set memory aside; it must be spare."""
+        self.actions.append(RecordReservation(reservation))
+        self.spare_kib -= reservation.size_kib
+
+    def grow(self, wanted: Sequence[tuple[DomainState, int]], *, kept_kib: int) -> None:
+        """Raise targets as far as spare memory reaches, each by its part of what is missing.
+
+        Args:
+            wanted: domains and the targets they should end with, KiB.
+            kept_kib: spare memory that others wait for.
+        """
+        growers = [(domain, target) for domain, target in wanted if target > self.target_kib(domain)]
+        growers += [
+            (domain, target)
+            for domain, target in wanted
+            if target == self.target_kib(domain) and self.maxmem_kib(domain) < target
+        ]
+        costs_kib = [max(0, target - self._held_kib(domain)) for domain, target in growers]
+        total_kib, spare_kib = sum(costs_kib), self.spare_kib - kept_kib
+        for (domain, target_kib), cost_kib in zip(growers, costs_kib, strict=True):
+            if cost_kib == 0 or total_kib <= spare_kib:
+                self._raise(domain, target_kib)
+            elif spare_kib > 0:
+                part_kib = cost_kib * spare_kib // total_kib
+                width_kib = domain.dynamic_range.max_kib - domain.dynamic_range.min_kib
+                if part_kib * GROWTH_PORTIONS >= width_kib:
+                    self._raise(domain, self._held_kib(domain) + part_kib)
+
+    def grow_regardless(self, wanted: Sequence[tuple[DomainState, int]]) -> None:
+        """Raise every target at once, whether the memory is there or not."""
+        for domain, target_kib in wanted:
+            if target_kib > self.target_kib(domain):
+                self._raise(domain, target_kib)
+
+    def _raise(self, domain: DomainState, target_kib: int) -> None:
+        if self.maxmem_kib(domain) < target_kib:
+            self._set_maxmem(domain, target_kib)
+        if self.target_kib(domain) < target_kib:
+            self._set_target(domain, target_kib)
+
+    def _held_kib(self, domain: DomainState) -> int:
+        return max(domain.actual_kib, self.maxmem_kib(domain))
+
+    def _set_target(self, domain: DomainState, target_kib: int) -> None:
+        self.actions.append(SetTarget(domain.domid, target_kib))
+        self._targets_kib[domain.domid] = target_kib
+
+    def _set_maxmem(self, domain: DomainState, maxmem_kib: int) -> None:
+        before_kib = self._held_kib(domain)
+        self.actions.append(SetMaxmem(domain.domid, maxmem_kib))
+        self._maxmems_kib[domain.domid] = maxmem_kib
+        self.spare_kib += before_kib - self._held_kib(domain)

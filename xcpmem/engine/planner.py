@@ -1,0 +1,358 @@
+"""One turn of thought: from what is seen, wished and believed to an ordered list of actions.
+
+The controller and `xcpmem simulate` call `plan`; it calls the policy. What holds at every point of the
+list of actions, also if the daemon dies there or a guest does not obey:
+
+- the sum of what guests hold or may still take, and of what is reserved, never grows beyond the host;
+- a domain's target and range keep their order, and a target stays within the dynamic range;
+- memory is promised to somebody (a raised maxmem, a reservation) only after it is free.
+
+squeezed's two phases (free, then allocate) are here one rule: shrinking asks go out at once, growing
+asks and reservations only as far as `HostState.spare_kib` reaches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from xcpmem.engine.belief import Beliefs, Caution, balloon_state, direction_of
+from xcpmem.engine.draft import Draft
+from xcpmem.engine.model import (
+    Action,
+    BalloonState,
+    DomainState,
+    Lifecycle,
+    Motive,
+    Reason,
+    SetDynamicMax,
+    SetDynamicMin,
+    SetUncooperative,
+    Verdict,
+)
+from xcpmem.engine.policies import Claim
+from xcpmem.engine.requests import admit, grant
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from xcpmem.engine.belief import Belief
+    from xcpmem.engine.model import HostState, MemoryRequest, Wishes
+    from xcpmem.engine.policies import Policy
+
+BALANCE_TOLERANCE_KIB: Final = 512
+"""Nobody is asked to move for less, while nobody waits (squeezed's tolerance)."""
+
+TOLERANCE_SHARE: Final = 256
+"""... and for narrow ranges for less than the range over this."""
+
+PROBE_KIB: Final = 1024
+"""A guest that met a limit is asked this far past it, so that it is seen when the limit is gone."""
+
+PROBED_WIDTH_KIB: Final = 64 * PROBE_KIB
+"""... but not guests with a range narrower than this, for which the probe would be a real cost."""
+
+LOOK_SOONEST_S: Final = 0.02
+LOOK_LATEST_S: Final = 0.1
+"""Bounds of the time between two looks while something moves; the ring reacts within 100 ms."""
+
+RETRY_LOOK_S: Final = (1.0, 30.0)
+"""A guest past its patience is looked at after as long as it has stood still, within these bounds."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannerSettings:
+    """Knobs of the planner.
+
+    Args:
+        caution: thresholds for guests that are late, stuck or not exact.
+        free_before_growing: growth waits for memory that is free; off only to show what that is for.
+        compensate_inaccuracy: plan for guests that stop short; off only to show what that is for.
+    """
+
+    caution: Caution = field(default_factory=Caution)
+    free_before_growing: bool = True
+    compensate_inaccuracy: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done, and why.
+
+    Args:
+        actions: in the order in which they must be applied.
+        verdicts: on requests, true once all actions are applied.
+        reasons: by domid.
+        beliefs: to be handed in at the next turn.
+        stable: nothing moves that could, and nobody waits.
+        look_again_s: the ring should look again after so many seconds; None: only when something happens.
+    """
+
+    actions: tuple[Action, ...]
+    verdicts: tuple[Verdict, ...]
+    reasons: Mapping[int, Reason]
+    beliefs: Beliefs
+    stable: bool
+    look_again_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Party:
+    """A domain that can be moved, what is believed of it, and what the policy may give it."""
+
+    domain: DomainState
+    belief: Belief
+    claim: Claim
+    probe_kib: int
+
+
+def plan(
+    host: HostState,
+    wishes: Wishes,
+    beliefs: Beliefs,
+    now_s: float,
+    policy: Policy,
+    *,
+    settings: PlannerSettings = PlannerSettings(),
+) -> Plan:
+    """Decide what to do next on one host.
+
+    Args:
+        host: the latest look, KiB.
+        wishes: all pending wishes; solved together.
+        beliefs: as the previous plan returned them, or empty.
+        now_s: monotonic seconds; only differences are used.
+        policy: who should have how much.
+        settings: knobs.
+
+    Returns:
+        The plan; empty of actions when everything is as it should be.
+    """
+    caution = settings.caution
+    range_actions: list[Action] = []
+    domains = [_with_wished_range(domain, wishes, range_actions) for domain in host.domains]
+    host = replace(host, domains=tuple(domains)) if range_actions else host
+    beliefs = beliefs.learn(domains, now_s, caution)
+    parties = [
+        _party(domain, beliefs.by_domid[domain.domid]) for domain in domains if _can_move(domain, wishes)
+    ]
+    budget_kib = _budget_kib(host, parties)
+    verdicts: list[Verdict] = []
+    requests = admit(
+        sorted(wishes.requests, key=lambda request: request.order),
+        budget_kib,
+        [(party.domain, party.claim) for party in parties],
+        verdicts,
+    )
+    goals_kib = _share(policy, budget_kib, parties, requests, settings)
+    targets_kib = _targets(parties, goals_kib, idle=not requests, caution=caution)
+
+    draft = Draft(host)
+    draft.actions += range_actions
+    for party, target_kib in zip(parties, targets_kib, strict=True):
+        draft.shrink(party.domain, target_kib, wished=party.domain.uuid in wishes.ranges)
+    coming = any(_is_giving(party, draft.target_kib(party.domain), caution) for party in parties)
+    waiting = grant(
+        requests,
+        goals_kib[len(parties) :],
+        draft,
+        now_s=now_s,
+        coming=coming or host.scrub_kib > 0,
+        slow=[p.domain for p in parties if _owes(p, draft.target_kib(p.domain), caution)],
+        verdicts=verdicts,
+    )
+    grown = list(zip((party.domain for party in parties), targets_kib, strict=True))
+    if settings.free_before_growing:
+        draft.grow(grown, kept_kib=sum(goal for _, goal in waiting))
+    else:
+        draft.grow_regardless(grown)
+    for domain in domains:
+        _flag(domain, beliefs.by_domid[domain.domid], draft, caution)
+
+    wanted = {domain.domid: target for domain, target in grown}
+    reasons = {
+        domain.domid: _reason(domain, beliefs.by_domid[domain.domid], wanted, draft, caution)
+        for domain in domains
+    }
+    for party, goal_kib in zip(parties, goals_kib, strict=False):
+        reasons[party.domain.domid] = replace(reasons[party.domain.domid], goal_kib=goal_kib)
+    moving = _moving(parties, draft, wanted, caution)
+    return Plan(
+        actions=tuple(draft.actions),
+        verdicts=tuple(verdicts),
+        reasons=reasons,
+        beliefs=beliefs,
+        stable=not moving and not waiting and not host.scrub_kib,
+        look_again_s=min(
+            [
+                *(max(LOOK_SOONEST_S, request.deadline_s - now_s) for request, _ in waiting),
+                *((LOOK_LATEST_S,) if host.scrub_kib else ()),
+                *_looks_s(parties, moving, caution),
+            ],
+            default=None,
+        ),
+    )
+
+
+def _with_wished_range(domain: DomainState, wishes: Wishes, actions: list[Action]) -> DomainState:
+    wished = wishes.ranges.get(domain.uuid)
+    if wished is None or wished == domain.dynamic_range:
+        return domain
+    set_min = SetDynamicMin(domain.domid, wished.min_kib)
+    set_max = SetDynamicMax(domain.domid, wished.max_kib)
+    if wished.max_kib > domain.dynamic_range.max_kib:
+        actions += [set_max, set_min]
+    else:
+        actions += [set_min, set_max]
+    return replace(domain, dynamic_range=wished)
+
+
+def _can_move(domain: DomainState, wishes: Wishes) -> bool:
+    return (
+        domain.can_balloon and domain.lifecycle is Lifecycle.RUNNING and domain.domid not in wishes.left_alone
+    )
+
+
+def _party(domain: DomainState, belief: Belief) -> _Party:
+    dynamic = domain.dynamic_range
+    probe_kib = PROBE_KIB if dynamic.max_kib - dynamic.min_kib >= PROBED_WIDTH_KIB else 0
+    low_kib, high_kib = dynamic.min_kib, dynamic.max_kib
+    if belief.floor_kib is not None:
+        low_kib = max(low_kib, belief.floor_kib)
+    if belief.ceiling_kib is not None:
+        high_kib = max(dynamic.min_kib, min(high_kib, belief.ceiling_kib + probe_kib))
+    return _Party(
+        domain,
+        belief,
+        Claim(dynamic.min_kib, dynamic.max_kib, low_kib, max(low_kib, high_kib)),
+        probe_kib,
+    )
+
+
+def _budget_kib(host: HostState, parties: Sequence[_Party]) -> int:
+    """Count what the policy may divide: all that is free, held by parties, and promised to nobody else."""
+    movable = {party.domain.domid for party in parties}
+    promised_kib = sum(d.held_kib - d.actual_kib for d in host.domains if d.domid not in movable)
+    held_kib = sum(party.domain.actual_kib for party in parties)
+    return host.free_kib + host.scrub_kib + held_kib - promised_kib - host.reserved_kib - host.slush_kib
+
+
+def _share(
+    policy: Policy,
+    budget_kib: int,
+    parties: Sequence[_Party],
+    requests: Sequence[MemoryRequest],
+    settings: PlannerSettings,
+) -> list[int]:
+    """Ask the policy, with a margin for guests that stop one inaccuracy short when they shrink."""
+    claims = [party.claim for party in parties]
+    margin_kib = 0
+    if settings.compensate_inaccuracy:
+        margin_kib = settings.caution.inaccuracy_kib * sum(c.low_kib < c.high_kib for c in claims)
+    claims += [Claim(r.min_kib, r.max_kib, r.min_kib, r.max_kib) for r in requests]
+    return policy.share(budget_kib - margin_kib, claims)
+
+
+def _targets(
+    parties: Sequence[_Party], goals_kib: Sequence[int], *, idle: bool, caution: Caution
+) -> list[int]:
+    """Turn goals into targets: inside the range, quiet within the tolerance, probing at a limit."""
+    targets_kib = [_target(party, goal, caution) for party, goal in zip(parties, goals_kib, strict=False)]
+    if idle and all(
+        abs(target - party.domain.target_kib) <= _tolerance_kib(party.domain, caution)
+        for party, target in zip(parties, targets_kib, strict=True)
+    ):
+        return [min(max(p.domain.target_kib, p.claim.min_kib), p.claim.max_kib) for p in parties]
+    return targets_kib
+
+
+def _tolerance_kib(domain: DomainState, caution: Caution) -> int:
+    width_kib = domain.dynamic_range.max_kib - domain.dynamic_range.min_kib
+    return max(2 * caution.inaccuracy_kib, min(BALANCE_TOLERANCE_KIB, width_kib // TOLERANCE_SHARE))
+
+
+def _target(party: _Party, goal_kib: int, caution: Caution) -> int:
+    claim, domain = party.claim, party.domain
+    if party.belief.floor_kib is not None and goal_kib <= party.belief.floor_kib:
+        if party.belief.meets_floor(domain.actual_kib, caution) and domain.target_kib < domain.actual_kib:
+            goal_kib = domain.target_kib
+        else:
+            goal_kib = party.belief.floor_kib - party.probe_kib
+    return min(max(goal_kib, claim.min_kib), claim.max_kib)
+
+
+def _is_giving(party: _Party, target_kib: int, caution: Caution) -> bool:
+    """Tell whether a party still gives memory back that somebody may wait for."""
+    return _owes(party, target_kib, caution) and not (
+        party.belief.direction < 0 and party.belief.gave_up(caution)
+    )
+
+
+def _owes(party: _Party, target_kib: int, caution: Caution) -> bool:
+    return party.domain.actual_kib - target_kib > caution.inaccuracy_kib
+
+
+def _flag(domain: DomainState, belief: Belief, draft: Draft, caution: Caution) -> None:
+    late = belief.away_s > caution.uncooperative_s
+    if late != domain.uncooperative:
+        draft.actions.append(SetUncooperative(domain.domid, late))
+
+
+def _reason(
+    domain: DomainState,
+    belief: Belief,
+    wanted: Mapping[int, int],
+    draft: Draft,
+    caution: Caution,
+) -> Reason:
+    target_kib = draft.target_kib(domain)
+    goal_kib = wanted.get(domain.domid, target_kib)
+    state = balloon_state(belief, domain, caution)
+    if state in {BalloonState.AT_TARGET, BalloonState.MOVING}:
+        on_the_way = abs(goal_kib - domain.actual_kib) > caution.inaccuracy_kib
+        state = BalloonState.MOVING if on_the_way else BalloonState.AT_TARGET
+    dynamic = domain.dynamic_range
+    if not domain.can_balloon:
+        motive = Motive.NO_DRIVER
+    elif domain.domid not in wanted:
+        motive, state = Motive.LEFT_ALONE, balloon_state(belief, domain, caution)
+    elif belief.meets_ceiling(domain.actual_kib, caution) and belief.direction >= 0:
+        motive = Motive.CEILING
+    elif belief.direction < 0 and belief.gave_up(caution):
+        motive = Motive.FLOOR
+    elif dynamic.min_kib == dynamic.max_kib:
+        motive = Motive.PINNED
+    elif goal_kib > target_kib:
+        motive = Motive.WAITS
+    elif goal_kib >= dynamic.max_kib:
+        motive = Motive.ALL
+    else:
+        motive = Motive.MINIMUM if goal_kib <= dynamic.min_kib else Motive.SHARE
+    return Reason(state, motive, goal_kib, target_kib, domain.actual_kib, dynamic)
+
+
+def _moving(
+    parties: Sequence[_Party], draft: Draft, wanted: Mapping[int, int], caution: Caution
+) -> list[_Party]:
+    """List the parties that are on their way, or will be asked once memory is free."""
+    return [
+        party
+        for party in parties
+        if wanted[party.domain.domid] != draft.target_kib(party.domain)
+        or draft.target_kib(party.domain) != party.domain.target_kib
+        or (direction_of(party.domain, caution) and not party.belief.gave_up(caution))
+    ]
+
+
+def _looks_s(parties: Sequence[_Party], moving: Sequence[_Party], caution: Caution) -> list[float]:
+    """Say when each moving guest may have arrived, and when a stuck one is worth another look."""
+    times_s = [LOOK_LATEST_S] * bool(moving)
+    for party in moving:
+        if party.belief.rate_kib_s > 0:
+            gap_kib = abs(party.domain.target_kib - party.domain.actual_kib)
+            times_s.append(max(LOOK_SOONEST_S, gap_kib / party.belief.rate_kib_s))
+    least_s, most_s = RETRY_LOOK_S
+    times_s += [
+        min(max(party.belief.waited_s, least_s), most_s) for party in parties if party.belief.gave_up(caution)
+    ]
+    return times_s
