@@ -1,0 +1,125 @@
+"""How one setting is read: from a TOML value or from a word of the command line to a typed value.
+
+Each `Reader` says in words what it expects, for the complaint when it gets something else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
+
+from xcpmem.units import bytes_to_kib_ceil, parse_size_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from enum import StrEnum
+
+_PORT_LIMIT: Final = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen for TCP.
+
+    Args:
+        host: a name or an IP address, without brackets.
+        port: 0 to 65535; 0 takes a free one.
+
+    Raises:
+        ValueError: no host, or a port out of range.
+    """
+
+    host: str
+    port: int
+
+    def __post_init__(self) -> None:
+        if not self.host or not 0 <= self.port <= _PORT_LIMIT:
+            raise ValueError(str(self))
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``HOST:PORT``; an IPv6 address stands in brackets.
+
+        Raises:
+            ValueError: it has another form, or the port is out of range.
+        """
+        host, _, port = text.rpartition(":")
+        if host.startswith("[") and host.endswith("]"):
+            host = str(ip_address(host[1:-1]))
+        elif ":" in host:
+            raise ValueError(text)
+        if not (port.isascii() and port.isdigit()):
+            raise ValueError(text)
+        return cls(host, int(port))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it; of names only ``localhost`` counts."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Reader(NamedTuple):
+    """One kind of value.
+
+    Args:
+        read: makes the value, or raises ValueError or InvalidValue.
+        expected: what may be written, in words.
+    """
+
+    read: Callable[[object], object]
+    expected: str
+
+
+def _read_text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(value)
+    return value
+
+
+def _read_path(value: object) -> Path:
+    text = _read_text(value)
+    if "\0" in text:
+        raise ValueError(text)
+    return Path(text).expanduser()
+
+
+def _read_boolean(value: object) -> bool:
+    if value is True or value is False:
+        return value
+    raise ValueError(value)
+
+
+def _read_seconds(value: object) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value) and value > 0:
+        return float(value)
+    raise ValueError(value)
+
+
+def _read_kib(value: object) -> int:
+    if isinstance(value, str):
+        return bytes_to_kib_ceil(parse_size_bytes(value, "size"))
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise ValueError(value)
+
+
+def choice(words: type[StrEnum]) -> Reader:
+    """Make the reader of an enumeration: its words, as they are spelled."""
+    return Reader(lambda value: words(_read_text(value)), "one of " + ", ".join(words))
+
+
+TEXT: Final = Reader(_read_text, "text, not empty")
+PATH: Final = Reader(_read_path, "a path")
+BOOLEAN: Final = Reader(_read_boolean, "true or false")
+SECONDS: Final = Reader(_read_seconds, "seconds, a number above 0")
+KIB: Final = Reader(_read_kib, "KiB, a whole number of 0 or more, or text with a unit (72MiB)")
+ADDRESS: Final = Reader(lambda value: Address.parse(_read_text(value)), "HOST:PORT, the port from 0 to 65535")
