@@ -1,0 +1,131 @@
+"""The plain values that both wires speak: what XML-RPC and JSON-RPC decode to and encode from.
+
+The codecs know no XenAPI, `marshal` knows no bytes; they meet in these values, as rpc-light's `Rpc.t`
+stands between xapi's two wires.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+INT64_MIN: Final = -(2**63)
+INT64_MAX: Final = 2**63 - 1
+UINT64_MAX: Final = 2**64 - 1
+MAX_DEPTH: Final = 64
+
+_INT64 = re.compile(r"([+-]?)(?:0([xXoObBuU]))?([0-9a-fA-F][0-9a-fA-F_]*)", re.ASCII)
+_BASES: Final = {"x": 16, "o": 8, "b": 2, "u": 10}
+_DOUBLE = re.compile(
+    r"[+-]?(?:(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)(?:[eE][+-]?[0-9][0-9_]*)?|nan|inf|infinity)",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DateTime:
+    """A ``dateTime.iso8601`` as it came, not yet understood."""
+
+    text: str
+
+
+Value = None | bool | int | float | str | bytes | DateTime | list["Value"] | dict[str, "Value"]
+Encoder = Callable[[Mapping[str, object]], bytes]
+
+
+class Record(Mapping[str, object]):
+    """One object's fields, whose encoded form is made once per wire and then kept.
+
+    Args:
+        fields: by name, type-correct and never changed afterwards; a changed object gets a new record.
+    """
+
+    __slots__ = ("_fields", "_forms")
+
+    def __init__(self, fields: Mapping[str, object]) -> None:
+        self._fields = fields
+        self._forms: dict[Encoder, bytes] = {}
+
+    def __getitem__(self, name: str) -> object:
+        return self._fields[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __repr__(self) -> str:
+        return f"Record({dict(self._fields)!r})"
+
+    def encoded(self, encode: Encoder) -> bytes:
+        """Give the record's bytes on one wire, encoding at the first call only.
+
+        Args:
+            encode: the wire's encoder for mappings; the same function object each time.
+        """
+        form = self._forms.get(encode)
+        if form is None:
+            form = self._forms[encode] = encode(self._fields)
+        return form
+
+
+def parse_int64(text: str) -> int:
+    """Read an integer as OCaml's ``Int64.of_string`` does, which xapi uses on both wires.
+
+    Args:
+        text: a sign, then ``0x``, ``0o``, ``0b`` or ``0u`` or nothing, then digits with ``_`` between them;
+            no blanks.
+
+    Returns:
+        A value of 64 bits; digits in another base than ten, or after ``0u``, wrap around to negative.
+
+    Raises:
+        ValueError: the text is no such number or does not fit.
+    """
+    match = _INT64.fullmatch(text)
+    if match is None:
+        raise ValueError(text)
+    sign, prefix, digits = match[1], match[2], match[3].replace("_", "")
+    number = int(digits, _BASES[prefix.lower()] if prefix else 10)
+    if number > (UINT64_MAX if prefix else INT64_MAX + (sign == "-")):
+        raise ValueError(text)
+    signed = -number if sign == "-" else number
+    return (signed - INT64_MIN) % (UINT64_MAX + 1) + INT64_MIN
+
+
+def parse_double(text: str) -> float:
+    """Read a float as OCaml's ``float_of_string`` does (decimal forms only).
+
+    Raises:
+        ValueError: the text is no such number.
+    """
+    if _DOUBLE.fullmatch(text) is None:
+        raise ValueError(text)
+    return float(text.replace("_", ""))
+
+
+def parse_datetime(text: str) -> datetime:
+    """Read a XenAPI datetime, with or without dashes, colons and zone.
+
+    Returns:
+        The moment in UTC; a text without a zone is taken as UTC, as xapi does.
+
+    Raises:
+        ValueError: the text is no date and time.
+    """
+    moment = datetime.fromisoformat(text)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def format_datetime(moment: datetime) -> str:
+    """Write a datetime as xapi does: ``20240101T13:20:11Z``, the only form that all SDKs read.
+
+    Args:
+        moment: aware; fractions of seconds are dropped.
+    """
+    utc = moment.astimezone(UTC)
+    return f"{utc.year:04d}{utc:%m%dT%H:%M:%S}Z"
