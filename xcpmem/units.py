@@ -16,6 +16,7 @@ KIB_PER_MIB: Final = 1024
 BYTES_PER_MIB: Final = BYTES_PER_KIB * KIB_PER_MIB
 KIB_PER_PAGE: Final = 4
 BYTES_PER_PAGE: Final = KIB_PER_PAGE * BYTES_PER_KIB
+PAGES_PER_MIB: Final = KIB_PER_MIB // KIB_PER_PAGE
 
 _SIZE = re.compile(r"\s*([0-9]+)\s*([a-zA-Z]*)\s*")
 _POWER: Final = {
@@ -66,6 +67,11 @@ def mib_to_kib(size_mib: int) -> int:
 def pages_to_kib(pages: int) -> int:
     """Convert 4 KiB pages to KiB, exactly."""
     return pages * KIB_PER_PAGE
+
+
+def pages_to_mib_ceil(pages: int) -> int:
+    """Convert 4 KiB pages to MiB, rounding up."""
+    return -(-pages // PAGES_PER_MIB)
 
 
 def parse_size_bytes(text: str, field: str) -> int:
