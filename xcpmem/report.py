@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from xcpmem.engine.model import Action, DomainState, MemoryRequest, Reason
+    from xcpmem.errors import DriverError
     from xcpmem.xen.driver import Look
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Something the host did not do; without the exception, whose frames a report must not keep alive.
+
+    Args:
+        kind: the class name of the action, or ``Look``.
+        reason: the class name of the error.
+        text: a sentence for people.
+    """
+
+    kind: str
+    reason: str
+    text: str
+
+    @classmethod
+    def of(cls, action: Action | None, error: DriverError) -> Self:
+        """Describe why an action failed, or the look itself (None)."""
+        kind = "Look" if action is None else type(action).__name__
+        return cls(kind, type(error).__name__, f"{kind}: {error}")
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +49,7 @@ class CycleReport:
         look: what was seen, before the actions.
         reasons: by domid.
         actions: what was done, in order.
-        failures: text per action or look that failed, else empty.
+        failures: one per action or look that failed, else empty.
         pending: requests that still wait.
         stable: nothing moves and nothing waits.
         duration_s: how long the turn took.
@@ -35,7 +61,7 @@ class CycleReport:
     look: Look
     reasons: Mapping[int, Reason] = field(default_factory=dict)
     actions: tuple[Action, ...] = ()
-    failures: tuple[str, ...] = ()
+    failures: tuple[Failure, ...] = ()
     pending: tuple[MemoryRequest, ...] = ()
     stable: bool = False
     duration_s: float = 0.0
@@ -43,3 +69,46 @@ class CycleReport:
     def domain_by_uuid(self, uuid: str) -> DomainState | None:
         """Find the domain of a VM, or None when it is not running."""
         return next((domain for domain in self.look.host.domains if domain.uuid == uuid), None)
+
+
+class Bulletin:
+    """Where reports hang out: the latest one, and those who wait for the next."""
+
+    def __init__(self) -> None:
+        self.latest: CycleReport | None = None
+        self._subscribers: list[Callable[[CycleReport], None]] = []
+        self._readers: set[asyncio.Future[CycleReport]] = set()
+
+    def publish(self, report: CycleReport) -> None:
+        """Make a report the latest and tell everyone."""
+        self.latest = report
+        for callback in list(self._subscribers):
+            callback(report)
+        for reader in self._readers:
+            if not reader.done():
+                reader.set_result(report)
+
+    def subscribe(self, callback: Callable[[CycleReport], None]) -> Callable[[], None]:
+        """Call back, in the loop, with each report.
+
+        Returns:
+            A function that ends this.
+        """
+        self._subscribers.append(callback)
+        return lambda: self._subscribers.remove(callback)
+
+    async def next(self, after: int, timeout_s: float) -> CycleReport | None:
+        """Wait for a report with a number above ``after``; None when ``timeout_s`` seconds are over."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + timeout_s
+        while self.latest is None or self.latest.number <= after:
+            reader: asyncio.Future[CycleReport] = loop.create_future()
+            self._readers.add(reader)
+            try:
+                async with asyncio.timeout_at(deadline_s):
+                    await reader
+            except TimeoutError:
+                return None
+            finally:
+                self._readers.discard(reader)
+        return self.latest

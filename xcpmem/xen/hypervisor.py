@@ -7,8 +7,34 @@ worker thread.
 
 from __future__ import annotations
 
+import asyncio
+import importlib
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from uuid import UUID
+
+from xcpmem.errors import DomainVanished, DriverDisconnected, DriverError, DriverTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_T = TypeVar("_T")
+
+BINDING_FOLDERS: Final = (
+    "/usr/lib/xen-*/lib/python",
+    "/usr/lib/xen/lib/python",
+    "/usr/lib/python3*/*-packages",
+)
+"""Where distributions keep ``xen.lowlevel.xc``: Debian's xen-utils, older ones, and those that install it
+for the system's Python."""
+
+DOMAINS_MOST: Final = 32768
+"""More domains than Xen can have (DOMID_FIRST_RESERVED is 0x7ff0)."""
+
+CALL_DEADLINE_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +92,97 @@ class Hypervisor(Protocol):
 
     async def close(self) -> None:
         """Give back handles and threads."""
+
+
+class XcHypervisor:
+    """Dom0's own binding, called in one worker thread: it holds one handle and blocks.
+
+    Args:
+        xc: an instance of ``xen.lowlevel.xc.xc``.
+        call_deadline_s: how long a hypercall may take, seconds.
+    """
+
+    def __init__(self, xc: Any, *, call_deadline_s: float = CALL_DEADLINE_S) -> None:
+        self._xc = xc
+        self._call_deadline_s = call_deadline_s
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hypervisor")
+
+    async def physinfo(self) -> PhysInfo:
+        """Read the machine's memory."""
+        info = await self._call(self._xc.physinfo)
+        return PhysInfo(info["total_memory"], info["free_memory"], info["scrub_memory"])
+
+    async def domains(self) -> tuple[DomainInfo, ...]:
+        """List all domains."""
+        rows = await self._call(lambda: self._xc.domain_getinfo(0, DOMAINS_MOST))
+        return tuple(_domain_info(row) for row in rows)
+
+    async def set_maxmem(self, domid: int, maxmem_kib: int) -> None:
+        """Cap a domain and verify it: a cap that silently is not there would over-promise memory."""
+
+        def call() -> bool:
+            if not any(row["domid"] == domid for row in self._xc.domain_getinfo(domid, 1)):
+                return False
+            self._xc.domain_setmaxmem(domid, maxmem_kib)
+            (row,) = self._xc.domain_getinfo(domid, 1)
+            return bool(row["domid"] == domid and row["maxmem_kb"] == maxmem_kib)
+
+        if not await self._call(call):
+            raise DomainVanished(f"domain {domid} is gone or kept its maxmem")
+
+    async def close(self) -> None:
+        """End the worker thread; a hypercall under way is not waited for."""
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
+    async def _call(self, function: Callable[[], _T]) -> _T:
+        try:
+            async with asyncio.timeout(self._call_deadline_s):
+                return await asyncio.get_running_loop().run_in_executor(self._worker, function)
+        except TimeoutError:
+            raise DriverTimeout(f"a hypercall took longer than {self._call_deadline_s:g} s") from None
+        except (OSError, ValueError, RuntimeError) as error:
+            raise DriverError(f"a hypercall failed: {error}") from error
+        except Exception as error:
+            if type(error).__module__.startswith("xen."):
+                raise DriverError(f"a hypercall failed: {error}") from error
+            raise
+
+
+def _domain_info(row: dict[str, Any]) -> DomainInfo:
+    return DomainInfo(
+        domid=row["domid"],
+        uuid=str(UUID(bytes=bytes(row["handle"]))),
+        actual_kib=row["mem_kb"],
+        maxmem_kib=row["maxmem_kb"],
+        vcpus=row["online_vcpus"],
+        hvm=bool(row["hvm"]),
+        paused=bool(row["paused"]),
+        shutdown=bool(row["shutdown"]),
+        dying=bool(row["dying"]),
+    )
+
+
+def open_hypervisor(folders: Sequence[str] = BINDING_FOLDERS) -> XcHypervisor:
+    """Find the distribution's binding and open it.
+
+    Args:
+        folders: absolute glob patterns to look in, the most specific first.
+
+    Raises:
+        DriverDisconnected: there is no binding for this Python, or no Xen beneath; the text says which.
+    """
+    found = [str(path) for pattern in folders for path in sorted(Path("/").glob(pattern.lstrip("/")))]
+    for folder in found:
+        if (Path(folder) / "xen" / "lowlevel").is_dir() and folder not in sys.path:
+            sys.path.append(folder)
+    try:
+        binding = importlib.import_module("xen.lowlevel.xc")
+    except ImportError as error:
+        raise DriverDisconnected(
+            f"no Xen binding for Python {sys.version_info.major}.{sys.version_info.minor} ({error}); "
+            "it comes with the distribution's xen-utils and only for the distribution's own Python"
+        ) from error
+    try:
+        return XcHypervisor(binding.xc())
+    except Exception as error:
+        raise DriverDisconnected(f"the hypervisor does not answer: {error}") from error

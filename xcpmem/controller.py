@@ -1,0 +1,408 @@
+"""The ring: look, think, touch, publish. One task, and the only writer to the host.
+
+Callers leave wishes and are answered by a later turn. Every turn looks at the whole host and plans for all
+wishes together, so nothing that is lost (an event, a reply, the daemon itself) needs repair: the next look
+sees what is missing. It turns when something changed, when somebody wishes, when the plan said so, and else
+once in a while for safety.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from xcpmem.engine.belief import Beliefs
+from xcpmem.engine.model import (
+    DeleteReservation,
+    Granted,
+    RecordReservation,
+    Refused,
+    Reservation,
+    TransferReservation,
+)
+from xcpmem.engine.planner import PlannerSettings, plan
+from xcpmem.engine.policies import find_policy
+from xcpmem.errors import ConnectionLost, DriverError, InvalidValue, UnknownReservation, XcpmemError
+from xcpmem.inbox import Inbox
+from xcpmem.report import Bulletin, CycleReport
+from xcpmem.units import format_kib
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from xcpmem.engine.model import Action, DynamicRange, HostState
+    from xcpmem.engine.planner import Plan
+    from xcpmem.engine.policies import Policy
+    from xcpmem.xen.driver import HostDriver, Look
+
+_log = logging.getLogger(__name__)
+
+TURN_GAP_S: Final = 0.005
+"""Between two turns at least: wishes that arrive together are solved together."""
+
+RETRY_S: Final = (0.1, 5.0)
+"""First and longest wait after a look that failed; doubles in between."""
+
+LEFT_ALONE_S: Final = (1.0, 30.0)
+"""First and longest time for which a domain is left alone after touching it failed; doubles in between."""
+
+
+@dataclass(slots=True)
+class _Trouble:
+    """A domain that could not be touched: until when it is left alone, and for how long next time."""
+
+    until_s: float
+    pause_s: float
+
+
+@dataclass(slots=True)
+class _Turn:
+    """What one turn found out, while it runs."""
+
+    failures: list[str] = field(default_factory=list)
+    done: list[Action] = field(default_factory=list)
+
+
+class Controller:
+    """Owns the host driver and the loop around it.
+
+    Args:
+        driver: the host.
+        policy: who should have how much.
+        settings: knobs of the planner.
+        safety_look_s: the longest time without a look, seconds.
+        orphan_s: how long a reservation may stand whose owner is gone, seconds.
+        is_owner: whether an owner still lives; default: everyone does.
+        clock: monotonic seconds.
+        wall: Unix time, for people only.
+    """
+
+    def __init__(
+        self,
+        driver: HostDriver,
+        *,
+        policy: Policy | None = None,
+        settings: PlannerSettings | None = None,
+        safety_look_s: float = 30.0,
+        orphan_s: float = 600.0,
+        is_owner: Callable[[str], bool] = lambda _: True,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.is_owner = is_owner
+        self._driver = driver
+        self._policy = policy or find_policy("proportional")
+        self._settings = settings or PlannerSettings()
+        self._safety_look_s = safety_look_s
+        self._orphan_s = orphan_s
+        self._clock = clock
+        self._wall = wall
+        self._inbox = Inbox(self.wake)
+        self._bulletin = Bulletin()
+        self._beliefs = Beliefs()
+        self._troubles: dict[int, _Trouble] = {}
+        self._orphans: dict[str, float] = {}
+        self._retry_s = RETRY_S[0]
+        self._nudge = asyncio.Event()
+        self._closing = False
+
+    @property
+    def report(self) -> CycleReport | None:
+        """The latest turn, None before the first."""
+        return self._bulletin.latest
+
+    def wake(self) -> None:
+        """Let the ring turn soon."""
+        self._nudge.set()
+
+    def set_range(self, uuid: str, dynamic_range: DynamicRange) -> None:
+        """Wish a VM's dynamic range (KiB) from now on, whether it runs or not."""
+        self._inbox.set_range(uuid, dynamic_range)
+
+    def forget_range(self, uuid: str) -> None:
+        """Obey again what xenstore says of a VM's range."""
+        self._inbox.forget_range(uuid)
+
+    async def reserve(
+        self, *, owner: str, min_kib: int, max_kib: int, timeout_s: float = 60.0
+    ) -> Reservation:
+        """Set memory aside, squeezing domains for it where needed.
+
+        Args:
+            owner: whose it is; one xenstore node name.
+            min_kib: the least that is of use.
+            max_kib: the most that is wanted.
+            timeout_s: how long to wait for guests, seconds.
+
+        Returns:
+            The reservation; its memory is really free and it stands in xenstore.
+
+        Raises:
+            NotEnoughMemory: it cannot be had; bytes.
+            DomainsUncooperative: it could be had if these domids did as they were asked.
+            InvalidValue: min_kib below 0 or above max_kib, or too many requests wait.
+            ConnectionLost: the daemon ended first.
+        """
+        return await self._inbox.reserve(owner, min_kib, max_kib, self._clock() + timeout_s)
+
+    async def transfer(self, reservation_id: str, domid: int) -> None:
+        """Give a reservation to a domain under construction; maxmem is really set when this returns.
+
+        Raises:
+            UnknownReservation: there is none of that id.
+            InvalidValue: there is no such domain.
+            DriverError: the host refused.
+        """
+
+        def make(host: HostState) -> tuple[Action, ...]:
+            reservation = next((r for r in host.reservations if r.reservation_id == reservation_id), None)
+            if reservation is None:
+                raise UnknownReservation(reservation_id)
+            if all(domain.domid != domid for domain in host.domains):
+                raise InvalidValue("domid", domid)
+            return (TransferReservation(reservation, domid),)
+
+        await self._inbox.command(make)
+
+    async def delete(self, reservation_id: str) -> None:
+        """Give a reservation back; an unknown one is no error.
+
+        Raises:
+            DriverError: the host refused.
+        """
+        await self._inbox.command(
+            lambda host: tuple(
+                DeleteReservation(r) for r in host.reservations if r.reservation_id == reservation_id
+            )
+        )
+
+    async def release(self, owner: str) -> None:
+        """Give back all of an owner's reservations that were not transferred.
+
+        Raises:
+            DriverError: the host refused.
+        """
+        self._inbox.fail(ConnectionLost, lambda request: request.owner == owner)
+        await self._inbox.command(
+            lambda host: tuple(
+                DeleteReservation(r) for r in host.reservations if r.owner == owner and r.domid is None
+            )
+        )
+
+    def reservation_of_domain(self, domid: int) -> str | None:
+        """Tell which reservation was transferred to a domain, as of the latest look."""
+        if self.report is None:
+            return None
+        reservations = self.report.look.host.reservations
+        return next((r.reservation_id for r in reservations if r.domid == domid), None)
+
+    async def settle(self, timeout_s: float) -> bool:
+        """Wait until the host is stable.
+
+        Returns:
+            Whether it is; False when the time is over.
+        """
+        self.wake()
+        deadline_s = self._clock() + timeout_s
+        seen = self.report.number if self.report else 0
+        while (left_s := deadline_s - self._clock()) > 0:
+            report = await self.next_report(seen, left_s)
+            if report is None:
+                return False
+            if report.stable:
+                return True
+            seen = report.number
+        return False
+
+    async def next_report(self, after: int, timeout_s: float) -> CycleReport | None:
+        """Wait for a turn later than number ``after``; None when the time is over."""
+        return await self._bulletin.next(after, timeout_s)
+
+    def subscribe(self, callback: Callable[[CycleReport], None]) -> Callable[[], None]:
+        """Call back, in the loop, after each turn.
+
+        Returns:
+            A function that ends this.
+        """
+        return self._bulletin.subscribe(callback)
+
+    async def run(self) -> None:
+        """Turn until `close`; errors of the host are reported and tried again, never raised."""
+        try:
+            while not self._closing:
+                self._nudge.clear()
+                try:
+                    pause_s = await self._turn()
+                except Exception:  # noqa: BLE001 -- the ring must survive
+                    _log.exception("a turn of the ring failed; trying again in %.1f s", RETRY_S[1])
+                    pause_s = RETRY_S[1]
+                await asyncio.sleep(TURN_GAP_S)
+                await self._wait(pause_s)
+        finally:
+            self._inbox.close()
+
+    async def close(self) -> None:
+        """Let `run` end after the present turn; whoever waits gets ConnectionLost."""
+        self._closing = True
+        self.wake()
+        self._inbox.close()
+
+    async def _wait(self, pause_s: float) -> None:
+        changed = asyncio.ensure_future(self._driver.wait(pause_s))
+        nudged = asyncio.ensure_future(self._nudge.wait())
+        try:
+            await asyncio.wait({changed, nudged}, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            changed.cancel()
+            nudged.cancel()
+            await asyncio.gather(changed, nudged, return_exceptions=True)
+
+    async def _turn(self) -> float:
+        """Go round once; return how long to wait before the next, seconds."""
+        started_s = self._clock()
+        turn = _Turn()
+        try:
+            look = await self._driver.observe()
+            if await self._obey(look, turn):
+                look = await self._driver.observe()
+        except DriverError as error:
+            return self._endure(error, started_s)
+        self._retry_s = RETRY_S[0]
+        now_s = self._clock()
+        thought = plan(
+            look.host,
+            self._inbox.wishes(self._left_alone(now_s)),
+            self._beliefs,
+            now_s,
+            self._policy,
+            settings=self._settings,
+        )
+        self._beliefs = thought.beliefs
+        complete = True
+        for action in thought.actions:
+            complete = await self._touch(action, turn)
+            if not complete:
+                break
+        for verdict in thought.verdicts:
+            if isinstance(verdict, Refused):
+                self._inbox.answer(verdict.request_id, verdict.error)
+        self._publish(look, thought, turn, started_s, complete=complete)
+        if not complete:
+            return RETRY_S[0]
+        pauses_s = [self._safety_look_s]
+        if thought.look_again_s is not None:
+            pauses_s.append(thought.look_again_s)
+        pauses_s += [trouble.until_s - now_s for trouble in self._troubles.values()]
+        return max(0.0, min(pauses_s))
+
+    async def _obey(self, look: Look, turn: _Turn) -> bool:
+        """Carry out what callers commanded and what orphans need; tell whether the host was touched."""
+        touched = False
+        for command in self._inbox.take_commands():
+            try:
+                for action in command.make(look.host):
+                    touched = True
+                    await self._driver.apply(action)
+                    turn.done.append(action)
+            except XcpmemError as error:
+                if not command.done.done():
+                    command.done.set_exception(error)
+            else:
+                if not command.done.done():
+                    command.done.set_result(None)
+        for reservation in self._orphaned(look.host):
+            _log.warning(
+                "freed reservation %s of %s: its owner or domain is gone",
+                reservation.reservation_id,
+                format_kib(reservation.size_kib),
+            )
+            touched = await self._touch(DeleteReservation(reservation), turn) or touched
+        return touched
+
+    def _orphaned(self, host: HostState) -> list[Reservation]:
+        """List reservations whose time without an owner is over, or whose domain is gone."""
+        domids = {domain.domid for domain in host.domains}
+        now_s = self._clock()
+        ownerless = {
+            r.reservation_id: self._orphans.get(r.reservation_id, now_s)
+            for r in host.reservations
+            if r.domid is None and not self.is_owner(r.owner)
+        }
+        self._orphans = ownerless
+        return [
+            r
+            for r in host.reservations
+            if (r.domid is not None and r.domid not in domids)
+            or (r.reservation_id in ownerless and now_s - ownerless[r.reservation_id] >= self._orphan_s)
+        ]
+
+    async def _touch(self, action: Action, turn: _Turn) -> bool:
+        """Apply one action of a plan; False when the rest of the plan must not follow."""
+        try:
+            await self._driver.apply(action)
+        except DriverError as error:
+            turn.failures.append(f"{type(action).__name__}: {error}")
+            _log.warning("could not apply %s: %s", action, error)
+            domid = getattr(action, "domid", None)
+            if domid is not None:
+                pause_s = self._troubles[domid].pause_s * 2 if domid in self._troubles else LEFT_ALONE_S[0]
+                pause_s = min(pause_s, LEFT_ALONE_S[1])
+                self._troubles[domid] = _Trouble(self._clock() + pause_s, pause_s)
+            return False
+        turn.done.append(action)
+        if isinstance(action, RecordReservation):
+            self._inbox.answer(action.reservation.reservation_id, action.reservation)
+        return True
+
+    def _left_alone(self, now_s: float) -> frozenset[int]:
+        """Say which domains just could not be touched; one that had its pause is tried again."""
+        living = {domid: t for domid, t in self._troubles.items() if now_s < t.until_s + t.pause_s}
+        self._troubles = living
+        return frozenset(domid for domid, trouble in living.items() if now_s < trouble.until_s)
+
+    def _endure(self, error: DriverError, started_s: float) -> float:
+        """Publish a look that failed, end waits that are over, and say when to try again."""
+        _log.warning("cannot see the host: %s; looking again in %.1f s", error, self._retry_s)
+        self._inbox.fail(lambda: error, lambda request: started_s >= request.deadline_s)
+        if self.report is not None:
+            self._bulletin.publish(
+                replace(
+                    self.report,
+                    number=self.report.number + 1,
+                    actions=(),
+                    failures=(str(error),),
+                    stable=False,
+                    duration_s=self._clock() - started_s,
+                )
+            )
+        pause_s, self._retry_s = self._retry_s, min(self._retry_s * 2, RETRY_S[1])
+        return pause_s
+
+    def _publish(self, look: Look, thought: Plan, turn: _Turn, started_s: float, *, complete: bool) -> None:
+        number = self.report.number + 1 if self.report else 1
+        report = CycleReport(
+            number=number,
+            time_s=self._wall(),
+            monotonic_s=started_s,
+            look=look,
+            reasons=thought.reasons,
+            actions=tuple(turn.done),
+            failures=tuple(turn.failures),
+            pending=self._inbox.requests,
+            stable=thought.stable and complete and not self._inbox.requests,
+            duration_s=self._clock() - started_s,
+        )
+        if turn.done:
+            granted = sum(isinstance(verdict, Granted) for verdict in thought.verdicts)
+            _log.info(
+                "turn %d: %d writes to the host, %d reservations granted, %d waiting, %s free",
+                number,
+                len(turn.done),
+                granted,
+                len(report.pending),
+                format_kib(look.host.free_kib),
+            )
+        self._bulletin.publish(report)

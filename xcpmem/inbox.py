@@ -1,0 +1,131 @@
+"""What callers wish, kept until a turn of the ring has an answer.
+
+The controller hands it out: callers wait here, the ring takes from here. Everything lives in one event
+loop, so nothing needs a lock. When the daemon ends, everyone who waits is told so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from uuid import uuid4
+
+from xcpmem.engine.model import DeleteReservation, MemoryRequest, Reservation, Wishes
+from xcpmem.errors import ConnectionLost, InvalidValue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from xcpmem.engine.model import Action, DynamicRange, HostState
+    from xcpmem.errors import XcpmemError
+
+PENDING_MOST: Final = 1000
+"""Requests and commands that may wait at a time; more are refused, so that memory stays bounded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A wish that one turn can fulfil, such as a reservation to transfer.
+
+    Args:
+        make: says for the host as it is which actions fulfil it, or raises what the caller is to hear.
+        done: where the caller waits.
+    """
+
+    make: Callable[[HostState], tuple[Action, ...]]
+    done: asyncio.Future[None]
+
+
+class Inbox:
+    """Wishes of all callers.
+
+    Args:
+        wake: called when there is something new for the ring.
+    """
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._ranges: dict[str, DynamicRange] = {}
+        self._requests: dict[str, tuple[MemoryRequest, asyncio.Future[Reservation]]] = {}
+        self._commands: deque[Command] = deque()
+        self._order = 0
+
+    @property
+    def requests(self) -> tuple[MemoryRequest, ...]:
+        """The requests that wait, by arrival."""
+        return tuple(request for request, _ in self._requests.values())
+
+    def wishes(self, left_alone: frozenset[int]) -> Wishes:
+        """Sum up for the planner; ``left_alone`` are domids not to be touched now."""
+        return Wishes(dict(self._ranges), self.requests, left_alone)
+
+    def set_range(self, uuid: str, dynamic_range: DynamicRange) -> None:
+        """Wish a VM's dynamic range, KiB, from now on."""
+        if self._ranges.get(uuid) != dynamic_range:
+            self._ranges[uuid] = dynamic_range
+            self._wake()
+
+    def forget_range(self, uuid: str) -> None:
+        """Wish nothing of a VM's range any more."""
+        self._ranges.pop(uuid, None)
+
+    async def reserve(self, owner: str, min_kib: int, max_kib: int, deadline_s: float) -> Reservation:
+        """Wait for a reservation; see `Controller.reserve`, ``deadline_s`` on the monotonic clock."""
+        self._check_room()
+        self._order += 1
+        request = MemoryRequest(str(uuid4()), owner, min_kib, max_kib, self._order, deadline_s)
+        future: asyncio.Future[Reservation] = asyncio.get_running_loop().create_future()
+        self._requests[request.request_id] = (request, future)
+        self._wake()
+        try:
+            return await future
+        finally:
+            self._requests.pop(request.request_id, None)
+            if future.cancelled():
+                self._wake()
+
+    async def command(self, make: Callable[[HostState], tuple[Action, ...]]) -> None:
+        """Wait until a turn has carried out what ``make`` says, or raised what it or the host raises."""
+        self._check_room()
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._commands.append(Command(make, future))
+        self._wake()
+        await future
+
+    def take_commands(self) -> Iterator[Command]:
+        """Take the commands one by one, by arrival."""
+        while self._commands:
+            yield self._commands.popleft()
+
+    def answer(self, request_id: str, answer: Reservation | XcpmemError) -> None:
+        """Answer a request; a grant that nobody waits for any more is given back by the next turn."""
+        _, future = self._requests.pop(request_id, (None, None))
+        if future is not None and not future.done():
+            if isinstance(answer, Reservation):
+                future.set_result(answer)
+            else:
+                future.set_exception(answer)
+        elif isinstance(answer, Reservation):
+            unheard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            unheard.add_done_callback(asyncio.Future.exception)
+            self._commands.append(Command(lambda _: (DeleteReservation(answer),), unheard))
+            self._wake()
+
+    def fail(self, error: Callable[[], XcpmemError], which: Callable[[MemoryRequest], bool]) -> None:
+        """End the wait of the requests for which ``which`` holds."""
+        for request, future in self._requests.values():
+            if which(request) and not future.done():
+                future.set_exception(error())
+
+    def close(self) -> None:
+        """Tell everyone who waits that the daemon ends."""
+        self.fail(ConnectionLost, lambda _: True)
+        for command in self.take_commands():
+            if not command.done.done():
+                command.done.set_exception(ConnectionLost())
+
+    def _check_room(self) -> None:
+        if len(self._requests) + len(self._commands) >= PENDING_MOST:
+            raise InvalidValue("requests waiting", PENDING_MOST)

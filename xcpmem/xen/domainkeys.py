@@ -1,0 +1,133 @@
+"""The keys of each domain that matter for memory, read when a watch says that they changed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Final
+
+from xcpmem.errors import StoreError
+from xcpmem.xen import paths
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from xcpmem.xen.mailbox import Events
+    from xcpmem.xen.xenstore import Xenstore
+
+_SIZE: Final = re.compile(r"-?[0-9]{1,15}")
+"""Up to 15 digits: far beyond any memory, and no number that takes long to compute with."""
+
+
+@dataclass(frozen=True, slots=True)
+class DomainKeys:
+    """Raw text by key; None where the key is absent. Some of it is written by the guest."""
+
+    name: str | None = None
+    domain_type: str | None = None
+    target: str | None = None
+    static_max: str | None = None
+    dynamic_min: str | None = None
+    dynamic_max: str | None = None
+    memory_offset: str | None = None
+    initial_reservation: str | None = None
+    uncooperative: str | None = None
+    feature_balloon: str | None = None
+
+
+_PATHS: Final[Mapping[str, Callable[[int], str]]] = {
+    "name": paths.name,
+    "domain_type": paths.domain_type,
+    "target": paths.target,
+    "static_max": paths.static_max,
+    "dynamic_min": paths.dynamic_min,
+    "dynamic_max": paths.dynamic_max,
+    "memory_offset": paths.memory_offset,
+    "initial_reservation": paths.initial_reservation,
+    "uncooperative": paths.uncooperative,
+    "feature_balloon": paths.feature_balloon,
+}
+_NAMES: Final = tuple(field.name for field in fields(DomainKeys))
+
+_WATCHED: Final[tuple[Callable[[int], str], ...]] = (
+    paths.memory,
+    paths.feature_balloon,
+    paths.name,
+    paths.domain_type,
+)
+"""Four watches a domain: all of ``memory/`` at once, and three single keys."""
+
+
+def read_size_kib(text: str | None, *, signed: bool = False) -> int | None:
+    """Read a size that anybody may have written: decimal digits only, else it is not known.
+
+    Args:
+        text: the key's value, None if absent.
+        signed: whether it may be negative.
+
+    Returns:
+        KiB, or None for anything that is no such number.
+    """
+    if text is None or _SIZE.fullmatch(text) is None:
+        return None
+    size_kib = int(text)
+    return size_kib if signed or size_kib >= 0 else None
+
+
+class KeyCache:
+    """What xenstore says of each domain, as of the last events.
+
+    Args:
+        xenstore: where to read and watch.
+    """
+
+    def __init__(self, xenstore: Xenstore) -> None:
+        self._xenstore = xenstore
+        self._keys: dict[int, DomainKeys] = {}
+
+    async def refresh(self, domids: Sequence[int], events: Events) -> Mapping[int, DomainKeys]:
+        """Bring the cache up to date in one batch of reads.
+
+        Args:
+            domids: the domains that exist now.
+            events: what changed since the last call.
+
+        Returns:
+            Keys by domid, one entry for each of ``domids``.
+
+        Raises:
+            DriverError: xenstored does not answer.
+        """
+        living = set(domids)
+        for domid in [domid for domid in self._keys if domid not in living]:
+            await self._forget(domid)
+        for domid in domids:
+            if domid not in self._keys:
+                await self._watch(domid)
+        stale = living if events.resync else living - self._keys.keys() | _named_domids(events.paths)
+        await self._read(sorted(stale & living))
+        return {domid: self._keys[domid] for domid in domids}
+
+    async def _watch(self, domid: int) -> None:
+        for path in _WATCHED:
+            await self._xenstore.watch(path(domid), f"xcpmem:{domid}")
+
+    async def _forget(self, domid: int) -> None:
+        del self._keys[domid]
+        for path in _WATCHED:
+            try:
+                await self._xenstore.unwatch(path(domid), f"xcpmem:{domid}")
+            except StoreError as error:
+                if error.name != "ENOENT":
+                    raise
+
+    async def _read(self, domids: Sequence[int]) -> None:
+        wanted = [_PATHS[name](domid) for domid in domids for name in _NAMES]
+        values = await self._xenstore.read_many(wanted) if wanted else []
+        for number, domid in enumerate(domids):
+            self._keys[domid] = DomainKeys(*values[number * len(_NAMES) : (number + 1) * len(_NAMES)])
+
+
+def _named_domids(changed: Collection[str]) -> set[int]:
+    named = (paths.domain_key(path) for path in changed)
+    return {key[0] for key in named if key is not None}

@@ -1,0 +1,250 @@
+"""The host driver over xenstore and the hypervisor: real Xen in dom0, our doubles on a laptop.
+
+Xen's domain list and free memory are read afresh at each look, keys of domains only when a watch said that
+they changed. Whatever a guest can write is parsed as text from a stranger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from xcpmem.engine.model import (
+    DeleteReservation,
+    DomainState,
+    DynamicRange,
+    HostState,
+    Lifecycle,
+    RecordReservation,
+    Reservation,
+    SetDynamicMax,
+    SetDynamicMin,
+    SetMaxmem,
+    SetTarget,
+    SetUncooperative,
+    TransferReservation,
+)
+from xcpmem.errors import DomainVanished
+from xcpmem.xen import paths
+from xcpmem.xen.domainkeys import DomainKeys, KeyCache, read_size_kib
+from xcpmem.xen.driver import DomainDescription, Look
+from xcpmem.xen.reservations import ReservationStore
+
+if TYPE_CHECKING:
+    from xcpmem.engine.model import Action
+    from xcpmem.xen.hypervisor import DomainInfo, Hypervisor
+    from xcpmem.xen.xenstore import Xenstore
+
+_log = logging.getLogger(__name__)
+
+MAXMEM_SLACK_KIB: Final = 1024
+"""What Xen must let a domain hold above its target: libxl's LIBXL_MAXMEM_CONSTANT, and what squeezed adds
+for HVM-like guests, which else stop 1 MiB short."""
+
+DOMAIN_ZERO: Final = 0
+BINDING_TYPES: Final = {"hvm": "hvm", "pv": "pv", "pvh": "pvh", "pv-in-pvh": "pv_in_pvh"}
+"""xenopsd's spelling of domain types to XenAPI's."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Domain:
+    """A domain as both sources see it."""
+
+    state: DomainState
+    description: DomainDescription
+    offset_kib: int
+
+
+class LiveDriver:
+    """Looks at and touches a host; see `HostDriver`.
+
+    Args:
+        xenstore: connected or not yet.
+        hypervisor: the other half of the host.
+        slush_kib: to be kept free, KiB.
+    """
+
+    def __init__(self, xenstore: Xenstore, hypervisor: Hypervisor, *, slush_kib: int) -> None:
+        self._xenstore = xenstore
+        self._hypervisor = hypervisor
+        self._slush_kib = slush_kib
+        self._keys = KeyCache(xenstore)
+        self._reservations = ReservationStore(xenstore)
+        self._domains: dict[int, _Domain] = {}
+        self._changed = asyncio.Event()
+        xenstore.on_event = self._changed.set
+
+    async def start(self) -> None:
+        """Connect and watch for domains that come and go.
+
+        Raises:
+            DriverError: xenstored is not there.
+        """
+        await self._xenstore.connect()
+        for special in (paths.INTRODUCE_DOMAIN, paths.RELEASE_DOMAIN):
+            await self._xenstore.watch(special, "xcpmem")
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Wait for a watch to fire, at most ``timeout_s`` seconds; tell whether one did."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def observe(self) -> Look:
+        """Look at the whole host; a domain that cannot be read is left alone, not the others.
+
+        Raises:
+            DriverError: xenstored or the hypervisor does not answer.
+        """
+        self._changed.clear()
+        events = self._xenstore.take_events()
+        if events.resync:
+            self._reservations.forget()
+        infos = [info for info in await self._hypervisor.domains() if info.domid != DOMAIN_ZERO]
+        physical = await self._hypervisor.physinfo()
+        keys = await self._keys.refresh([info.domid for info in infos], events)
+        reservations = await self._reservations.load()
+        self._domains = {info.domid: self._domain(info, keys[info.domid]) for info in infos}
+        return Look(
+            host=HostState(
+                total_kib=physical.total_kib,
+                free_kib=physical.free_kib,
+                scrub_kib=physical.scrub_kib,
+                slush_kib=self._slush_kib,
+                domains=tuple(self._domains[domid].state for domid in sorted(self._domains)),
+                reservations=reservations,
+            ),
+            descriptions={domid: domain.description for domid, domain in self._domains.items()},
+        )
+
+    async def apply(self, action: Action) -> None:
+        """Carry out one action; see `HostDriver.apply`."""
+        match action:
+            case SetTarget(domid, target_kib):
+                await self._write(domid, {paths.target(domid): str(target_kib)})
+            case SetMaxmem(domid, maxmem_kib):
+                await self._set_maxmem(domid, maxmem_kib)
+            case SetDynamicMin(domid, min_kib):
+                await self._write(domid, {paths.dynamic_min(domid): str(min_kib)})
+            case SetDynamicMax(domid, max_kib):
+                await self._write(domid, {paths.dynamic_max(domid): str(max_kib)})
+            case SetUncooperative(domid, uncooperative):
+                if uncooperative:
+                    await self._write(domid, {paths.uncooperative(domid): ""})
+                else:
+                    await self._xenstore.remove(paths.uncooperative(domid))
+            case RecordReservation(reservation):
+                await self._reservations.record(reservation)
+            case TransferReservation(reservation, domid):
+                await self._transfer(reservation, domid)
+            case DeleteReservation(reservation):
+                await self._reservations.delete(reservation)
+
+    async def close(self) -> None:
+        """Disconnect from both halves."""
+        await self._xenstore.close()
+        await self._hypervisor.close()
+
+    async def _transfer(self, reservation: Reservation, domid: int) -> None:
+        """Keys first, so that the promise stands, then the mark, then maxmem (squeezed's order)."""
+        await self._write(
+            domid,
+            {
+                paths.initial_reservation(domid): str(reservation.size_kib),
+                paths.reservation_id(domid): reservation.reservation_id,
+            },
+        )
+        await self._reservations.record(replace(reservation, domid=domid))
+        await self._set_maxmem(domid, reservation.size_kib)
+
+    async def _set_maxmem(self, domid: int, maxmem_kib: int) -> None:
+        domain = self._domains.get(domid)
+        offset_kib = domain.offset_kib if domain else 0
+        await self._hypervisor.set_maxmem(domid, maxmem_kib + offset_kib + MAXMEM_SLACK_KIB)
+
+    async def _write(self, domid: int, values: dict[str, str]) -> None:
+        if not await self._xenstore.write_if_exists(paths.domain(domid), values):
+            raise DomainVanished(f"domain {domid} is gone")
+
+    def _domain(self, info: DomainInfo, keys: DomainKeys) -> _Domain:
+        offset_kib = read_size_kib(keys.memory_offset, signed=True) or 0
+        actual_kib = max(0, info.actual_kib - offset_kib)
+        told_kib = read_size_kib(keys.target)
+        target_kib = actual_kib if told_kib is None else told_kib
+        evidence = _balloon_evidence(keys)
+        state = DomainState(
+            domid=info.domid,
+            uuid=info.uuid,
+            dynamic_range=_dynamic_range(info.domid, keys, target_kib),
+            target_kib=target_kib,
+            actual_kib=actual_kib,
+            maxmem_kib=max(0, info.maxmem_kib - offset_kib - MAXMEM_SLACK_KIB),
+            can_balloon=evidence.believed,
+            lifecycle=_lifecycle(info, built=told_kib is not None),
+            initial_reservation_kib=read_size_kib(keys.initial_reservation) or 0,
+            uncooperative=keys.uncooperative is not None,
+        )
+        static_max_kib = read_size_kib(keys.static_max)
+        description = DomainDescription(
+            domid=info.domid,
+            uuid=info.uuid,
+            name_label=keys.name or f"domain {info.domid}",
+            static_max_kib=max(static_max_kib or 0, state.dynamic_range.max_kib),
+            vcpus=max(1, info.vcpus),
+            domain_type=BINDING_TYPES.get(keys.domain_type or "", "hvm" if info.hvm else "pv"),
+            balloon_evidence=evidence.text,
+        )
+        return _Domain(state, description, offset_kib)
+
+
+@dataclass(frozen=True, slots=True)
+class _Evidence:
+    believed: bool
+    text: str
+
+
+def _balloon_evidence(keys: DomainKeys) -> _Evidence:
+    """Decide whether a balloon driver is believed to listen.
+
+    XenServer's guest agents announce it in ``control/feature-balloon``; by value, since ``0`` means that the
+    administrator of the guest switched it off. A plain Linux guest announces nothing: under libxl (which
+    unlike xenopsd writes no ``domain-type``) it is believed until it fails to follow a target.
+    """
+    announced = keys.feature_balloon
+    if announced is not None:
+        if announced.strip() == "0":
+            return _Evidence(
+                believed=False, text="the guest says it does not balloon: control/feature-balloon = 0"
+            )
+        return _Evidence(believed=True, text="the guest announced its driver in control/feature-balloon")
+    if keys.domain_type is not None:
+        return _Evidence(believed=False, text="no control/feature-balloon yet: still booting, or no driver")
+    return _Evidence(believed=True, text="nothing announced; believed until it does not follow a target")
+
+
+def _lifecycle(info: DomainInfo, *, built: bool) -> Lifecycle:
+    if info.dying:
+        return Lifecycle.DYING
+    if info.shutdown:
+        return Lifecycle.SUSPENDED
+    if not built:
+        return Lifecycle.BUILDING
+    return Lifecycle.PAUSED if info.paused else Lifecycle.RUNNING
+
+
+def _dynamic_range(domid: int, keys: DomainKeys, target_kib: int) -> DynamicRange:
+    """Read the range; without usable keys the domain is pinned where it is."""
+    min_kib, max_kib = read_size_kib(keys.dynamic_min), read_size_kib(keys.dynamic_max)
+    if min_kib is None or max_kib is None:
+        return DynamicRange(target_kib, target_kib)
+    if min_kib > max_kib:
+        _log.warning(
+            "domain %d: dynamic-min %d KiB is above dynamic-max %d KiB; pinned", domid, min_kib, max_kib
+        )
+        return DynamicRange(target_kib, target_kib)
+    return DynamicRange(min_kib, max_kib)

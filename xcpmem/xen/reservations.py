@@ -1,0 +1,89 @@
+"""Reservations in xenstore, where they outlive the daemon and end with the host.
+
+``/xcpmem/reservations/<owner>/<id>`` holds the KiB and, once transferred, ``…/in-transfer`` the domid. Only
+this daemon writes there, so it reads them once and after each reconnection.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from xcpmem.engine.model import Reservation
+from xcpmem.xen import paths
+from xcpmem.xen.domainkeys import read_size_kib
+
+if TYPE_CHECKING:
+    from xcpmem.xen.xenstore import Xenstore
+
+_log = logging.getLogger(__name__)
+
+
+class ReservationStore:
+    """All reservations that stand in xenstore.
+
+    Args:
+        xenstore: where they stand.
+    """
+
+    def __init__(self, xenstore: Xenstore) -> None:
+        self._xenstore = xenstore
+        self._known: dict[str, Reservation] | None = None
+
+    def forget(self) -> None:
+        """Read them again at the next `load`: xenstored may have been restarted."""
+        self._known = None
+
+    async def load(self) -> tuple[Reservation, ...]:
+        """Return all reservations, read from xenstore the first time.
+
+        Raises:
+            DriverError: xenstored does not answer.
+        """
+        if self._known is None:
+            self._known = {r.reservation_id: r for r in await self._read_all()}
+        return tuple(self._known.values())
+
+    async def record(self, reservation: Reservation) -> None:
+        """Write a reservation, or the domain that it passes to; it stands when this returns.
+
+        Raises:
+            DriverError: it may or may not stand; the next `load` will know.
+        """
+        known = self._known
+        self._known = None
+        path = paths.reservation(reservation.owner, reservation.reservation_id)
+        await self._xenstore.write(path, str(reservation.size_kib))
+        if reservation.domid is not None:
+            mark = paths.in_transfer(reservation.owner, reservation.reservation_id)
+            await self._xenstore.write(mark, str(reservation.domid))
+        if known is not None:
+            self._known = known | {reservation.reservation_id: reservation}
+
+    async def delete(self, reservation: Reservation) -> None:
+        """Remove a reservation; a missing one is fine.
+
+        Raises:
+            DriverError: it may or may not be gone; the next `load` will know.
+        """
+        known = self._known
+        self._known = None
+        await self._xenstore.remove(paths.reservation(reservation.owner, reservation.reservation_id))
+        if known is not None:
+            known.pop(reservation.reservation_id, None)
+            self._known = known
+
+    async def _read_all(self) -> list[Reservation]:
+        found = []
+        for owner in await self._xenstore.list(paths.reservations()):
+            names = await self._xenstore.list(paths.reservations_of(owner))
+            sizes = await self._xenstore.read_many([paths.reservation(owner, name) for name in names])
+            marks = await self._xenstore.read_many([paths.in_transfer(owner, name) for name in names])
+            for name, size, mark in zip(names, sizes, marks, strict=True):
+                size_kib = read_size_kib(size)
+                if size_kib is None:
+                    _log.warning("removed %s: %r is no size in KiB", paths.reservation(owner, name), size)
+                    await self._xenstore.remove(paths.reservation(owner, name))
+                else:
+                    found.append(Reservation(name, owner, size_kib, read_size_kib(mark)))
+        return found
