@@ -25,9 +25,16 @@ from xcpmem.engine.model import (
 )
 from xcpmem.engine.planner import PlannerSettings, plan
 from xcpmem.engine.policies import find_policy
-from xcpmem.errors import ConnectionLost, DriverError, InvalidValue, UnknownReservation, XcpmemError
+from xcpmem.errors import (
+    ConnectionLost,
+    DomainVanished,
+    DriverError,
+    InvalidValue,
+    UnknownReservation,
+    XcpmemError,
+)
 from xcpmem.inbox import Inbox
-from xcpmem.report import Bulletin, CycleReport
+from xcpmem.report import Bulletin, CycleReport, Failure
 from xcpmem.units import format_kib
 
 if TYPE_CHECKING:
@@ -62,7 +69,7 @@ class _Trouble:
 class _Turn:
     """What one turn found out, while it runs."""
 
-    failures: list[str] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
     done: list[Action] = field(default_factory=list)
 
 
@@ -343,13 +350,15 @@ class Controller:
         """Apply one action of a plan; False when the rest of the plan must not follow."""
         try:
             await self._driver.apply(action)
+        except DomainVanished as error:
+            _log.debug("%s: %s", action, error)
+            return False
         except DriverError as error:
-            turn.failures.append(f"{type(action).__name__}: {error}")
+            turn.failures.append(Failure.of(action, error))
             _log.warning("could not apply %s: %s", action, error)
-            domid = getattr(action, "domid", None)
-            if domid is not None:
-                pause_s = self._troubles[domid].pause_s * 2 if domid in self._troubles else LEFT_ALONE_S[0]
-                pause_s = min(pause_s, LEFT_ALONE_S[1])
+            if (domid := getattr(action, "domid", None)) is not None:
+                before = self._troubles.get(domid)
+                pause_s = min(before.pause_s * 2, LEFT_ALONE_S[1]) if before else LEFT_ALONE_S[0]
                 self._troubles[domid] = _Trouble(self._clock() + pause_s, pause_s)
             return False
         turn.done.append(action)
@@ -373,7 +382,7 @@ class Controller:
                     self.report,
                     number=self.report.number + 1,
                     actions=(),
-                    failures=(str(error),),
+                    failures=(Failure.of(None, error),),
                     stable=False,
                     duration_s=self._clock() - started_s,
                 )
