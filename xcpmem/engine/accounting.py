@@ -31,6 +31,9 @@ _SHADOW_PAGES_PER_MIB: Final = 2  # one page for the p2m, one for shadow
 _SHADOW_PAGES_PER_VCPU: Final = PAGES_PER_MIB
 _EXTERNAL_MIB: Final = 1
 _INTERNAL_MIB: Final = {"hvm": 1, "pvh": 1, "pv_in_pvh": 1, "pv": 0}
+DOMAIN_TYPES: Final = tuple(_INTERNAL_MIB)
+"""The kinds of domains that there is a formula for; xapi's ``unspecified`` has none."""
+
 _SHIM_MIB: Final = 23
 _SHIM_DIVISOR: Final = 90  # the shim takes one MiB more per 90 MiB of its guest
 

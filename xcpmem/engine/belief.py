@@ -26,6 +26,14 @@ PATIENCE_MARGIN: Final = 1.5
 PATIENCE_MOST_S: Final = 30.0
 """No patience beyond this: other requests depend on the verdict (Linux retries every 32 s at worst)."""
 
+OFFSET_STILL_S: Final = 2.0
+"""A guest's offset is measured only after it has not moved for so long: squeezed measures at first sight,
+which is wrong for ever if the guest happened to balloon."""
+
+OFFSET_ERROR_MOST_KIB: Final = 65536
+"""A guest that stops further from its target than this met a limit; its offset is not to blame. (squeezed
+saw 68 MiB of true offset at most, and what is corrected here is the error of a measured one.)"""
+
 LEAST_PROGRESS: Final = 1024
 """Moving less than the asked distance over this number within one patience is not progress."""
 
@@ -62,6 +70,8 @@ class Belief:
         ceiling_kib: where it stopped growing, None if not known to.
         pause_s: the longest pause after which it moved on.
         rate_kib_s: its speed when last seen moving, 0 if never.
+        missed: target and distance from it, KiB, of the last ask that ended short of the target.
+        offset_error_kib: by how much the measured offset proved wrong, 0 if it did not.
     """
 
     uuid: str
@@ -76,6 +86,8 @@ class Belief:
     ceiling_kib: int | None = None
     pause_s: float = 0.0
     rate_kib_s: float = 0.0
+    missed: tuple[int, int] | None = None
+    offset_error_kib: int = 0
 
     def patience_s(self, caution: Caution) -> float:
         """Tell how long this guest may stand still before it is planned around, seconds."""
@@ -142,6 +154,10 @@ def learn(belief: Belief | None, domain: DomainState, elapsed_s: float, caution:
         )
     if not domain.can_balloon or domain.lifecycle is not Lifecycle.RUNNING:
         return replace(belief, direction=0, waited_s=0.0, away_s=0.0) if belief.direction else belief
+    if domain.offset_kib is None:
+        still = domain.actual_kib == belief.mark_kib
+        waited_s = belief.waited_s + min(elapsed_s, LOOK_GAP_S) if still else 0.0
+        return replace(belief, mark_kib=domain.actual_kib, waited_s=waited_s)
     direction = direction_of(domain, caution)
     if direction == 0:
         return _arrived(belief, domain)
@@ -176,6 +192,7 @@ def _arrived(belief: Belief, domain: DomainState) -> Belief:
         away_s=0.0,
         floor_kib=floor_kib,
         ceiling_kib=ceiling_kib,
+        offset_error_kib=0,
     )
 
 
@@ -207,9 +224,28 @@ def _on_the_way(belief: Belief, domain: DomainState, elapsed_s: float, caution: 
     belief = replace(belief, waited_s=belief.waited_s + min(elapsed_s, LOOK_GAP_S), away_s=away_s)
     if not belief.gave_up(caution):
         return belief
+    belief = _suspect_offset(belief, domain, caution)
     if belief.direction < 0:
         return replace(belief, floor_kib=domain.actual_kib)
     return replace(belief, ceiling_kib=domain.actual_kib)
+
+
+def _suspect_offset(belief: Belief, domain: DomainState, caution: Caution) -> Belief:
+    """Tell a wrong offset from a limit: two asks that both moved the guest and missed by the same distance.
+
+    A guest at a limit stops at the same size instead, whatever it is asked.
+    """
+    missed_kib = domain.actual_kib - domain.target_kib
+    if not belief.moved or domain.offset_kib == 0 or abs(missed_kib) > OFFSET_ERROR_MOST_KIB:
+        return belief
+    if belief.missed is None or belief.missed[0] == domain.target_kib:
+        return replace(belief, missed=(domain.target_kib, missed_kib))
+    same = abs(belief.missed[1] - missed_kib) <= caution.inaccuracy_kib
+    return replace(
+        belief,
+        missed=None if same else (domain.target_kib, missed_kib),
+        offset_error_kib=missed_kib if same else 0,
+    )
 
 
 def balloon_state(belief: Belief, domain: DomainState, caution: Caution) -> BalloonState:

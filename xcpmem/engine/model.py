@@ -76,6 +76,8 @@ class DomainState:
         lifecycle: only running domains are asked for anything.
         initial_reservation_kib: promised to the domain while it is being built, else 0.
         uncooperative: whether the flag for other programs stands in xenstore.
+        offset_kib: pages that Xen counts and the guest does not know of, already taken off ``actual_kib``;
+            None while it was not yet measured (then nothing was taken off).
     """
 
     domid: int
@@ -88,7 +90,7 @@ class DomainState:
     lifecycle: Lifecycle = Lifecycle.RUNNING
     initial_reservation_kib: int = 0
     uncooperative: bool = False
-    weight: int = 1
+    offset_kib: int | None = 0
 
     @property
     def held_kib(self) -> int:
@@ -233,6 +235,14 @@ class SetUncooperative:
 
 
 @dataclass(frozen=True, slots=True)
+class SetMemoryOffset:
+    """Write ``memory/memory-offset``: pages that Xen counts and the guest does not know of; any sign."""
+
+    domid: int
+    offset_kib: int
+
+
+@dataclass(frozen=True, slots=True)
 class RecordReservation:
     """Write a reservation to xenstore; only then is it granted."""
 
@@ -260,6 +270,7 @@ Action = (
     | SetDynamicMin
     | SetDynamicMax
     | SetUncooperative
+    | SetMemoryOffset
     | RecordReservation
     | TransferReservation
     | DeleteReservation

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from xcpmem.engine.belief import Beliefs, Caution, balloon_state, direction_of
+from xcpmem.engine.belief import OFFSET_STILL_S, Beliefs, Caution, balloon_state, direction_of
 from xcpmem.engine.draft import Draft
 from xcpmem.engine.model import (
     Action,
@@ -27,6 +27,7 @@ from xcpmem.engine.model import (
     Reason,
     SetDynamicMax,
     SetDynamicMin,
+    SetMemoryOffset,
     SetUncooperative,
     Verdict,
 )
@@ -168,6 +169,7 @@ def plan(
         draft.grow_regardless(grown)
     for domain in domains:
         _flag(domain, beliefs.by_domid[domain.domid], draft, caution)
+        _measure(domain, beliefs.by_domid[domain.domid], draft)
 
     wanted = {domain.domid: target for domain, target in grown}
     reasons = {
@@ -187,6 +189,7 @@ def plan(
             [
                 *(max(LOOK_SOONEST_S, request.deadline_s - now_s) for request, _ in waiting),
                 *((LOOK_LATEST_S,) if host.scrub_kib else ()),
+                *((OFFSET_STILL_S / 2,) if any(map(_is_unmeasured, domains)) else ()),
                 *_looks_s(parties, moving, caution),
             ],
             default=None,
@@ -296,6 +299,20 @@ def _flag(domain: DomainState, belief: Belief, draft: Draft, caution: Caution) -
     late = belief.away_s > caution.uncooperative_s
     if late != domain.uncooperative:
         draft.actions.append(SetUncooperative(domain.domid, late))
+
+
+def _is_unmeasured(domain: DomainState) -> bool:
+    return domain.offset_kib is None and domain.can_balloon and domain.lifecycle is Lifecycle.RUNNING
+
+
+def _measure(domain: DomainState, belief: Belief, draft: Draft) -> None:
+    """Write down the offset of a guest that stands still, or mend one that proved wrong."""
+    if _is_unmeasured(domain):
+        if belief.waited_s >= OFFSET_STILL_S:
+            draft.actions.append(SetMemoryOffset(domain.domid, domain.actual_kib - domain.target_kib))
+    elif belief.offset_error_kib:
+        offset_kib = (domain.offset_kib or 0) + belief.offset_error_kib
+        draft.actions.append(SetMemoryOffset(domain.domid, offset_kib))
 
 
 def _reason(

@@ -22,6 +22,7 @@ from xcpmem.engine.model import (
     SetDynamicMax,
     SetDynamicMin,
     SetMaxmem,
+    SetMemoryOffset,
     SetTarget,
     SetUncooperative,
     TransferReservation,
@@ -54,7 +55,6 @@ class _Domain:
 
     state: DomainState
     description: DomainDescription
-    offset_kib: int
 
 
 class LiveDriver:
@@ -138,6 +138,8 @@ class LiveDriver:
                     await self._write(domid, {paths.uncooperative(domid): ""})
                 else:
                     await self._xenstore.remove(paths.uncooperative(domid))
+            case SetMemoryOffset(domid, offset_kib):
+                await self._write(domid, {paths.memory_offset(domid): str(offset_kib)})
             case RecordReservation(reservation):
                 await self._reservations.record(reservation)
             case TransferReservation(reservation, domid):
@@ -164,7 +166,7 @@ class LiveDriver:
 
     async def _set_maxmem(self, domid: int, maxmem_kib: int) -> None:
         domain = self._domains.get(domid)
-        offset_kib = domain.offset_kib if domain else 0
+        offset_kib = (domain.state.offset_kib or 0) if domain else 0
         await self._hypervisor.set_maxmem(domid, maxmem_kib + offset_kib + MAXMEM_SLACK_KIB)
 
     async def _write(self, domid: int, values: dict[str, str]) -> None:
@@ -172,8 +174,10 @@ class LiveDriver:
             raise DomainVanished(f"domain {domid} is gone")
 
     def _domain(self, info: DomainInfo, keys: DomainKeys) -> _Domain:
-        offset_kib = read_size_kib(keys.memory_offset, signed=True) or 0
-        actual_kib = max(0, info.actual_kib - offset_kib)
+        offset_kib = read_size_kib(keys.memory_offset, signed=True)
+        if offset_kib is None and not info.hvm:
+            offset_kib = 0
+        actual_kib = max(0, info.actual_kib - (offset_kib or 0))
         told_kib = read_size_kib(keys.target)
         target_kib = actual_kib if told_kib is None else told_kib
         evidence = _balloon_evidence(keys)
@@ -183,11 +187,12 @@ class LiveDriver:
             dynamic_range=_dynamic_range(info.domid, keys, target_kib),
             target_kib=target_kib,
             actual_kib=actual_kib,
-            maxmem_kib=max(0, info.maxmem_kib - offset_kib - MAXMEM_SLACK_KIB),
+            maxmem_kib=max(0, info.maxmem_kib - (offset_kib or 0) - MAXMEM_SLACK_KIB),
             can_balloon=evidence.believed,
             lifecycle=_lifecycle(info, built=told_kib is not None),
             initial_reservation_kib=read_size_kib(keys.initial_reservation) or 0,
             uncooperative=keys.uncooperative is not None,
+            offset_kib=offset_kib,
         )
         static_max_kib = read_size_kib(keys.static_max)
         description = DomainDescription(
@@ -199,7 +204,7 @@ class LiveDriver:
             domain_type=BINDING_TYPES.get(keys.domain_type or "", "hvm" if info.hvm else "pv"),
             balloon_evidence=evidence.text,
         )
-        return _Domain(state, description, offset_kib)
+        return _Domain(state, description)
 
 
 @dataclass(frozen=True, slots=True)
