@@ -138,10 +138,11 @@ def plan(
         _party(domain, beliefs.by_domid[domain.domid]) for domain in domains if _can_move(domain, wishes)
     ]
     budget_kib = _budget_kib(host, parties)
+    unmeasured = [domain for domain in domains if _is_unmeasured(domain)]
     verdicts: list[Verdict] = []
     requests = admit(
         sorted(wishes.requests, key=lambda request: request.order),
-        budget_kib,
+        budget_kib + sum(max(0, d.actual_kib - d.dynamic_range.min_kib) for d in unmeasured),
         [(party.domain, party.claim) for party in parties],
         verdicts,
     )
@@ -158,7 +159,7 @@ def plan(
         goals_kib[len(parties) :],
         draft,
         now_s=now_s,
-        coming=coming or host.scrub_kib > 0,
+        coming=coming or host.scrub_kib > 0 or bool(unmeasured),
         slow=[p.domain for p in parties if _owes(p, draft.target_kib(p.domain), caution)],
         verdicts=verdicts,
     )
@@ -189,7 +190,7 @@ def plan(
             [
                 *(max(LOOK_SOONEST_S, request.deadline_s - now_s) for request, _ in waiting),
                 *((LOOK_LATEST_S,) if host.scrub_kib else ()),
-                *((OFFSET_STILL_S / 2,) if any(map(_is_unmeasured, domains)) else ()),
+                *((OFFSET_STILL_S / 2,) if unmeasured else ()),
                 *_looks_s(parties, moving, caution),
             ],
             default=None,

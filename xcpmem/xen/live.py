@@ -125,21 +125,15 @@ class LiveDriver:
     async def apply(self, action: Action) -> None:
         """Carry out one action; see `HostDriver.apply`."""
         match action:
-            case SetTarget(domid, target_kib):
-                await self._write(domid, {paths.target(domid): str(target_kib)})
+            case SetTarget() | SetDynamicMin() | SetDynamicMax() | SetMemoryOffset():
+                path, value_kib = _key(action)
+                await self._write(action.domid, {path: str(value_kib)})
             case SetMaxmem(domid, maxmem_kib):
                 await self._set_maxmem(domid, maxmem_kib)
-            case SetDynamicMin(domid, min_kib):
-                await self._write(domid, {paths.dynamic_min(domid): str(min_kib)})
-            case SetDynamicMax(domid, max_kib):
-                await self._write(domid, {paths.dynamic_max(domid): str(max_kib)})
-            case SetUncooperative(domid, uncooperative):
-                if uncooperative:
-                    await self._write(domid, {paths.uncooperative(domid): ""})
-                else:
-                    await self._xenstore.remove(paths.uncooperative(domid))
-            case SetMemoryOffset(domid, offset_kib):
-                await self._write(domid, {paths.memory_offset(domid): str(offset_kib)})
+            case SetUncooperative(domid, uncooperative=True):
+                await self._write(domid, {paths.uncooperative(domid): ""})
+            case SetUncooperative(domid):
+                await self._xenstore.remove(paths.uncooperative(domid))
             case RecordReservation(reservation):
                 await self._reservations.record(reservation)
             case TransferReservation(reservation, domid):
@@ -205,6 +199,19 @@ class LiveDriver:
             balloon_evidence=evidence.text,
         )
         return _Domain(state, description)
+
+
+def _key(action: SetTarget | SetDynamicMin | SetDynamicMax | SetMemoryOffset) -> tuple[str, int]:
+    """Say which key an action writes, and what, KiB."""
+    match action:
+        case SetTarget(domid, target_kib):
+            return paths.target(domid), target_kib
+        case SetDynamicMin(domid, min_kib):
+            return paths.dynamic_min(domid), min_kib
+        case SetDynamicMax(domid, max_kib):
+            return paths.dynamic_max(domid), max_kib
+        case SetMemoryOffset(domid, offset_kib):
+            return paths.memory_offset(domid), offset_kib
 
 
 @dataclass(frozen=True, slots=True)
