@@ -10,6 +10,7 @@
     │   ├── MethodRemoved             MESSAGE_REMOVED []
     │   ├── ParameterCount            MESSAGE_PARAMETER_COUNT_MISMATCH [method, expected, received]
     │   ├── ArgumentType              INTERNAL_ERROR [text]
+    │   ├── InternalError             INTERNAL_ERROR [text]
     │   ├── PermissionDenied          RBAC_PERMISSION_DENIED [permission, message]
     │   ├── InvalidValue              INVALID_VALUE [field, value]
     │   ├── MapDuplicateKey           MAP_DUPLICATE_KEY [class, field, ref, key]
@@ -32,9 +33,13 @@
     │   └── DriverError               never leaves the ring
     │       ├── DriverTimeout
     │       ├── DriverDisconnected
-    │       └── DomainVanished
+    │       ├── DomainVanished
+    │       └── StoreError
     ├── ConfigError                   exit status 2, one line
+    ├── CommandError                  a sentence on standard error, exit status 1
+    │   └── UsageError                the same, and where to find help
     └── WireError                     HTTP 500, a small plain page
+        └── NotThinCli
 """
 
 from __future__ import annotations
@@ -101,6 +106,12 @@ class ParameterCount(ApiError):
 
 class ArgumentType(ApiError):
     """An argument has another type than the datamodel says: [text], as xapi words it."""
+
+    code = "INTERNAL_ERROR"
+
+
+class InternalError(ApiError):
+    """Refused where xapi itself has no better word for it: [text], as xapi words it."""
 
     code = "INTERNAL_ERROR"
 
@@ -271,6 +282,20 @@ class DomainVanished(DriverError):
     """The domain ended between look and touch: normal life."""
 
 
+class StoreError(DriverError):
+    """Xenstored refused a request.
+
+    Args:
+        name: the errno's name, such as ``EACCES``.
+        request: what was asked, for people.
+    """
+
+    def __init__(self, name: str, request: str) -> None:
+        self.name = name
+        self.request = request
+        super().__init__(f"xenstored answers {name} to {request}")
+
+
 class ConfigError(XcpmemError):
     """A bad option or configuration: file, key and why, on one line."""
 
@@ -283,3 +308,23 @@ class ConfigError(XcpmemError):
 
 class WireError(XcpmemError):
     """Bytes that are no message of the protocol."""
+
+
+class NotThinCli(WireError):
+    """The other end of a command line's connection speaks something else.
+
+    Args:
+        start: the bytes that cannot begin a greeting; ``HTTP`` there means an error page.
+    """
+
+    def __init__(self, start: bytes) -> None:
+        self.start = start
+        super().__init__(f"not the thin CLI protocol: {start!r}")
+
+
+class CommandError(XcpmemError):
+    """A command of the command line cannot be carried out: a sentence for whoever typed it."""
+
+
+class UsageError(CommandError):
+    """A command line that is no command: what is wrong and with which word."""
