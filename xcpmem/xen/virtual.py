@@ -1,0 +1,73 @@
+"""The host port over the pure simulated host: a whole host in memory, on a clock that nobody waits for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from xcpmem.errors import DriverDisconnected
+from xcpmem.specs import microseconds
+
+if TYPE_CHECKING:
+    from xcpmem.engine.model import Action
+    from xcpmem.xen.driver import Look
+    from xcpmem.xen.simhost import SimHost
+
+
+class VirtualDriver:
+    """A `HostDriver` on a `SimHost`.
+
+    Args:
+        host: the host; it may also be changed by others between the calls.
+        tick_s: steps in which time passes while somebody waits, seconds.
+    """
+
+    def __init__(self, host: SimHost, *, tick_s: float = 0.1) -> None:
+        self.host = host
+        self._tick_us = max(1, microseconds(tick_s))
+        self._seen = -1
+        self._is_open = True
+
+    async def observe(self) -> Look:
+        """Look at the whole host. Raises DriverDisconnected after `close`."""
+        self._check_open()
+        self._seen = self.host.version
+        return self.host.observe()
+
+    async def apply(self, action: Action) -> None:
+        """Carry out one action.
+
+        Raises:
+            DomainVanished: the domain is gone.
+            DriverDisconnected: after `close`.
+            InvalidValue: what no right-minded daemon does; see `SimHost.apply`.
+        """
+        self._check_open()
+        was_current = self._seen == self.host.version
+        self.host.apply(action)
+        if was_current:
+            self._seen = self.host.version
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Let virtual time pass until the host changes, at most ``timeout_s`` seconds of it.
+
+        Returns:
+            Whether something changed since it was last looked at.
+        """
+        self._check_open()
+        await asyncio.sleep(0)
+        end_us = self.host.now_us + microseconds(timeout_s)
+        while self.host.version == self._seen and self.host.now_us < end_us:
+            tick_us = self._tick_us if self.host.is_active else end_us
+            self.host.advance_to(min(self.host.now_us + tick_us, end_us))
+        changed = self.host.version != self._seen
+        self._seen = self.host.version
+        return changed
+
+    async def close(self) -> None:
+        """Let go of the host; it stays as it is."""
+        self._is_open = False
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise DriverDisconnected("the driver is closed")
