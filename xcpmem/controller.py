@@ -258,6 +258,8 @@ class Controller:
         self._inbox.close()
 
     async def _wait(self, pause_s: float) -> None:
+        if self._nudge.is_set():
+            return
         changed = asyncio.ensure_future(self._driver.wait(pause_s))
         nudged = asyncio.ensure_future(self._nudge.wait())
         try:
@@ -302,8 +304,8 @@ class Controller:
         pauses_s = [self._safety_look_s]
         if thought.look_again_s is not None:
             pauses_s.append(thought.look_again_s)
-        pauses_s += [trouble.until_s - now_s for trouble in self._troubles.values()]
-        return max(0.0, min(pauses_s))
+        pauses_s += [t.until_s - now_s for t in self._troubles.values() if t.until_s > now_s]
+        return min(pauses_s)
 
     async def _obey(self, look: Look, turn: _Turn) -> bool:
         """Carry out what callers commanded and what orphans need; tell whether the host was touched."""

@@ -1,0 +1,305 @@
+"""The ring over the pure simulated host: virtual time, real controller."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from xcpmem.controller import LEFT_ALONE_S, Controller
+from xcpmem.engine.model import DynamicRange, RecordReservation, Reservation, SetTarget
+from xcpmem.errors import (
+    ConnectionLost,
+    DomainsUncooperative,
+    DriverError,
+    DriverTimeout,
+    InvalidValue,
+    NotEnoughMemory,
+    UnknownReservation,
+)
+from xcpmem.scenario import Scenario
+from xcpmem.specs import MICROSECONDS_PER_SECOND, BalloonSpec, GuestSpec, HostSpec
+from xcpmem.units import kib_to_bytes, mib_to_kib
+from xcpmem.xen.simhost import SimHost
+from xcpmem.xen.virtual import VirtualDriver
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from xcpmem.engine.model import Action
+    from xcpmem.report import CycleReport
+    from xcpmem.xen.driver import Look
+
+GIB = mib_to_kib(1024)
+SLUSH = mib_to_kib(72)
+PROMPT = BalloonSpec(rate_kib_s=GIB)
+DEAF = BalloonSpec(stuck=True)
+
+
+def guest(domid: int, balloon: BalloonSpec = PROMPT) -> GuestSpec:
+    return GuestSpec(domid=domid, dynamic_min_kib=GIB, dynamic_max_kib=3 * GIB, balloon=balloon)
+
+
+def host_of(*guests: GuestSpec, free_kib: int = SLUSH) -> SimHost:
+    return SimHost(Scenario(name="test", host=HostSpec(free_kib=free_kib, slush_kib=SLUSH), guests=guests))
+
+
+class BrokenDriver(VirtualDriver):
+    """A host part of which does not answer while `broken` says so."""
+
+    broken: Callable[[Action | None], bool] = staticmethod(lambda _: False)
+
+    async def observe(self) -> Look:
+        if self.broken(None):
+            raise DriverTimeout("the host does not answer")
+        return await super().observe()
+
+    async def apply(self, action: Action) -> None:
+        if self.broken(action):
+            raise DriverError("refused")
+        await super().apply(action)
+
+
+@asynccontextmanager
+async def ring(
+    host: SimHost, driver: VirtualDriver | None = None, *, is_owner: Callable[[str], bool] = lambda _: True
+) -> AsyncIterator[Controller]:
+    controller = Controller(
+        driver or VirtualDriver(host),
+        clock=lambda: host.now_us / MICROSECONDS_PER_SECOND,
+        wall=lambda: host.now_us / MICROSECONDS_PER_SECOND,
+        is_owner=is_owner,
+    )
+    task = asyncio.create_task(controller.run())
+    try:
+        async with asyncio.timeout(20):
+            yield controller
+    finally:
+        await controller.close()
+        await task
+
+
+async def settled(controller: Controller) -> CycleReport:
+    assert await controller.settle(600)
+    assert controller.report is not None
+    return controller.report
+
+
+async def test_controller_grants_a_reservation_once_guests_have_given_it_back() -> None:
+    host = host_of(guest(1), guest(2))
+    async with ring(host) as controller:
+        reservation = await controller.reserve(owner="me", min_kib=GIB, max_kib=GIB)
+        assert reservation.size_kib == GIB
+        assert host.physical_free_kib >= GIB + SLUSH
+        assert host.reservations[reservation.reservation_id].owner == "me"
+        assert 0.5 <= host.now_us / MICROSECONDS_PER_SECOND <= 1
+
+
+async def test_controller_gives_a_range_its_proportional_share() -> None:
+    host = host_of(guest(1))
+    async with ring(host) as controller:
+        reservation = await controller.reserve(owner="me", min_kib=GIB, max_kib=3 * GIB)
+        assert reservation.size_kib == pytest.approx(1.5 * GIB, rel=0.001)
+
+
+async def test_controller_refuses_the_impossible_at_once_and_moves_nobody() -> None:
+    host = host_of(guest(1), guest(2))
+    async with ring(host) as controller:
+        with pytest.raises(NotEnoughMemory) as refusal:
+            await controller.reserve(owner="me", min_kib=5 * GIB, max_kib=5 * GIB)
+    assert (refusal.value.needed, refusal.value.available) == (kib_to_bytes(5 * GIB), kib_to_bytes(4 * GIB))
+    assert host.ledger.target_changes == 0
+
+
+async def test_controller_blames_a_deaf_guest_and_returns_what_others_gave() -> None:
+    host = host_of(guest(1), guest(2, DEAF))
+    async with ring(host) as controller:
+        with pytest.raises(DomainsUncooperative) as refusal:
+            await controller.reserve(owner="me", min_kib=3 * GIB, max_kib=3 * GIB)
+        assert refusal.value.vms == ("2",)
+        await settled(controller)
+    assert host.guests[1].actual_kib == pytest.approx(3 * GIB, abs=mib_to_kib(1))
+
+
+async def test_controller_solves_requests_that_arrive_together_in_the_time_of_one() -> None:
+    host = host_of(*(guest(domid) for domid in range(1, 5)))
+    async with ring(host) as controller:
+        await asyncio.gather(
+            *(controller.reserve(owner="me", min_kib=GIB, max_kib=GIB) for _ in range(4)),
+        )
+        assert host.now_us / MICROSECONDS_PER_SECOND <= 1.1
+    assert len(host.reservations) == 4
+    assert host.ledger.overcommit_kib == 0
+
+
+async def test_controller_gives_back_a_grant_that_nobody_waits_for() -> None:
+    host = host_of(guest(1))
+    async with ring(host) as controller:
+        waiting = asyncio.create_task(controller.reserve(owner="me", min_kib=GIB, max_kib=GIB))
+        await controller.next_report(0, 5)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await settled(controller)
+    assert host.reservations == {}
+    assert host.guests[1].actual_kib == pytest.approx(3 * GIB, abs=mib_to_kib(1))
+
+
+async def test_controller_holds_a_wished_range() -> None:
+    host = host_of(guest(1))
+    async with ring(host) as controller:
+        controller.set_range(host.guests[1].uuid, DynamicRange(GIB, 2 * GIB))
+        report = await settled(controller)
+    domain = report.look.host.domains[0]
+    assert domain.dynamic_range == DynamicRange(GIB, 2 * GIB)
+    assert domain.actual_kib == pytest.approx(2 * GIB, abs=8)
+
+
+async def test_controller_lets_guests_grow_when_a_reservation_is_deleted() -> None:
+    host = host_of(guest(1))
+    async with ring(host) as controller:
+        reservation = await controller.reserve(owner="me", min_kib=GIB, max_kib=GIB)
+        await controller.delete(reservation.reservation_id)
+        await controller.delete("unknown")
+        await settled(controller)
+    assert host.guests[1].actual_kib == pytest.approx(3 * GIB, abs=mib_to_kib(1))
+
+
+async def test_controller_releases_all_that_an_owner_has_and_waits_for() -> None:
+    host = host_of(guest(1), guest(2, DEAF))
+    async with ring(host) as controller:
+        kept = await controller.reserve(owner="other", min_kib=mib_to_kib(1), max_kib=mib_to_kib(1))
+        await controller.reserve(owner="me", min_kib=GIB, max_kib=GIB)
+        waiting = asyncio.create_task(controller.reserve(owner="me", min_kib=GIB, max_kib=GIB))
+        await asyncio.sleep(0)
+        await controller.release("me")
+        with pytest.raises(ConnectionLost):
+            await waiting
+        await settled(controller)
+    assert list(host.reservations) == [kept.reservation_id]
+
+
+async def test_controller_refuses_to_transfer_what_or_where_is_nothing() -> None:
+    host = host_of(guest(1))
+    async with ring(host) as controller:
+        with pytest.raises(UnknownReservation):
+            await controller.transfer("no-such", 1)
+        reservation = await controller.reserve(owner="me", min_kib=GIB, max_kib=GIB)
+        with pytest.raises(InvalidValue, match="domid, 7"):
+            await controller.transfer(reservation.reservation_id, 7)
+        assert controller.reservation_of_domain(7) is None
+
+
+async def test_controller_names_the_reservation_of_a_domain_and_frees_it_when_the_domain_dies() -> None:
+    host = host_of(guest(1), GuestSpec(domid=2, dynamic_min_kib=0, dynamic_max_kib=GIB, actual_kib=0))
+    async with ring(host) as controller:
+        reservation = await controller.reserve(owner="me", min_kib=GIB, max_kib=GIB)
+        await controller.transfer(reservation.reservation_id, 2)
+        await controller.next_report(controller.report.number if controller.report else 0, 5)
+        assert controller.reservation_of_domain(2) == reservation.reservation_id
+        host.remove_guest(2)
+        await settled(controller)
+    assert host.reservations == {}
+
+
+async def test_controller_frees_a_reservation_whose_owner_stays_away() -> None:
+    host = host_of(guest(1))
+    host.apply(RecordReservation(Reservation("left-behind", "gone", 0)))
+    async with ring(host, is_owner=lambda owner: owner != "gone") as controller:
+        await controller.next_report(0, 5)
+        assert "left-behind" in host.reservations
+        while host.now_us < 700 * MICROSECONDS_PER_SECOND:
+            await controller.next_report(controller.report.number if controller.report else 0, 60)
+    assert host.reservations == {}
+
+
+async def test_controller_works_around_a_domain_that_cannot_be_touched_and_tries_it_again() -> None:
+    host = host_of(guest(1), guest(2))
+    driver = BrokenDriver(host)
+    driver.broken = lambda action: isinstance(action, SetTarget) and action.domid == 2
+    async with ring(host, driver) as controller:
+        await controller.reserve(owner="me", min_kib=GIB, max_kib=GIB)
+        assert host.guests[1].target_kib < 2.1 * GIB
+        assert host.guests[2].target_kib == 3 * GIB
+        assert controller.report is not None
+        driver.broken = lambda _: False
+        await controller.next_report(controller.report.number, LEFT_ALONE_S[1])
+        while host.guests[2].target_kib == 3 * GIB:
+            await controller.next_report(controller.report.number, LEFT_ALONE_S[1])
+        await settled(controller)
+    assert host.guests[1].actual_kib == pytest.approx(host.guests[2].actual_kib, abs=8)
+
+
+async def test_controller_ends_waits_and_goes_on_when_the_host_cannot_be_seen() -> None:
+    host = host_of(guest(1))
+    driver = BrokenDriver(host)
+    async with ring(host, driver) as controller:
+        await controller.next_report(0, 5)
+        driver.broken = lambda _: True
+        with pytest.raises(DriverTimeout):
+            await controller.reserve(owner="me", min_kib=GIB, max_kib=GIB, timeout_s=2)
+        assert controller.report is not None
+        assert controller.report.failures[0].kind == "Look"
+        driver.broken = lambda _: False
+        await controller.reserve(owner="me", min_kib=GIB, max_kib=GIB)
+
+
+async def test_controller_tells_all_who_wait_when_it_ends() -> None:
+    host = host_of(guest(1, DEAF))
+    async with ring(host) as controller:
+        waiting = asyncio.create_task(controller.reserve(owner="me", min_kib=GIB, max_kib=GIB))
+        await controller.next_report(0, 5)
+    with pytest.raises(ConnectionLost):
+        await waiting
+
+
+async def test_controller_reaches_the_same_end_when_it_is_killed_on_the_way() -> None:
+    undisturbed, disturbed = (host_of(guest(1), guest(2), guest(3)) for _ in range(2))
+    wishes = [(number, DynamicRange(GIB, (number + 1) * GIB // 2)) for number in (1, 2, 3)]
+
+    async def wish(host: SimHost, controller: Controller) -> None:
+        for domid, dynamic_range in wishes:
+            controller.set_range(host.guests[domid].uuid, dynamic_range)
+
+    async with ring(undisturbed) as controller:
+        await wish(undisturbed, controller)
+        await settled(controller)
+    left = 0
+
+    def dies(action: Action | None) -> bool:
+        nonlocal left
+        left -= action is not None
+        if left == 0 and action is not None:
+            raise asyncio.CancelledError
+        return False
+
+    for die_at in range(1, 12):
+        left = die_at
+        disturbed = host_of(guest(1), guest(2), guest(3))
+        driver = BrokenDriver(disturbed)
+        driver.broken = dies
+        victim = Controller(driver, clock=lambda host=disturbed: host.now_us / MICROSECONDS_PER_SECOND)  # type: ignore[misc]
+        await wish(disturbed, victim)
+        with pytest.raises(asyncio.CancelledError):
+            await victim.run()
+        async with ring(disturbed) as controller:
+            await wish(disturbed, controller)
+            await settled(controller)
+        for domid in (1, 2, 3):
+            assert disturbed.guests[domid].target_kib == undisturbed.guests[domid].target_kib
+            assert disturbed.guests[domid].maxmem_kib == undisturbed.guests[domid].maxmem_kib
+        assert disturbed.ledger.overcommit_kib == 0
+
+
+async def test_controller_calls_subscribers_until_they_leave() -> None:
+    host = host_of(guest(1))
+    seen: list[int] = []
+    async with ring(host) as controller:
+        leave = controller.subscribe(lambda report: seen.append(report.number))
+        await controller.next_report(1, 600)
+        leave()
+        count = len(seen)
+        await controller.next_report(controller.report.number if controller.report else 0, 600)
+        assert seen[:2] == [1, 2]
+        assert len(seen) == count
