@@ -8,6 +8,7 @@
     │   ├── AuthenticationFailed      SESSION_AUTHENTICATION_FAILED [uname, message]
     │   ├── MethodUnknown             MESSAGE_METHOD_UNKNOWN [method]
     │   ├── MethodRemoved             MESSAGE_REMOVED []
+    │   ├── NoAsyncMode               Fault [text]
     │   ├── ParameterCount            MESSAGE_PARAMETER_COUNT_MISMATCH [method, expected, received]
     │   ├── ArgumentType              INTERNAL_ERROR [text]
     │   ├── InternalError             INTERNAL_ERROR [text]
@@ -29,6 +30,7 @@
     │   ├── NotEnoughMemory           HOST_NOT_ENOUGH_FREE_MEMORY [needed, free]
     │   ├── DomainsUncooperative      VMS_FAILED_TO_COOPERATE [vm…]
     │   ├── TargetWaitTimeout         VM_MEMORY_TARGET_WAIT_TIMEOUT [task]
+    │   ├── TooBusy                   TOO_BUSY []
     │   ├── ConnectionLost            INTERNAL_ERROR [connection lost]
     │   └── DriverError               never leaves the ring
     │       ├── DriverTimeout
@@ -96,6 +98,12 @@ class MethodRemoved(ApiError):
     """The message or field is no longer part of XenAPI: []."""
 
     code = "MESSAGE_REMOVED"
+
+
+class NoAsyncMode(ApiError):
+    """``Async.`` before a message that has no such form: [text], under the code that xapi gives it."""
+
+    code = "Fault"
 
 
 class ParameterCount(ApiError):
@@ -257,6 +265,20 @@ class TargetWaitTimeout(HostError):
     def params(self) -> tuple[str, ...]:
         """[task reference]."""
         return (self.task,)
+
+
+class TooBusy(HostError):
+    """The server has as much to do as it can take at once; later it may have less."""
+
+    code = "TOO_BUSY"
+
+    def __init__(self) -> None:
+        super().__init__("too busy, try again later")
+
+    @property
+    def params(self) -> tuple[str, ...]:
+        """Nothing."""
+        return ()
 
 
 class ConnectionLost(HostError):

@@ -1,0 +1,276 @@
+"""Logins, handles, limits and ends of sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import threading
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from xcpmem.api.sessions import Peer, SessionClock, SessionLimits, Sessions
+from xcpmem.errors import AuthenticationFailed, ConnectionLost, SessionInvalid, TooBusy
+
+NETWORK = Peer("192.0.2.1")
+HOUR_S = 3600.0
+
+
+class OnePassword:
+    def authenticate(self, uname: str, pwd: str) -> str | None:
+        return {("root", "right"): "pool-admin", ("eve", "right"): "read-only"}.get((uname, pwd))
+
+
+@dataclass
+class Virtual:
+    """A clock that moves when told, and whoever sleeps on it."""
+
+    now_s: float = 1000.0
+    slept_s: list[float] = field(default_factory=list)
+
+    def clock(self) -> SessionClock:
+        return SessionClock(lambda: self.now_s, self._now, self._sleep)
+
+    def _now(self) -> datetime:
+        return datetime(2024, 1, 1, tzinfo=UTC) + timedelta(seconds=self.now_s)
+
+    async def _sleep(self, seconds: float) -> None:
+        self.slept_s.append(seconds)
+
+
+@dataclass
+class Released:
+    uuids: list[str] = field(default_factory=list)
+    seen: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __call__(self, uuid: str) -> None:
+        self.uuids.append(uuid)
+        self.seen.set()
+
+
+def make_sessions(
+    virtual: Virtual | None = None, limits: SessionLimits | None = None
+) -> tuple[Sessions, Released]:
+    released = Released()
+    clock = (virtual or Virtual()).clock()
+    return Sessions(OnePassword(), released, limits=limits, clock=clock), released
+
+
+async def test_login_gives_a_random_handle_that_finds_the_session() -> None:
+    sessions, _ = make_sessions()
+    first = await sessions.login("root", "right", NETWORK)
+    second = await sessions.login("root", "right", NETWORK)
+    assert re.fullmatch(
+        r"OpaqueRef:[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", first.ref
+    )
+    assert len({first.ref, second.ref, first.uuid, second.uuid}) == 4
+    assert sessions.find(first.ref) is first
+    assert (first.uname, first.role, first.originator) == ("root", "pool-admin", "")
+    assert len(sessions) == 2
+    await sessions.close()
+
+
+async def test_handle_stands_in_neither_repr_nor_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    sessions, _ = make_sessions(limits=SessionLimits(default_group=1))
+    refs = [(await sessions.login("root", "right", NETWORK)).ref for _ in range(3)]
+    with pytest.raises(AuthenticationFailed):
+        await sessions.login("root", "wrong-secret", NETWORK)
+    last = sessions.find(refs[2])
+    await sessions.logout(last)
+    secrets = [ref.removeprefix("OpaqueRef:") for ref in refs] + ["right", "wrong-secret"]
+    shown = repr(last) + "".join(str(record.__dict__) for record in caplog.records)
+    assert [secret for secret in secrets if secret in shown] == []
+    assert len(caplog.records) >= 6
+    await sessions.close()
+
+
+async def test_wrong_password_waits_and_says_no_more_than_that() -> None:
+    virtual = Virtual()
+    sessions, _ = make_sessions(virtual)
+    for uname, pwd in (("root", "wrong"), ("nobody", "right")):
+        with pytest.raises(AuthenticationFailed) as refusal:
+            await sessions.login(uname, pwd, NETWORK)
+        assert refusal.value.params == (uname, "Authentication failure")
+    assert virtual.slept_s == [5.0, 5.0]
+    assert sessions.login_failures == 2
+    assert len(sessions) == 0
+
+
+class Held:
+    """A clock on which two sleepers sleep until they are let go."""
+
+    def __init__(self) -> None:
+        self.sleepers = 0
+        self.both_sleep = asyncio.Event()
+        self.let_go = asyncio.Event()
+
+    async def sleep(self, _: float) -> None:
+        self.sleepers += 1
+        if self.sleepers == 2:
+            self.both_sleep.set()
+        await self.let_go.wait()
+
+
+async def fail_to_log_in(sessions: Sessions) -> None:
+    with pytest.raises(AuthenticationFailed):
+        await sessions.login("root", "wrong", NETWORK)
+
+
+async def test_waiting_for_a_wrong_password_holds_up_nobody_else() -> None:
+    held = Held()
+    sessions = Sessions(OnePassword(), Released(), clock=SessionClock(sleep=held.sleep))
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        wrong = [tasks.create_task(fail_to_log_in(sessions)) for _ in range(2)]
+        await held.both_sleep.wait()
+        session = await sessions.login("root", "right", NETWORK)
+        assert sessions.find(session.ref) is session
+        assert not any(task.done() for task in wrong)
+        held.let_go.set()
+    await sessions.close()
+
+
+async def test_flood_of_wrong_passwords_is_turned_away_but_for_local_root() -> None:
+    held = Held()
+    limits = SessionLimits(waiting_logins=2)
+    sessions = Sessions(OnePassword(), Released(), clock=SessionClock(sleep=held.sleep), limits=limits)
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        for _ in range(2):
+            tasks.create_task(fail_to_log_in(sessions))
+        await held.both_sleep.wait()
+        with pytest.raises(TooBusy):
+            await sessions.login("root", "right", NETWORK)
+        assert await sessions.login("root", "", Peer("unix", 0))
+        held.let_go.set()
+    await sessions.close()
+
+
+async def test_passwords_are_checked_off_the_loop_two_at_a_time() -> None:
+    class Slow:
+        def __init__(self) -> None:
+            self.lock = threading.Lock()
+            self.at_once = self.most = 0
+            self.threads: set[int] = set()
+            self.pair = threading.Barrier(2)
+
+        def authenticate(self, uname: str, pwd: str) -> str | None:
+            assert (uname, pwd) == ("root", "x")
+            with self.lock:
+                self.at_once += 1
+                self.most = max(self.most, self.at_once)
+                self.threads.add(threading.get_ident())
+            self.pair.wait(timeout=10)
+            with self.lock:
+                self.at_once -= 1
+            return "pool-admin"
+
+    slow = Slow()
+    sessions = Sessions(slow, Released())
+    await asyncio.gather(*(sessions.login("root", "x", NETWORK) for _ in range(6)))
+    assert slow.most == 2
+    assert threading.get_ident() not in slow.threads
+    await sessions.close()
+
+
+@pytest.mark.parametrize("uid", [0, os.getuid()])
+async def test_root_and_the_daemons_user_on_the_unix_socket_need_no_password(uid: int) -> None:
+    sessions, _ = make_sessions()
+    session = await sessions.login("whoever", "whatever", Peer("unix", uid))
+    assert session.role == "pool-admin"
+    await sessions.close()
+
+
+async def test_other_users_on_the_unix_socket_need_a_password() -> None:
+    sessions, _ = make_sessions()
+    with pytest.raises(AuthenticationFailed):
+        await sessions.login("root", "wrong", Peer("unix", os.getuid() + 1))
+
+
+async def test_session_ends_after_a_day_without_use() -> None:
+    virtual = Virtual()
+    sessions, released = make_sessions(virtual)
+    idle = await sessions.login("root", "right", NETWORK)
+    used = await sessions.login("root", "right", NETWORK)
+    virtual.now_s += 23 * HOUR_S
+    sessions.find(used.ref)
+    virtual.now_s += 1 * HOUR_S
+    with pytest.raises(SessionInvalid) as refusal:
+        sessions.find(idle.ref)
+    assert refusal.value.params == (idle.ref,)
+    assert sessions.find(used.ref) is used
+    await sessions.close()
+    assert released.uuids == [idle.uuid]
+
+
+async def test_expiry_releases_what_a_session_owned_though_nobody_calls() -> None:
+    released = Released()
+    sessions = Sessions(OnePassword(), released, idle_limit_s=0.01)
+    session = await sessions.login("root", "right", NETWORK)
+    async with asyncio.timeout(10):
+        await released.seen.wait()
+    assert released.uuids == [session.uuid]
+    assert len(sessions) == 0
+    await sessions.close()
+
+
+async def test_logout_releases_before_it_returns_and_only_once() -> None:
+    sessions, released = make_sessions()
+    session = await sessions.login("root", "right", NETWORK)
+    await sessions.logout(session)
+    assert released.uuids == [session.uuid]
+    with pytest.raises(SessionInvalid):
+        sessions.find(session.ref)
+    await sessions.logout(session)
+    assert released.uuids == [session.uuid]
+    await sessions.close()
+
+
+async def test_logout_ends_the_session_even_if_nothing_can_be_released(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def release(_: str) -> None:
+        raise ConnectionLost
+
+    sessions = Sessions(OnePassword(), release, clock=Virtual().clock())
+    session = await sessions.login("root", "right", NETWORK)
+    await sessions.logout(session)
+    assert len(sessions) == 0
+    assert "could not be given back" in caplog.text
+    await sessions.close()
+
+
+async def test_least_recently_used_session_of_the_same_originator_makes_room() -> None:
+    sessions, released = make_sessions(limits=SessionLimits(default_group=2, per_originator=2, total=100))
+    other = await sessions.login("root", "right", NETWORK, "xo")
+    first, second = [await sessions.login("root", "right", NETWORK) for _ in range(2)]
+    sessions.find(first.ref)
+    third = await sessions.login("root", "right", NETWORK)
+    for survivor in (other, first, third):
+        assert sessions.find(survivor.ref) is survivor
+    with pytest.raises(SessionInvalid):
+        sessions.find(second.ref)
+    await sessions.close()
+    assert released.uuids == [second.uuid]
+
+
+async def test_inventing_originators_does_not_help_beyond_the_total() -> None:
+    sessions, _ = make_sessions(limits=SessionLimits(total=10))
+    for number in range(50):
+        await sessions.login("root", "right", NETWORK, f"originator {number}" * 100)
+    assert len(sessions) == 10
+    assert len(sessions._group_sizes) == 10
+    await sessions.close()
+
+
+async def test_session_is_found_by_its_public_name() -> None:
+    sessions, _ = make_sessions()
+    session = await sessions.login("eve", "right", NETWORK)
+    assert session.role == "read-only"
+    assert sessions.find_by_uuid(session.uuid) is session
+    assert sessions.peek(session.ref) is session
+    assert sessions.find_by_uuid(session.ref) is None
+    assert sessions.peek(session.uuid) is None
+    await sessions.close()

@@ -1,0 +1,106 @@
+"""Who may log in with which password: the file of user root, and hashes for all who follow.
+
+Everything here blocks (files, 0.2 s of scrypt) and belongs into a worker thread; `sessions` sees to that.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import logging
+import secrets
+from typing import TYPE_CHECKING, Final, Protocol
+
+from xcpmem.units import mib_to_bytes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROOT: Final = "root"
+POOL_ADMIN: Final = "pool-admin"
+
+# OWASP's cheat sheet on password storage: N = 2^15 with r = 8 takes 32 MiB.
+_COST, _BLOCK_SIZE, _PARALLEL = 15, 8, 1
+_MEMORY_LIMIT_BYTES: Final = mib_to_bytes(64)
+_SALT_BYTES: Final = 16
+_SCHEME: Final = "scrypt"
+
+_log = logging.getLogger(__name__)
+
+
+class Authenticator(Protocol):
+    """Knows users, their passwords and their roles."""
+
+    def authenticate(self, uname: str, pwd: str) -> str | None:
+        """Give the role of a user whose password is right, else None; may block."""
+
+
+class RootPasswordFile:
+    """The one user root, whose password stands in a file.
+
+    The file is read at every login, so a new password holds from then on. Its first line is the password
+    itself, or what `hash_password` makes of it. A password in plain text is compared as it is: hashing what
+    lies beside its own text protects nothing, and costs each login 0.2 s.
+
+    Args:
+        path: readable by the daemon only.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def authenticate(self, uname: str, pwd: str) -> str | None:
+        """Give root's role if name and password are right; an unreadable or empty file lets nobody in."""
+        try:
+            expected = self._path.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
+        except (OSError, UnicodeDecodeError) as error:
+            _log.warning("nobody can log in: root's password cannot be read", extra={"why": error})
+            return None
+        if not expected:
+            return None
+        is_right = (
+            verify_password(pwd, expected) if expected.startswith(f"{_SCHEME}$") else _same(pwd, expected)
+        )
+        return POOL_ADMIN if is_right and uname == ROOT else None
+
+
+def hash_password(pwd: str) -> str:
+    """Hash a password for keeping.
+
+    Returns:
+        ``scrypt$15$8$1$<salt>$<hash>``: log2 of N, r, p, then salt and hash in base64.
+    """
+    salt = secrets.token_bytes(_SALT_BYTES)
+    digest = _scrypt(pwd, salt, _COST, _BLOCK_SIZE, _PARALLEL)
+    parts = (base64.b64encode(salt).decode(), base64.b64encode(digest).decode())
+    return "$".join((_SCHEME, str(_COST), str(_BLOCK_SIZE), str(_PARALLEL), *parts))
+
+
+def verify_password(pwd: str, hashed: str) -> bool:
+    """Compare a password with a hash of `hash_password`; what is no such hash fits no password."""
+    try:
+        _, cost, block_size, parallel, salt, digest = hashed.split("$")
+        expected = base64.b64decode(digest, validate=True)
+        found = _scrypt(pwd, base64.b64decode(salt, validate=True), int(cost), int(block_size), int(parallel))
+    except (ValueError, binascii.Error) as error:
+        _log.warning("a stored password hash is broken", extra={"why": type(error).__name__})
+        return False
+    return hmac.compare_digest(found, expected)
+
+
+def _scrypt(pwd: str, salt: bytes, cost: int, block_size: int, parallel: int) -> bytes:
+    return hashlib.scrypt(
+        _bytes(pwd), salt=salt, n=2**cost, r=block_size, p=parallel, maxmem=_MEMORY_LIMIT_BYTES
+    )
+
+
+def _same(pwd: str, expected: str) -> bool:
+    return hmac.compare_digest(
+        hashlib.sha256(_bytes(pwd)).digest(), hashlib.sha256(_bytes(expected)).digest()
+    )
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")

@@ -1,0 +1,296 @@
+"""Sessions: who is logged in, since when, and what ends with them.
+
+A session's reference is a secret: whoever has it is logged in. It is made of 122 random bits, never
+logged, and never used as a name for anything that others may see; reservations belong to the session's
+uuid instead. Sessions live in memory: a restart of the daemon ends them all, clients log in again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import time
+from collections import Counter, OrderedDict
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+from xcpmem.api.passwords import POOL_ADMIN, ROOT
+from xcpmem.errors import AuthenticationFailed, SessionInvalid, TooBusy, XcpmemError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from xcpmem.api.passwords import Authenticator
+
+IDLE_LIMIT_S: Final = 24 * 60 * 60.0
+WRONG_PASSWORD_DELAY_S: Final = 5.0
+_LONGEST_ORIGINATOR: Final = 256
+_PASSWORDS_AT_ONCE: Final = 2
+_DEFAULT_GROUP: Final = ("default", "")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The other end of a connection.
+
+    Args:
+        address: for logs; ``unix`` for a Unix socket.
+        uid: the user at the other end of a Unix socket, as the kernel tells; None on a network.
+    """
+
+    address: str
+    uid: int | None = None
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether it needs no password: root, or the daemon's own user, on the same machine."""
+        return self.uid in {0, os.getuid()}
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One login.
+
+    Args:
+        ref: the secret reference that clients send.
+        uuid: the public name.
+        uname: as given at login.
+        originator: the client's name for itself, or empty.
+        role: one of the datamodel's.
+        group: sessions of one group share a limit.
+        login_time: when it was opened.
+        last_active: when it was last used.
+        last_active_s: the same on the monotonic clock, seconds.
+    """
+
+    ref: str = field(repr=False)
+    uuid: str
+    uname: str
+    originator: str
+    role: str
+    group: tuple[str, str]
+    login_time: datetime
+    last_active: datetime
+    last_active_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """How many sessions there may be; above, the least recently used one of the same group ends.
+
+    Args:
+        default_group: of clients that give no originator (xapi: 400).
+        per_originator: of clients that give the same one (xapi: 500).
+        total: of all; an originator is whatever a client says it is.
+        waiting_logins: how many wrong passwords may wait for their answer at once.
+    """
+
+    default_group: int = 400
+    per_originator: int = 500
+    total: int = 5000
+    waiting_logins: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class SessionClock:
+    """What sessions know of time; tests bring their own.
+
+    Args:
+        monotonic_s: seconds, never set back.
+        now: the time of day.
+        sleep: waits so many seconds.
+    """
+
+    monotonic_s: Callable[[], float] = time.monotonic
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+
+class Sessions:
+    """All open sessions.
+
+    Args:
+        authenticator: knows users and passwords.
+        release: called with a session's uuid when it has ended; gives back what it owned.
+        limits: how many.
+        clock: the time.
+        idle_limit_s: an unused session ends after so many seconds (xapi: 24 h).
+        wrong_password_delay_s: how long a failed login waits for its answer (xapi: 5 s).
+    """
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        release: Callable[[str], Awaitable[None]],
+        *,
+        limits: SessionLimits | None = None,
+        clock: SessionClock | None = None,
+        idle_limit_s: float = IDLE_LIMIT_S,
+        wrong_password_delay_s: float = WRONG_PASSWORD_DELAY_S,
+    ) -> None:
+        self._authenticator = authenticator
+        self._release = release
+        self._limits = limits or SessionLimits()
+        self._clock = clock or SessionClock()
+        self._idle_limit_s = idle_limit_s
+        self._wrong_password_delay_s = wrong_password_delay_s
+        self._by_ref: OrderedDict[str, Session] = OrderedDict()  # the least recently used one first
+        self._group_sizes: Counter[tuple[str, str]] = Counter()
+        self._password_slots = asyncio.Semaphore(_PASSWORDS_AT_ONCE)
+        self._waiting_logins = 0
+        self._expiry: asyncio.TimerHandle | None = None
+        self._releases: set[asyncio.Task[None]] = set()
+        self.login_failures = 0
+
+    def __len__(self) -> int:
+        return len(self._by_ref)
+
+    async def login(self, uname: str, pwd: str, peer: Peer, originator: str = "") -> Session:
+        """Open a session; a trusted peer is root, whatever user and password it gives.
+
+        Raises:
+            AuthenticationFailed: wrong user or password, told after a delay.
+            TooBusy: too many failed logins wait already.
+        """
+        role = POOL_ADMIN if peer.is_trusted else await self._authenticate(uname, pwd, peer)
+        originator = originator[:_LONGEST_ORIGINATOR]
+        now, now_s = self._clock.now(), self._clock.monotonic_s()
+        session = Session(
+            ref=f"OpaqueRef:{_random_uuid()}",
+            uuid=_random_uuid(),
+            uname=uname,
+            originator=originator,
+            role=role,
+            group=_group(uname, originator),
+            login_time=now,
+            last_active=now,
+            last_active_s=now_s,
+        )
+        self.expire()
+        self._make_room(session.group)
+        self._by_ref[session.ref] = session
+        self._group_sizes[session.group] += 1
+        self._watch_expiry()
+        _log.info(
+            "logged in",
+            extra={"user": uname, "from": peer.address, "originator": originator, "session": session.uuid},
+        )
+        return session
+
+    def find(self, ref: str) -> Session:
+        """Find an open session and note that it was used.
+
+        Raises:
+            SessionInvalid: there is none, or it has expired.
+        """
+        session = self._by_ref.get(ref)
+        now_s = self._clock.monotonic_s()
+        if session is not None and now_s - session.last_active_s >= self._idle_limit_s:
+            self.expire()
+            session = None
+        if session is None:
+            raise SessionInvalid(ref)
+        session.last_active, session.last_active_s = self._clock.now(), now_s
+        self._by_ref.move_to_end(ref)
+        return session
+
+    def peek(self, ref: str) -> Session | None:
+        """Find an open session without using it, or None."""
+        return self._by_ref.get(ref)
+
+    def find_by_uuid(self, uuid: str) -> Session | None:
+        """Find an open session by its public name without using it, or None."""
+        return next((session for session in self._by_ref.values() if session.uuid == uuid), None)
+
+    async def logout(self, session: Session) -> None:
+        """End a session; return when what it owned has been given back."""
+        if session.ref in self._by_ref:
+            self._forget(session)
+            await self._give_back(session)
+
+    def expire(self) -> None:
+        """End the sessions that have been idle for too long."""
+        oldest_s = self._clock.monotonic_s() - self._idle_limit_s
+        while self._by_ref and next(iter(self._by_ref.values())).last_active_s <= oldest_s:
+            self._end(next(iter(self._by_ref.values())), "idle for too long")
+
+    async def close(self) -> None:
+        """Stop watching for expiry and let releases that are under way finish; sessions stay as they are."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        if self._releases:
+            await asyncio.wait(self._releases)
+
+    async def _authenticate(self, uname: str, pwd: str, peer: Peer) -> str:
+        if self._waiting_logins >= self._limits.waiting_logins:
+            raise TooBusy
+        self._waiting_logins += 1
+        try:
+            async with self._password_slots:
+                role = await asyncio.to_thread(self._authenticator.authenticate, uname, pwd)
+            if role is None:
+                self.login_failures += 1
+                _log.warning("login refused", extra={"from": peer.address})
+                await self._clock.sleep(self._wrong_password_delay_s)
+                raise AuthenticationFailed(uname, "Authentication failure")
+        finally:
+            self._waiting_logins -= 1
+        return role
+
+    def _make_room(self, group: tuple[str, str]) -> None:
+        limit = self._limits.default_group if group == _DEFAULT_GROUP else self._limits.per_originator
+        if self._group_sizes[group] >= limit:
+            self._end(next(s for s in self._by_ref.values() if s.group == group), "too many of its group")
+        if len(self._by_ref) >= self._limits.total:
+            self._end(next(iter(self._by_ref.values())), "too many sessions")
+
+    def _end(self, session: Session, why: str) -> None:
+        self._forget(session)
+        _log.info("session ended", extra={"why": why, "user": session.uname, "session": session.uuid})
+        task = asyncio.ensure_future(self._give_back(session))
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
+
+    def _forget(self, session: Session) -> None:
+        del self._by_ref[session.ref]
+        self._group_sizes[session.group] -= 1
+        if not self._group_sizes[session.group]:
+            del self._group_sizes[session.group]
+
+    async def _give_back(self, session: Session) -> None:
+        try:
+            await self._release(session.uuid)
+        except XcpmemError as error:
+            _log.warning(
+                "what a session had reserved could not be given back",
+                extra={"session": session.uuid, "why": error},
+            )
+
+    def _watch_expiry(self) -> None:
+        """Be called when the session that has been idle longest reaches the limit."""
+        if self._expiry is None and self._by_ref:
+            idle_s = self._clock.monotonic_s() - next(iter(self._by_ref.values())).last_active_s
+            self._expiry = asyncio.get_running_loop().call_later(self._idle_limit_s - idle_s, self._on_expiry)
+
+    def _on_expiry(self) -> None:
+        self._expiry = None
+        self.expire()
+        self._watch_expiry()
+
+
+def _group(uname: str, originator: str) -> tuple[str, str]:
+    """Tell which sessions share a limit: those of an originator, else of a user, root being the default."""
+    if originator:
+        return ("originator", originator)
+    return _DEFAULT_GROUP if uname == ROOT else ("user", uname)
+
+
+def _random_uuid() -> str:
+    return str(UUID(bytes=secrets.token_bytes(16), version=4))
