@@ -1,0 +1,194 @@
+"""Between the thread that reads xenstore and the loop: replies, changed paths, the end.
+
+pyxs reads in a thread; everything else happens in the loop. The mailbox is the one object that both
+touch. Replies are as many as requests are out, changed paths are coalesced and bounded, and however much
+comes in, the loop is woken once until it has looked.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+CHANGED_PATHS_MAX: Final = 16384
+"""Changed paths kept apart; with more of them the consumer must look at everything anyway."""
+
+
+class Packet(NamedTuple):
+    """A message as pyxs's router reads it, hence pyxs's names for its parts."""
+
+    op: int
+    rq_id: int
+    tx_id: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """What changed since the last look.
+
+    Args:
+        paths: changed paths, as xenstored named them.
+        resync: paths may be missing (the connection was lost, or there were too many): look at everything.
+    """
+
+    paths: frozenset[str] = frozenset()
+    resync: bool = False
+
+    def __bool__(self) -> bool:
+        return self.resync or bool(self.paths)
+
+
+class ChangedPaths:
+    """A bounded set of changed paths that knows when it lost count.
+
+    Args:
+        limit: how many paths are kept apart, at least 1.
+    """
+
+    __slots__ = ("_limit", "_paths", "_resync")
+
+    def __init__(self, limit: int = CHANGED_PATHS_MAX) -> None:
+        self._limit = limit
+        self._paths: set[str] = set()
+        self._resync = False
+
+    def add(self, path: str) -> None:
+        """Remember a changed path."""
+        if not self._resync:
+            self._paths.add(path)
+            self._stay_bounded()
+
+    def merge(self, events: Events) -> None:
+        """Remember what another set has gathered."""
+        self._resync = self._resync or events.resync
+        self._paths |= events.paths
+        self._stay_bounded()
+
+    def take(self) -> Events:
+        """Return what has gathered and start anew."""
+        events = Events(frozenset(self._paths), self._resync)
+        self._paths.clear()
+        self._resync = False
+        return events
+
+    def _stay_bounded(self) -> None:
+        if len(self._paths) > self._limit:
+            self._resync = True
+        if self._resync:
+            self._paths.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """One emptying of the mailbox.
+
+    Args:
+        replies: in the order they came.
+        events: changed paths.
+        end: why the reader has ended, None while it reads.
+    """
+
+    replies: tuple[Packet, ...]
+    events: Events
+    end: str | None
+
+
+class Mailbox:
+    """Takes mail in the reader thread and hands it over in the loop.
+
+    To pyxs's router it is both the variable that waits for a reply (``set``) and the monitor that
+    listens to watches (``events.put``), so that no second thread is needed for either.
+
+    Args:
+        loop: where the mail is wanted.
+        on_mail: called in the loop when there is some; it calls `take`.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_mail: Callable[[], None]) -> None:
+        self._loop = loop
+        self._on_mail = on_mail
+        self._lock = threading.Lock()
+        self._replies: list[Packet] = []
+        self._changed = ChangedPaths()
+        self._end: str | None = None
+        self._told = False
+
+    @property
+    def events(self) -> Mailbox:
+        """Itself: pyxs puts watch events into a monitor's ``events``."""
+        return self
+
+    def __getitem__(self, _token: bytes) -> tuple[Mailbox]:
+        """Listen to every token: pyxs looks up the monitors of an event here."""
+        return (self,)
+
+    def set(self, packet: Packet) -> None:
+        """Take a reply; reader thread."""
+        with self._lock:
+            self._replies.append(packet)
+            self._tell()
+
+    def put(self, event: tuple[bytes, bytes]) -> None:
+        """Take a watch event, (path, token); reader thread."""
+        path = event[0].decode("ascii", "backslashreplace")
+        with self._lock:
+            self._changed.add(path)
+            self._tell()
+
+    def end(self, reason: str) -> None:
+        """Take the news that nothing will come any more; reader thread, its last act."""
+        with self._lock:
+            self._end = reason
+            self._tell()
+
+    def take(self) -> Mail:
+        """Empty the mailbox; loop."""
+        with self._lock:
+            mail = Mail(tuple(self._replies), self._changed.take(), self._end)
+            self._replies.clear()
+            self._told = False
+        return mail
+
+    def _tell(self) -> None:
+        if self._told or self._loop.is_closed():
+            return
+        self._told = True
+        self._loop.call_soon_threadsafe(self._on_mail)
+
+
+class Batch:
+    """Gathers the replies to requests that were sent together.
+
+    Args:
+        size: number of requests, at least 1.
+        complete: resolved when the last reply is there.
+    """
+
+    __slots__ = ("_replies", "_size", "complete")
+
+    def __init__(self, size: int, complete: asyncio.Future[None]) -> None:
+        self.complete = complete
+        self._size = size
+        self._replies: dict[int, Packet] = {}
+
+    @property
+    def replies(self) -> list[Packet]:
+        """The replies that are there, in the requests' order."""
+        return [reply for _, reply in sorted(self._replies.items())]
+
+    def put(self, index: int, reply: Packet) -> None:
+        """Take the reply to the request at ``index``; a caller who has left does not mind."""
+        self._replies[index] = reply
+        if len(self._replies) == self._size and not self.complete.done():
+            self.complete.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        """Wake the caller with an error, if there still is one."""
+        if not self.complete.done():
+            self.complete.set_exception(error)
