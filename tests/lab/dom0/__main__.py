@@ -1,0 +1,113 @@
+"""The test driver inside dom0: starts the guests, runs the checks, says the verdict."""
+
+from __future__ import annotations
+
+import socket
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from tests.lab.dom0 import report
+from tests.lab.dom0.balloon_checks import guests_obey_plain_xenstore_writes
+from tests.lab.dom0.daemon_checks import (
+    adopted_guests_are_pinned,
+    disordered_range_is_refused,
+    dynamic_range_moves_a_guest,
+    metrics_show_what_guests_hold,
+    readiness_is_reported,
+    sigterm_ends_the_daemon_and_moves_nothing,
+    starting_the_daemon_moves_nothing,
+)
+from tests.lab.dom0.guests import start_guests
+from tests.lab.dom0.host import Hypervisor
+from tests.lab.dom0.lab import DAEMON_DIRECTORY, GUEST_NAMES, Lab
+from tests.lab.dom0.report import CheckError
+from tests.lab.dom0.reservation_checks import (
+    daemon_killed_while_guests_give_ends_in_the_same_state,
+    deleted_reservation_lets_guests_grow_back,
+    reservation_is_taken_proportionally_and_really_free,
+    reservation_survives_a_killed_daemon,
+)
+from tests.lab.dom0.reservation_time import reservation_time_beside_plain_writes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Run in this order, in one boot. A check takes the lab and returns what it saw, or raises. The contract
+# suite of the host port joins here: tests/contract lies in dom0 too, importable as tests.contract.
+CHECKS: Final[tuple[Callable[[Lab], str], ...]] = (
+    guests_obey_plain_xenstore_writes,
+    starting_the_daemon_moves_nothing,
+    adopted_guests_are_pinned,
+    dynamic_range_moves_a_guest,
+    disordered_range_is_refused,
+    metrics_show_what_guests_hold,
+    readiness_is_reported,
+    reservation_is_taken_proportionally_and_really_free,
+    deleted_reservation_lets_guests_grow_back,
+    daemon_killed_while_guests_give_ends_in_the_same_state,
+    reservation_survives_a_killed_daemon,
+    reservation_time_beside_plain_writes,
+    sigterm_ends_the_daemon_and_moves_nothing,
+)
+ONLY: Final = Path("/opt/lab/only")
+# No check begins later: a boot takes 6 minutes at most, and the machine is switched off after 10.
+BUDGET_S: Final = 330
+CALL_TIMEOUT_S: Final = 90
+
+
+def main() -> None:
+    """Run the checks that were asked for and print the verdict."""
+    began = time.monotonic()
+    # xmlrpc.client, below XenAPI, has no timeout of its own.
+    socket.setdefaulttimeout(CALL_TIMEOUT_S)
+    DAEMON_DIRECTORY.mkdir()
+    only = ONLY.read_text().split()
+    checks = [check for check in CHECKS if not only or check.__name__ in only]
+    counts = {True: 0, False: 0}
+    try:
+        hypervisor = Hypervisor()
+        report.step(f"starting {len(GUEST_NAMES)} guests")
+        lab = Lab(hypervisor, start_guests(hypervisor, GUEST_NAMES))
+        report.figure("guests_up", time.monotonic() - began, "s")
+    except Exception as error:  # noqa: BLE001 - any failure is an answer
+        report.failed("guests_start", str(error))
+        report.log(traceback.format_exc())
+        _log_guest_consoles()
+        report.verdict(0, 1)
+        return
+    for check in checks:
+        in_time = time.monotonic() - began < BUDGET_S
+        counts[_run(check, lab, in_time=in_time)] += 1
+    report.figure("checks", time.monotonic() - began, "s")
+    report.verdict(counts[True], counts[False])
+
+
+def _run(check: Callable[[Lab], str], lab: Lab, *, in_time: bool) -> bool:
+    """Run one check and report it; tell whether it passed."""
+    name = check.__name__
+    if not in_time:
+        report.failed(name, f"not begun: the boot's {BUDGET_S} s were over")
+        return False
+    report.step(name)
+    began = time.monotonic()
+    try:
+        detail = check(lab)
+    except Exception as error:  # noqa: BLE001 - the next check still runs
+        report.failed(name, f"({time.monotonic() - began:.1f} s) {type(error).__name__}: {error}")
+        if not isinstance(error, CheckError):
+            report.log(traceback.format_exc())
+        report.log(lab.daemon.log_tail())
+        return False
+    report.passed(name, f"({time.monotonic() - began:.1f} s) {detail}")
+    return True
+
+
+def _log_guest_consoles() -> None:
+    for console in sorted(Path("/var/log/xen/console").glob("guest-*.log")):
+        report.log(f"{console.name}:\n{console.read_text(errors='replace')[-2000:]}")
+
+
+if __name__ == "__main__":
+    main()

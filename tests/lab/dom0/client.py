@@ -1,0 +1,104 @@
+"""The PyPI package XenAPI as client of the daemon, with the sizes of the checks: KiB."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import XenAPI
+
+from tests.lab.dom0.report import CheckError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tests.lab.dom0.guests import Guest
+
+BYTES_PER_KIB: Final = 1024
+API_VERSION: Final = "1.0"
+ORIGINATOR: Final = "xcpmem lab"
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What `Memory.reserve_memory_range` granted."""
+
+    id: str
+    granted_kib: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The memory fields of a VM record that are limits."""
+
+    static_min_kib: int
+    dynamic_min_kib: int
+    dynamic_max_kib: int
+    static_max_kib: int
+
+    @property
+    def are_ordered(self) -> bool:
+        """Whether static_min <= dynamic_min <= dynamic_max <= static_max."""
+        return self.static_min_kib <= self.dynamic_min_kib <= self.dynamic_max_kib <= self.static_max_kib
+
+
+class Client:
+    """A logged-in session. One thread at a time may use it."""
+
+    def __init__(self, url: str, password: str) -> None:
+        self._session: Any = XenAPI.Session(url)
+        self._session.xenapi.login_with_password("root", password, API_VERSION, ORIGINATOR)
+
+    def limits_by_domid(self) -> Mapping[int, Limits]:
+        """The limits of every VM record that has a domain."""
+        records: dict[str, dict[str, Any]] = self._session.xenapi.VM.get_all_records()
+        return {
+            int(record["domid"]): _limits(record) for record in records.values() if int(record["domid"]) >= 0
+        }
+
+    def limits(self, guest: Guest) -> Limits:
+        """The limits in the record of one guest's VM."""
+        return _limits(self._session.xenapi.VM.get_record(self._vm(guest)))
+
+    def set_dynamic_range(self, guest: Guest, min_kib: int, max_kib: int) -> None:
+        """Call `VM.set_memory_dynamic_range`."""
+        self._session.xenapi.VM.set_memory_dynamic_range(
+            self._vm(guest), str(min_kib * BYTES_PER_KIB), str(max_kib * BYTES_PER_KIB)
+        )
+
+    def dynamic_range_error(self, guest: Guest, min_kib: int, max_kib: int) -> list[str]:
+        """Call `VM.set_memory_dynamic_range` with what must be refused; return the failure's details."""
+        try:
+            self.set_dynamic_range(guest, min_kib, max_kib)
+        except XenAPI.Failure as failure:
+            return [str(detail) for detail in failure.details]
+        raise CheckError(f"dynamic range {min_kib} to {max_kib} KiB was accepted for {guest.name}")
+
+    def reserve_range(self, min_kib: int, max_kib: int) -> Reservation:
+        """Call `Memory.reserve_memory_range`, which returns when the memory is free."""
+        identifier, granted_kib = self._session.xenapi.Memory.reserve_memory_range(str(min_kib), str(max_kib))
+        return Reservation(identifier, int(granted_kib))
+
+    def delete_reservation(self, reservation: Reservation) -> None:
+        """Call `Memory.delete_reservation`."""
+        self._session.xenapi.Memory.delete_reservation(reservation.id)
+
+    def slush_kib(self) -> int:
+        """Call `Memory.get_host_reserved_memory`: what the host always keeps free beside reservations."""
+        return int(self._session.xenapi.Memory.get_host_reserved_memory())
+
+    def balance(self) -> None:
+        """Call `Memory.balance_memory`, which returns when the host is stable."""
+        self._session.xenapi.Memory.balance_memory()
+
+    def _vm(self, guest: Guest) -> str:
+        return str(self._session.xenapi.VM.get_by_uuid(guest.uuid))
+
+
+def _limits(record: Mapping[str, Any]) -> Limits:
+    return Limits(
+        static_min_kib=int(record["memory_static_min"]) // BYTES_PER_KIB,
+        dynamic_min_kib=int(record["memory_dynamic_min"]) // BYTES_PER_KIB,
+        dynamic_max_kib=int(record["memory_dynamic_max"]) // BYTES_PER_KIB,
+        static_max_kib=int(record["memory_static_max"]) // BYTES_PER_KIB,
+    )

@@ -1,0 +1,56 @@
+"""What changes from run to run: this project's wheel and the tests, packed to be laid over dom0's root."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Final
+
+from tests.lab.image import PROJECT, ImageError, pack_cpio
+
+# What runs inside dom0 from the tree itself, under the same names as outside.
+TEST_SOURCES: Final = ("tests/lab/dom0", "tests/contract")
+WHEEL_TIMEOUT_S: Final = 300
+
+
+def pack_payload(target: Path, only: tuple[str, ...]) -> None:
+    """Write the payload archive to target.
+
+    Args:
+        target: The gzipped cpio archive to make.
+        only: Names of the checks to run; none means all.
+
+    Raises:
+        ImageError: The wheel could not be built.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch) / "root"
+        lab = root / "opt" / "lab"
+        for name in TEST_SOURCES:
+            if (PROJECT / name).is_dir():
+                shutil.copytree(PROJECT / name, lab / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(PROJECT / "tests/lab/dom0/init", root / "init")
+        (lab / "only").write_text("\n".join(only))
+        with zipfile.ZipFile(_wheel(Path(scratch))) as wheel:
+            wheel.extractall(root / "opt" / "project")
+        pack_cpio(root, target)
+
+
+def _wheel(directory: Path) -> Path:
+    """Build this project's wheel as a user's pip would."""
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    done = subprocess.run(
+        [*command, f"--wheel-dir={directory}", str(PROJECT)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=WHEEL_TIMEOUT_S,
+    )
+    if done.returncode:
+        raise ImageError(f"building the wheel failed:\n{done.stderr[-2000:]}")
+    (wheel,) = directory.glob("*.whl")
+    return wheel
