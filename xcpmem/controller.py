@@ -134,7 +134,7 @@ class Controller:
         self._inbox.forget_range(uuid)
 
     async def reserve(
-        self, *, owner: str, min_kib: int, max_kib: int, timeout_s: float = 60.0
+        self, *, owner: str, min_kib: int, max_kib: int, timeout_s: float = 60.0, vm_uuid: str = ""
     ) -> Reservation:
         """Set memory aside, squeezing domains for it where needed.
 
@@ -143,6 +143,7 @@ class Controller:
             min_kib: the least that is of use.
             max_kib: the most that is wanted.
             timeout_s: how long to wait for guests, seconds.
+            vm_uuid: the VM that is to be started with it, if any.
 
         Returns:
             The reservation; its memory is really free and it stands in xenstore.
@@ -153,7 +154,8 @@ class Controller:
             InvalidValue: min_kib below 0 or above max_kib, or too many requests wait.
             ConnectionLost: the daemon ended first.
         """
-        return await self._inbox.reserve(owner, min_kib, max_kib, self._clock() + timeout_s)
+        deadline_s = self._clock() + timeout_s
+        return await self._inbox.reserve(owner, min_kib, max_kib, deadline_s, vm_uuid=vm_uuid)
 
     async def transfer(self, reservation_id: str, domid: int) -> None:
         """Give a reservation to a domain under construction; maxmem is really set when this returns.

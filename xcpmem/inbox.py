@@ -71,11 +71,13 @@ class Inbox:
         """Wish nothing of a VM's range any more."""
         self._ranges.pop(uuid, None)
 
-    async def reserve(self, owner: str, min_kib: int, max_kib: int, deadline_s: float) -> Reservation:
+    async def reserve(
+        self, owner: str, min_kib: int, max_kib: int, deadline_s: float, *, vm_uuid: str = ""
+    ) -> Reservation:
         """Wait for a reservation; see `Controller.reserve`, ``deadline_s`` on the monotonic clock."""
         self._check_room()
         self._order += 1
-        request = MemoryRequest(str(uuid4()), owner, min_kib, max_kib, self._order, deadline_s)
+        request = MemoryRequest(str(uuid4()), owner, min_kib, max_kib, self._order, deadline_s, vm_uuid)
         future: asyncio.Future[Reservation] = asyncio.get_running_loop().create_future()
         self._requests[request.request_id] = (request, future)
         self._wake()

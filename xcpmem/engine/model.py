@@ -109,15 +109,22 @@ class Reservation:
         size_kib: at least 0.
         domid: the domain it was transferred to, or None; once that domain exists, the domain's own
             promise counts instead (squeezed counts the same way).
+        vm_uuid: the VM that is being started with it, or empty; its domain is known by that as soon as it
+            appears, so that no moment of a build counts the memory twice.
     """
 
     reservation_id: str
     owner: str
     size_kib: int
     domid: int | None = None
+    vm_uuid: str = ""
 
     def __post_init__(self) -> None:
         check_not_negative(size_kib=self.size_kib)
+
+    def is_for(self, domain: DomainState) -> bool:
+        """Tell whether this memory is what the domain is being built with."""
+        return domain.domid == self.domid or (self.vm_uuid != "" and domain.uuid == self.vm_uuid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +150,11 @@ class HostState:
     @property
     def reserved_kib(self) -> int:
         """Sum of the reservations that no living domain accounts for."""
+        if not self.reservations:
+            return 0
         domids = {domain.domid for domain in self.domains}
-        return sum(r.size_kib for r in self.reservations if r.domid is None or r.domid not in domids)
+        uuids = {domain.uuid for domain in self.domains}
+        return sum(r.size_kib for r in self.reservations if r.domid not in domids and r.vm_uuid not in uuids)
 
     @property
     def spare_kib(self) -> int:
@@ -164,6 +174,7 @@ class MemoryRequest:
         max_kib: more is never granted.
         order: requests are served by arrival.
         deadline_s: monotonic time at which waiting ends.
+        vm_uuid: the VM that is to be started with it, or empty.
     """
 
     request_id: str
@@ -172,6 +183,7 @@ class MemoryRequest:
     max_kib: int
     order: int
     deadline_s: float
+    vm_uuid: str = ""
 
     def __post_init__(self) -> None:
         check_not_negative(min_kib=self.min_kib)

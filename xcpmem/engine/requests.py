@@ -79,7 +79,9 @@ def grant(
         over = not coming or now_s >= request.deadline_s
         if spare_kib >= goal_kib or (over and spare_kib >= request.min_kib):
             size_kib = min(goal_kib, spare_kib)
-            draft.reserve(Reservation(request.request_id, request.owner, size_kib))
+            draft.reserve(
+                Reservation(request.request_id, request.owner, size_kib, vm_uuid=request.vm_uuid),
+            )
             verdicts.append(Granted(request.request_id, size_kib))
         elif over:
             verdicts.append(_refuse(request, spare_kib, slow))

@@ -34,6 +34,8 @@ from xcpmem.xen.driver import DomainDescription, Look
 from xcpmem.xen.reservations import ReservationStore
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from xcpmem.engine.model import Action
     from xcpmem.xen.hypervisor import DomainInfo, Hypervisor
     from xcpmem.xen.xenstore import Xenstore
@@ -109,7 +111,10 @@ class LiveDriver:
         physical = await self._hypervisor.physinfo()
         keys = await self._keys.refresh([info.domid for info in infos], events)
         reservations = await self._reservations.load()
-        self._domains = {info.domid: self._domain(info, keys[info.domid]) for info in infos}
+        self._domains = {
+            info.domid: _under_construction(self._domain(info, keys[info.domid]), reservations)
+            for info in infos
+        }
         return Look(
             host=HostState(
                 total_kib=physical.total_kib,
@@ -212,6 +217,19 @@ def _key(action: SetTarget | SetDynamicMin | SetDynamicMax | SetMemoryOffset) ->
             return paths.dynamic_max(domid), max_kib
         case SetMemoryOffset(domid, offset_kib):
             return paths.memory_offset(domid), offset_kib
+
+
+def _under_construction(domain: _Domain, reservations: Iterable[Reservation]) -> _Domain:
+    """Mark a domain as being built as long as a reservation for it stands: that memory is its own."""
+    sizes_kib = [r.size_kib for r in reservations if r.is_for(domain.state)]
+    if not sizes_kib:
+        return domain
+    state = replace(
+        domain.state,
+        lifecycle=Lifecycle.BUILDING,
+        initial_reservation_kib=max(domain.state.initial_reservation_kib, *sizes_kib),
+    )
+    return replace(domain, state=state)
 
 
 @dataclass(frozen=True, slots=True)

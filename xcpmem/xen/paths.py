@@ -238,6 +238,11 @@ def in_transfer(owner: str, reservation_id: str) -> str:
     return f"{reservation(owner, reservation_id)}/{_IN_TRANSFER}"
 
 
+def reservation_vm(owner: str, reservation_id: str) -> str:
+    """Return where the uuid stands of the VM that is started with a reservation; child of `reservation`."""
+    return f"{reservation(owner, reservation_id)}/vm"
+
+
 def squeezed_reservations() -> str:
     """Return squeezed's directory of all reservations: a child for each client service."""
     return _SQUEEZED_STATE

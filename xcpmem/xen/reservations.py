@@ -1,7 +1,8 @@
 """Reservations in xenstore, where they outlive the daemon and end with the host.
 
-``/xcpmem/reservations/<owner>/<id>`` holds the KiB and, once transferred, ``…/in-transfer`` the domid. Only
-this daemon writes there, so it reads them once and after each reconnection.
+``/xcpmem/reservations/<owner>/<id>`` holds the KiB, ``…/vm`` the uuid of the VM that it is to start and,
+once transferred, ``…/in-transfer`` the domid. Only this daemon writes there, so it reads them once and after
+each reconnection.
 """
 
 from __future__ import annotations
@@ -54,6 +55,10 @@ class ReservationStore:
         self._known = None
         path = paths.reservation(reservation.owner, reservation.reservation_id)
         await self._xenstore.write(path, str(reservation.size_kib))
+        if reservation.vm_uuid:
+            await self._xenstore.write(
+                paths.reservation_vm(reservation.owner, reservation.reservation_id), reservation.vm_uuid
+            )
         if reservation.domid is not None:
             mark = paths.in_transfer(reservation.owner, reservation.reservation_id)
             await self._xenstore.write(mark, str(reservation.domid))
@@ -79,11 +84,12 @@ class ReservationStore:
             names = await self._xenstore.list(paths.reservations_of(owner))
             sizes = await self._xenstore.read_many([paths.reservation(owner, name) for name in names])
             marks = await self._xenstore.read_many([paths.in_transfer(owner, name) for name in names])
-            for name, size, mark in zip(names, sizes, marks, strict=True):
+            vms = await self._xenstore.read_many([paths.reservation_vm(owner, name) for name in names])
+            for name, size, mark, vm in zip(names, sizes, marks, vms, strict=True):
                 size_kib = read_size_kib(size)
                 if size_kib is None:
                     _log.warning("removed %s: %r is no size in KiB", paths.reservation(owner, name), size)
                     await self._xenstore.remove(paths.reservation(owner, name))
                 else:
-                    found.append(Reservation(name, owner, size_kib, read_size_kib(mark)))
+                    found.append(Reservation(name, owner, size_kib, read_size_kib(mark), vm or ""))
         return found
