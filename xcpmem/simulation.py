@@ -48,7 +48,7 @@ class Simulation:
         self._tick_us = max(1, microseconds(scenario.tick_s))
         self._trace = _Trace(self.host) if trace else None
         self._calls = [CallRecord(line, number) for number, line in enumerate(scenario.script)]
-        self._agenda = sorted(self._calls, key=_made_us, reverse=True)
+        self._agenda = sorted(self._calls, key=lambda call: (_made_us(call), call.number), reverse=True)
         self._kept = Kept(find_policy(scenario.policy))
         self._daemon: SimDaemon | None = None
         self._restart_us = 0

@@ -20,6 +20,7 @@ from xcpmem.engine.model import (
     SetDynamicMax,
     SetDynamicMin,
     SetMaxmem,
+    SetMemoryOffset,
     SetTarget,
     SetUncooperative,
     TransferReservation,
@@ -183,11 +184,13 @@ class SimHost:
         Raises:
             DomainVanished: the domain is gone.
             InvalidValue: no right-minded daemon does that: a target above maxmem, a maxmem below the
-                target, a range upside down.
+                target, a range upside down, an offset (these guests have none).
         """
         match action:
             case SetTarget(domid, target_kib):
-                self._refuse_if(target_kib > self.guest(domid).maxmem_kib, "target_kib", target_kib)
+                self._refuse_if(
+                    not 0 <= target_kib <= self.guest(domid).maxmem_kib, "target_kib", target_kib
+                )
                 self.write_target(domid, target_kib)
             case SetMaxmem(domid, maxmem_kib):
                 self._refuse_if(maxmem_kib < self.guest(domid).target_kib, "maxmem_kib", maxmem_kib)
@@ -198,6 +201,9 @@ class SimHost:
             case SetDynamicMax(domid, max_kib):
                 self._refuse_if(max_kib < self.guest(domid).dynamic_min_kib, "dynamic_max_kib", max_kib)
                 self.write_dynamic_range(domid, self.guest(domid).dynamic_min_kib, max_kib)
+            case SetMemoryOffset(domid, offset_kib):
+                self.guest(domid)
+                self._refuse_if(offset_kib != 0, "offset_kib", offset_kib)
             case SetUncooperative(domid, uncooperative):
                 self.guest(domid).uncooperative = uncooperative
                 self._note(self.guest(domid))
