@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import pytest
+
+from xcpmem.api.cli_catalog import COMMANDS, GROUPS, describe, overview, suggest, teach
+from xcpmem.api.cli_commands import HANDLERS
+
+
+def test_every_command_has_words_and_a_handler() -> None:
+    assert {name for name, command in COMMANDS.items() if not command.is_local} == {*HANDLERS, "help"}
+
+
+def test_help_teaches_every_command_by_an_example_under_its_heading() -> None:
+    text = teach()
+    for group in GROUPS:
+        assert f"\n{group}\n" in text
+    for name, command in COMMANDS.items():
+        assert (f"\n  xcpmem {name}" in text) is not bool(command.alias_of)
+        assert command.group in GROUPS
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_example_of_a_command_has_what_the_command_requires(name: str) -> None:
+    keys = [word.partition("=")[0] for word in COMMANDS[name].example.split()]
+    assert {*COMMANDS[name].required} <= {*keys}
+
+
+def test_help_explains_one_command_in_full() -> None:
+    text = teach(["vm-memory-dynamic-range-set"])
+    assert "  required: min, max\n  optional: <vm-selectors>\n" in text
+    assert text.endswith("example:  xcpmem vm-memory-dynamic-range-set vm=web1 min=1GiB max=2GiB")
+
+
+def test_help_suggests_what_an_unknown_name_may_have_meant() -> None:
+    assert teach(["vm-lst"]) == "Unknown command 'vm-lst'\nDid you mean 'vm-list'?"
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentences"),
+    [
+        ("vm-lits", ["Did you mean 'vm-list'?"]),
+        ("vm-memory-dynamic-set", ["Did you mean 'vm-memory-dynamic-range-set'?"]),
+        ("vm-list", []),
+        ("zzz", []),
+    ],
+)
+def test_suggestion_is_the_nearest_command(typed: str, sentences: list[str]) -> None:
+    assert suggest(typed) == sentences
+
+
+def test_overview_is_laid_out_as_xe_does() -> None:
+    names, blocks = overview(is_full=False)
+    assert names == ["help", "vm-list"]
+    assert blocks[0][0].splitlines() == [
+        "Usage: xe <command> [-s server] [-pw passwd] [-p port] [-u user] [-pwf password-file]",
+        "  [command specific arguments]",
+        "",
+        "To get help on a specific command: xe help <command>",
+        "To get a full listing of commands: xe help --all",
+        "",
+        "Common command list",
+        "-------------------",
+    ]
+    assert blocks[1] == ["    help, vm-list"]
+
+
+def test_full_overview_has_every_command_that_is_not_hidden_and_no_long_line() -> None:
+    names, blocks = overview(is_full=True)
+    assert names == sorted(names)
+    assert "vm-memory-target-wait" not in names
+    assert "simulate" not in names
+    lines = [line for block in blocks[1:] for line in block]
+    assert sorted(name for line in lines for name in line.split(",") if name.strip()) != []
+    assert {name.strip() for line in lines for name in line.split(",")} - {""} == {*names}
+    assert max(map(len, lines)) <= 76
+
+
+def test_description_has_the_rows_of_xe() -> None:
+    rows = describe("vm-compute-maximum-memory")
+    assert [label for label, _ in rows] == [
+        "command name        ",
+        "reqd params     ",
+        "optional params ",
+        "description     ",
+    ]
+    assert [value for _, value in rows[:3]] == [
+        "vm-compute-maximum-memory",
+        "total",
+        "approximate, <vm-selectors>",
+    ]

@@ -1,0 +1,252 @@
+"""What each command does: which objects it takes, which XenAPI calls it makes, what it prints.
+
+The commands are those of `xe` (xapi's ``cli_operations.ml``); one command is one `Run`. Sizes are bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from xcpmem.api import cli_catalog
+from xcpmem.api.cli_fields import RECORD_CLASSES
+from xcpmem.api.cli_frames import Print, PrintStderr
+from xcpmem.api.cli_params import get_param, list_params, list_records, set_params
+from xcpmem.api.cli_records import Item, Records, keep_matching
+from xcpmem.api.cli_run import STANDARD, Failed, Run, describe
+from xcpmem.api.values import parse_double
+from xcpmem.errors import CommandError, XcpmemError
+from xcpmem.units import bytes_to_mib_floor
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+
+    from xcpmem.api.cli_fields import RecordClass
+    from xcpmem.api.cli_printer import Printer
+    from xcpmem.api.cli_words import Words
+
+_VM: Final = RECORD_CLASSES["vm"]
+_HOST: Final = RECORD_CLASSES["host"]
+_LOOK_AGAIN_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _VmCommand:
+    """A command that makes one call for each selected VM.
+
+    Args:
+        method: the XenAPI call; after the VM come the sizes.
+        sizes: keys of the command line, each a required size.
+        with_control_domains: whether control domains may be selected.
+        with_templates: whether templates may be selected.
+    """
+
+    method: str
+    sizes: tuple[str, ...] = ()
+    with_control_domains: bool = True
+    with_templates: bool = False
+
+    async def __call__(self, run: Run) -> None:
+        sizes = [run.words.size(key) for key in self.sizes]
+        await self.for_each(run, lambda item: run.call(self.method, item.ref, *sizes))
+
+    async def for_each(
+        self,
+        run: Run,
+        act: Callable[[Item], Awaitable[object]],
+        keys: Iterable[str] = (),
+    ) -> None:
+        """Let ``act`` have each selected VM; ``keys`` are further keys that select nothing."""
+        items = await _select(run, _VM, "vm", self._filters(), {*self.sizes, *keys})
+        if not items:
+            raise CommandError("No matching VMs found")
+        if len(items) == 1:
+            await act(items[0])
+        elif run.words.flag("multiple"):
+            await _act_on_all(run, items, act)
+        else:
+            raise CommandError("Multiple matches VMs found. --multiple required to complete the operation")
+
+    def _filters(self) -> list[tuple[str, str]]:
+        filters = [] if self.with_templates else [("is-a-template", "false")]
+        return filters if self.with_control_domains else [*filters, ("is-control-domain", "false")]
+
+
+async def _select(
+    run: Run,
+    kind: RecordClass,
+    selector: str,
+    filters: Iterable[tuple[str, str]],
+    keys: Iterable[str],
+) -> list[Item]:
+    """Find the objects that a command line selects.
+
+    Args:
+        run: with the words.
+        kind: of which class.
+        selector: the key that takes a uuid or a name instead of a field's value.
+        filters: applied before those of the command line.
+        keys: keys that belong to the command and select nothing.
+    """
+    items = await run.records.every(kind)
+    if run.words.has(selector):
+        wanted = run.words.get(selector)
+        names = ("uuid", "name_label", "hostname")
+        items = [item for item in items if wanted in [item.record.get(name) for name in names]]
+    for name, value in (*filters, *run.words.without({selector, *STANDARD, *keys})):
+        items = await keep_matching(run.records, items, name, value)
+    return items
+
+
+async def _act_on_all(run: Run, items: Sequence[Item], act: Callable[[Item], Awaitable[object]]) -> None:
+    failures = []
+    for item in items:
+        try:
+            await act(item)
+        except XcpmemError as error:
+            lines = await describe(run.records, error)
+            failures.append((item.uuid, "\n".join(lines or [f"{error.code}: [ {'; '.join(error.params)} ]"])))
+    for uuid, text in failures:
+        await run.printer.send(Print(f"operation failed on {uuid}: {text}"))
+    if failures:
+        raise Failed
+
+
+_WAIT: Final = _VmCommand("VM.wait_memory_target_live")
+
+
+async def _wait_for_target(run: Run) -> None:
+    if not run.wants_progress or run.printer.is_minimal:
+        await _WAIT(run)
+        return
+    await _WAIT.for_each(run, lambda item: _wait_telling(run, item))
+
+
+async def _wait_telling(run: Run, item: Item) -> None:
+    """Wait as the plain call does, and from the first second on say where the VM stands."""
+    waiting = asyncio.ensure_future(run.call(_WAIT.method, item.ref))
+    told = False
+    try:
+        while not (await asyncio.wait({waiting}, timeout=_LOOK_AGAIN_S))[0]:
+            # A fresh look each time: what the command has read so far is kept for good.
+            records = Records(run.call)
+            now = await records.one(_VM, item.uuid)
+            actual, target = [
+                _mib(await records.text(now, field))
+                for field in (_VM.find("memory-actual"), _VM.find("memory-target"))
+                if field is not None
+            ]
+            line = f"\r{item.record['name_label']}: {actual} MiB of {target} MiB "
+            await run.printer.send(PrintStderr(line))
+            told = True
+        await waiting
+    finally:
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        if told:
+            await run.printer.send(PrintStderr("\n"))
+
+
+def _mib(size_bytes: str) -> str:
+    return str(bytes_to_mib_floor(int(size_bytes))) if size_bytes.isdecimal() else "?"
+
+
+async def _set_shadow_multiplier(run: Run) -> None:
+    try:
+        multiplier = parse_double(run.words.require("multiplier"))
+    except ValueError as error:
+        raise CommandError("Failed to parse parameter 'multiplier': expecting a float") from error
+    command = _VmCommand("VM.set_shadow_multiplier_live", with_control_domains=False)
+    await command.for_each(run, lambda item: run.call(command.method, item.ref, multiplier), ["multiplier"])
+
+
+async def _compute_vm_overhead(run: Run) -> None:
+    async def print_overhead(item: Item) -> None:
+        await run.printer.number(_int(await run.call(command.method, item.ref)))
+
+    command = _VmCommand("VM.compute_memory_overhead")
+    await command.for_each(run, print_overhead)
+
+
+async def _compute_maximum(run: Run) -> None:
+    async def print_maximum(item: Item) -> None:
+        maximum = await run.call(command.method, item.ref, total, is_approximate)
+        await run.printer.values([str(_int(maximum))])
+
+    command = _VmCommand("VM.maximise_memory", with_control_domains=False)
+    total = run.words.size("total")
+    is_approximate = run.words.flag("approximate")
+    await command.for_each(run, print_maximum, ["total", "approximate"])
+
+
+def _compute_on_host(method: str) -> Callable[[Run], Awaitable[None]]:
+    async def compute(run: Run) -> None:
+        items = await _select(run, _HOST, "host", (), ())
+        if not items:
+            raise CommandError("No matching hosts found")
+        if len(items) > 1:
+            raise CommandError(
+                "Multiple matching hosts found. Operation can only be performed on one host at a time",
+            )
+        await run.printer.number(_int(await run.call(method, items[0].ref)))
+
+    return compute
+
+
+def _int(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"an int, not {type(value).__name__}")
+    return value
+
+
+async def print_help(words: Words, printer: Printer) -> None:
+    """Answer `help` as `xe` lays it out; it needs no session."""
+    names = [name for name, _ in words.params if name not in STANDARD]
+    if not names:
+        commands, blocks = cli_catalog.overview(is_full=words.flag("all"))
+        for block in [commands] if printer.is_minimal else blocks:
+            await printer.values(block)
+    for name in names:
+        if name in cli_catalog.COMMANDS:
+            await printer.table([cli_catalog.describe(name)])
+        else:
+            await printer.values([f"Unknown command '{name}'"])
+    await printer.flush()
+
+
+def _for(act: Callable[[Run, RecordClass], Awaitable[None]], word: str) -> Callable[[Run], Awaitable[None]]:
+    return lambda run: act(run, RECORD_CLASSES[word])
+
+
+HANDLERS: Final[Mapping[str, Callable[[Run], Awaitable[None]]]] = {
+    **{f"{word}-list": _for(list_records, word) for word in RECORD_CLASSES},
+    **{f"{word}-param-list": _for(list_params, word) for word in RECORD_CLASSES},
+    **{f"{word}-param-get": _for(get_param, word) for word in RECORD_CLASSES},
+    "vm-param-set": _for(set_params, "vm"),
+    "vm-memory-limits-set": _VmCommand(
+        "VM.set_memory_limits",
+        ("static-min", "static-max", "dynamic-min", "dynamic-max"),
+        with_templates=True,
+    ),
+    "vm-memory-dynamic-range-set": _VmCommand(
+        "VM.set_memory_dynamic_range",
+        ("min", "max"),
+        with_templates=True,
+    ),
+    "vm-memory-static-range-set": _VmCommand(
+        "VM.set_memory_static_range",
+        ("min", "max"),
+        with_templates=True,
+    ),
+    "vm-memory-set": _VmCommand("VM.set_memory", ("memory",), with_templates=True),
+    "vm-memory-target-set": _VmCommand("VM.set_memory_dynamic_range", ("target", "target")),
+    "vm-memory-balloon": _VmCommand("VM.set_memory_dynamic_range", ("target", "target")),
+    "vm-memory-target-wait": _wait_for_target,
+    "vm-memory-shadow-multiplier-set": _set_shadow_multiplier,
+    "vm-compute-memory-overhead": _compute_vm_overhead,
+    "vm-compute-maximum-memory": _compute_maximum,
+    "host-compute-free-memory": _compute_on_host("host.compute_free_memory"),
+    "host-compute-memory-overhead": _compute_on_host("host.compute_memory_overhead"),
+}
+"""What carries out each command but `help`, by its name."""
