@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xcpmem.errors import InvalidValue
@@ -76,6 +76,7 @@ def test_domain_key_is_none_outside_all_domains(path: str) -> None:
     assert paths.domain_key(path) is None
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_domain_key_takes_any_text(text: str) -> None:
     found = paths.domain_key(f"/local/domain/{text}")

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyxs.client import Client
 
@@ -67,6 +67,7 @@ def everything(store: Store, path: str = "") -> dict[str, str]:
     return found
 
 
+@settings(deadline=None)
 @given(STEPS)
 def test_tree_holds_what_a_dictionary_of_paths_would_hold(steps: list[tuple[str, str, str]]) -> None:
     store, model = Store(), {"/tool": "", "/tool/xenstored": ""}
@@ -76,6 +77,7 @@ def test_tree_holds_what_a_dictionary_of_paths_would_hold(steps: list[tuple[str,
     assert everything(store) == model
 
 
+@settings(deadline=None)
 @given(STEPS, STEPS, STEPS)
 def test_transaction_sees_its_own_moment_and_commits_whole_or_not_at_all(
     before: list[tuple[str, str, str]],
@@ -296,6 +298,7 @@ def test_request_is_answered_as_xenstored_would(
     assert client.ask(message_type, payload) == answer
 
 
+@settings(deadline=None)
 @given(st.integers(0, 30), st.binary(max_size=40), st.integers(0, 2))
 def test_any_request_is_answered(message_type: int, payload: bytes, transaction_id: int) -> None:
     client = Dialogue(Store())

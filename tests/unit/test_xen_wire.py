@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyxs._internal import Op, Packet
 
@@ -28,6 +28,7 @@ def _cut(data: bytes, places: list[int]) -> list[bytes]:
     return [data[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
+@settings(deadline=None)
 @given(st.lists(MESSAGES, max_size=6), st.lists(NUMBERS, max_size=8))
 def test_messages_survive_the_wire_however_the_stream_is_cut(sent: list[Message], cuts: list[int]) -> None:
     decoder = Decoder()
@@ -40,6 +41,7 @@ def test_messages_survive_the_wire_however_the_stream_is_cut(sent: list[Message]
     decoder.end()
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=200), max_size=6))
 def test_garbage_gives_messages_or_a_wire_error_and_is_not_hoarded(parts: list[bytes]) -> None:
     decoder = Decoder()
@@ -56,6 +58,7 @@ def test_garbage_gives_messages_or_a_wire_error_and_is_not_hoarded(parts: list[b
             assert decoder.pending_bytes < wire.HEADER_BYTES + wire.PAYLOAD_BYTES_MAX
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(set(Op))), st.integers(0, 2**32 - 1), NUMBERS, st.binary(max_size=4096))
 def test_header_is_the_same_as_that_of_pyxs(
     op: int, request_id: int, transaction: int, payload: bytes
@@ -106,6 +109,7 @@ def test_decoder_reports_a_stream_that_ends_inside_a_message() -> None:
         decoder.end()
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=20).filter(lambda text: b"\0" not in text)))
 def test_strings_come_out_as_they_were_joined(strings: list[bytes]) -> None:
     assert list(wire.split_strings(wire.join_strings(*strings))) == strings

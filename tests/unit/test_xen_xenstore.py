@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DEADLINE_S = 5.0
-SHORT_S = 0.05
+SHORT_S = 0.3
 DOMAIN = "/local/domain/7"
 TARGET = f"{DOMAIN}/memory/target"
 
@@ -100,11 +100,11 @@ async def test_caller_wakes_when_xenstored_closes_while_a_request_is_out(double:
 async def test_caller_gives_up_at_its_deadline_when_xenstored_does_not_answer(double: StoreServer) -> None:
     double.fault = failing(MessageType.READ, Misbehaviour.SILENCE)
     async with connected(double, call_deadline_s=SHORT_S) as store:
-        with pytest.raises(DriverTimeout, match=f"READ {TARGET} within 0.05 s"):
+        with pytest.raises(DriverTimeout, match=f"READ {TARGET} within 0.3 s"):
             await store.read(TARGET)
         assert not store.connected
         await events_until(store, is_resync)
-        assert await store.read(TARGET) is None
+        assert store.connected
 
 
 async def test_all_callers_wake_when_a_reply_exceeds_the_limit(double: StoreServer) -> None:
@@ -355,6 +355,47 @@ async def test_closing_ends_a_reconnection(double: StoreServer) -> None:
         assert not store.connected
 
 
+async def test_closing_says_so_when_the_reader_does_not_end(double: StoreServer) -> None:
+    async with connected(double, call_deadline_s=SHORT_S) as store:
+        link = store._session._link
+        assert link is not None
+        with link._mailbox._lock, pytest.raises(DriverTimeout, match="does not end"):
+            await store.close()
+        await link.ended
+
+
+async def test_connecting_fails_cleanly_when_there_can_be_no_thread(
+    double: StoreServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    store = Xenstore(double.path)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(DriverError, match="can't start new thread"):
+        await store.connect()
+    assert not store.connected
+    await store.close()
+
+
+async def test_all_callers_wake_when_sending_fails(double: StoreServer) -> None:
+    async with connected(double) as store:
+        link = store._session._link
+        assert link is not None
+        link._socket.shutdown(socket.SHUT_WR)
+        with pytest.raises(DriverDisconnected, match="cannot send"):
+            await store.read(TARGET)
+        await events_until(store, is_resync)
+
+
+async def test_more_callers_than_are_served_at_a_time_all_wake(double: StoreServer) -> None:
+    double.fault = failing(MessageType.READ, Misbehaviour.HANG_UP)
+    async with connected(double) as store:
+        results = await asyncio.gather(*(store.read(TARGET) for _ in range(200)), return_exceptions=True)
+        assert {type(result) for result in results} == {DriverDisconnected}
+
+
 async def test_connecting_fails_when_nobody_listens(tmp_path: Path) -> None:
     store = Xenstore(str(tmp_path / "none"))
     with pytest.raises(DriverDisconnected, match="No such file"):
@@ -399,6 +440,12 @@ async def test_whatever_a_guest_wrote_is_read_as_text(double: StoreServer, value
     double.store.write(f"{DOMAIN}/data/updated", value)
     async with connected(double) as store:
         assert await store.read(f"{DOMAIN}/data/updated") == text
+
+
+async def test_more_requests_than_the_socket_takes_at_once_are_all_answered(double: StoreServer) -> None:
+    async with connected(double) as store:
+        assert await store.read_many(["/" + "a" * 3000] * 1500) == [None] * 1500
+        assert store.requests == 1500
 
 
 async def test_guarded_write_begins_anew_when_others_interfere(double: StoreServer) -> None:

@@ -8,8 +8,8 @@ the socket is shut down, the reader thread ends, the socket is closed.
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from xcpmem.errors import DriverDisconnected, DriverError, DriverTimeout, StoreError
@@ -31,8 +31,6 @@ Request: TypeAlias = tuple[MessageType, bytes]
 
 _ACCEPT_POLL_S: Final = 0.02
 _EXCHANGES_MAX: Final = 64
-
-_logger = logging.getLogger(__name__)
 
 
 class Reader(Protocol):
@@ -168,10 +166,8 @@ class StoreLink:
         self.lost = reason
         self._loop.remove_writer(self._socket)
         self._outgoing.clear()
-        try:
+        with suppress(OSError):  # some systems refuse it when the other end has closed already
             self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError as error:
-            _logger.debug("xenstored had closed the connection first: %s", error)
         waiting, self._waiting = self._waiting, {}
         for batch in {id(batch): batch for batch, _ in waiting.values()}.values():
             batch.fail(DriverDisconnected(reason))

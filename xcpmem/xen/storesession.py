@@ -101,12 +101,9 @@ class StoreSession:
         self._link = None
         for link in tuple(self._unfinished):
             link.lose("closed by the caller")
-        try:
-            async with asyncio.timeout(self._call_deadline_s):
-                for link in tuple(self._unfinished):
-                    await link.ended
-        except TimeoutError:
-            raise DriverTimeout("the thread that reads xenstore does not end") from None
+        endings = [link.ended for link in self._unfinished]
+        if endings and (await asyncio.wait(endings, timeout=self._call_deadline_s))[1]:
+            raise DriverTimeout("the thread that reads xenstore does not end")
 
     async def exchange(self, requests: Sequence[Request], transaction_id: int = 0) -> Sequence[Reply]:
         """Send requests over the present link; as `StoreLink.exchange`.
