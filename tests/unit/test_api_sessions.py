@@ -273,4 +273,7 @@ async def test_session_is_found_by_its_public_name() -> None:
     assert sessions.peek(session.ref) is session
     assert sessions.find_by_uuid(session.ref) is None
     assert sessions.peek(session.uuid) is None
+    assert sessions.is_open(session.uuid)
+    await sessions.logout(session)
+    assert not sessions.is_open(session.uuid)
     await sessions.close()

@@ -136,8 +136,8 @@ def _read_enum(name: str, value: Value) -> str:
 
 
 def _expect_list(value: Value) -> list[Value]:
-    if isinstance(value, list):
-        return value
+    if isinstance(value, list | tuple):  # the command line's calls are typed already
+        return list(value)
     raise _wrong("list", value)
 
 

@@ -141,6 +141,7 @@ class Sessions:
         self._idle_limit_s = idle_limit_s
         self._wrong_password_delay_s = wrong_password_delay_s
         self._by_ref: OrderedDict[str, Session] = OrderedDict()  # the least recently used one first
+        self._by_uuid: dict[str, Session] = {}
         self._group_sizes: Counter[tuple[str, str]] = Counter()
         self._password_slots = asyncio.Semaphore(_PASSWORDS_AT_ONCE)
         self._waiting_logins = 0
@@ -174,7 +175,7 @@ class Sessions:
         )
         self.expire()
         self._make_room(session.group)
-        self._by_ref[session.ref] = session
+        self._by_ref[session.ref] = self._by_uuid[session.uuid] = session
         self._group_sizes[session.group] += 1
         self._watch_expiry()
         _log.info(
@@ -206,7 +207,11 @@ class Sessions:
 
     def find_by_uuid(self, uuid: str) -> Session | None:
         """Find an open session by its public name without using it, or None."""
-        return next((session for session in self._by_ref.values() if session.uuid == uuid), None)
+        return self._by_uuid.get(uuid)
+
+    def is_open(self, uuid: str) -> bool:
+        """Tell whether the owner of that public name is a session that still lives."""
+        return uuid in self._by_uuid
 
     async def logout(self, session: Session) -> None:
         """End a session; return when what it owned has been given back."""
@@ -259,7 +264,7 @@ class Sessions:
         task.add_done_callback(self._releases.discard)
 
     def _forget(self, session: Session) -> None:
-        del self._by_ref[session.ref]
+        del self._by_ref[session.ref], self._by_uuid[session.uuid]
         self._group_sizes[session.group] -= 1
         if not self._group_sizes[session.group]:
             del self._group_sizes[session.group]

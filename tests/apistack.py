@@ -1,0 +1,170 @@
+"""The whole line over a simulated host: store, ring, service, sessions, dispatcher, application."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from xcpmem.api.dispatch import Dispatcher
+from xcpmem.api.http import make_app
+from xcpmem.api.methods import make_handlers
+from xcpmem.api.records import Records
+from xcpmem.api.server import Server
+from xcpmem.api.sessions import Peer, SessionClock, Sessions
+from xcpmem.controller import Controller
+from xcpmem.host import HostIdentity
+from xcpmem.scenario import Scenario
+from xcpmem.service import Service, ServiceSettings
+from xcpmem.specs import MICROSECONDS_PER_SECOND, BalloonSpec, GuestSpec, HostSpec
+from xcpmem.store import Store
+from xcpmem.units import mib_to_kib
+from xcpmem.vm import DomainZero, Vm
+from xcpmem.xen.simhost import SimHost
+from xcpmem.xen.virtual import VirtualDriver
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from pathlib import Path
+
+    from aiohttp import web
+
+    from xcpmem.api.http import HttpLimits
+
+GIB: Final = 1 << 30
+GIB_KIB: Final = mib_to_kib(1024)
+PASSWORD: Final = "p<&>ss"
+NETWORK: Final = Peer("192.0.2.1")
+LOCAL: Final = Peer("unix", 0)
+HALTED: Final = "aaaaaaaa-0000-4000-8000-000000000001"
+
+
+class OneUser:
+    """Root and one password; and a reader, who may change nothing."""
+
+    def authenticate(self, uname: str, pwd: str) -> str | None:
+        """Know both."""
+        return {"root": "pool-admin", "reader": "read-only"}.get(uname) if pwd == PASSWORD else None
+
+
+async def no_delay(_: float) -> None:
+    """Wait for nothing."""
+
+
+@dataclass
+class Stack:
+    """The parts, running."""
+
+    host: SimHost
+    controller: Controller
+    service: Service
+    sessions: Sessions
+    records: Records
+    dispatcher: Dispatcher
+    observed: list[tuple[str, str]]
+
+    async def login(self, uname: str = "root", peer: Peer = NETWORK) -> str:
+        """Open a session."""
+        return str(await self.call("session.login_with_password", uname, PASSWORD, peer=peer))
+
+    async def call(self, method: str, *params: object, peer: Peer = NETWORK) -> object:
+        """Call as a codec would."""
+        return await self.dispatcher.call(method, params, peer=peer)
+
+    def app(self, limits: HttpLimits | None = None) -> web.Application:
+        """Make the application."""
+        return make_app(self.dispatcher, limits=limits)
+
+    def vm(self, name_label: str) -> Vm:
+        """Find a VM by its name."""
+        return next(vm for vm in self.service.vms().values() if vm.name_label == name_label)
+
+    def state(self) -> object:
+        """Everything that a call could have changed."""
+        return (
+            {
+                uuid: (vm.limits, vm.VCPUs_max, vm.HVM_shadow_multiplier)
+                for uuid, vm in self.service.vms().items()
+            },
+            dict(self.service.pool_other_config),
+            tuple(self.host.observe().host.reservations),
+        )
+
+
+def a_guest(domid: int, name_label: str) -> GuestSpec:
+    """A prompt guest of 1 to 3 GiB that holds 2 GiB."""
+    return GuestSpec(
+        domid=domid,
+        name_label=name_label,
+        dynamic_min_kib=GIB_KIB,
+        dynamic_max_kib=3 * GIB_KIB,
+        static_max_kib=4 * GIB_KIB,
+        target_kib=2 * GIB_KIB,
+        balloon=BalloonSpec(rate_kib_s=GIB_KIB),
+    )
+
+
+def a_halted_vm(name_label: str = "halted") -> Vm:
+    """A halted VM of 1 to 4 GiB, dynamic 2 to 4 GiB."""
+    return Vm(
+        uuid=HALTED,
+        name_label=name_label,
+        memory_static_min=1 * GIB,
+        memory_static_max=4 * GIB,
+        memory_dynamic_min=2 * GIB,
+        memory_dynamic_max=4 * GIB,
+        memory_target=2 * GIB,
+        domain_type="hvm",
+        VCPUs_max=2,
+        VCPUs_at_startup=2,
+    )
+
+
+@asynccontextmanager
+async def running_stack(
+    state_dir: Path, guests: Sequence[GuestSpec] | None = None, *, answers_removed: bool = True
+) -> AsyncIterator[Stack]:
+    """Run everything over a simulated host of 16 GiB: guests ``web1`` and ``db1``, and a halted VM."""
+    specs = tuple(guests) if guests is not None else (a_guest(1, "web1"), a_guest(2, "db1"))
+    spec = HostSpec(total_kib=16 * GIB_KIB, free_kib=8 * GIB_KIB, slush_kib=mib_to_kib(72))
+    host = SimHost(Scenario(name="api", host=spec, guests=specs))
+    clock = lambda: host.now_us / MICROSECONDS_PER_SECOND  # noqa: E731 - shorter than a function
+    controller = Controller(VirtualDriver(host), clock=clock, wall=clock)
+    identity = HostIdentity(
+        name_label="laptop", hostname="laptop.test", domain_zero=DomainZero(2 * GIB_KIB, 4)
+    )
+    service = Service(Store(state_dir), controller, ServiceSettings(host=identity), clock=clock)
+    await service.start()
+    await service.seed([a_halted_vm()])
+    sessions = Sessions(OneUser(), service.release_owner, clock=SessionClock(sleep=no_delay))
+    controller.is_owner = sessions.is_open
+    records = Records(service, sessions)
+    observed: list[tuple[str, str]] = []
+    dispatcher = Dispatcher(
+        sessions,
+        make_handlers(service, records, sessions),
+        observe=lambda method, status, _: observed.append((method, status)),
+        answers_removed=answers_removed,
+    )
+    ring = asyncio.create_task(controller.run())
+    try:
+        async with asyncio.timeout(20):
+            await controller.next_report(0, 10)
+        yield Stack(host, controller, service, sessions, records, dispatcher, observed)
+    finally:
+        await sessions.close()
+        await controller.close()
+        await ring
+        await service.close()
+
+
+@asynccontextmanager
+async def listening(app: web.Application) -> AsyncIterator[str]:
+    """Serve on a free port of the loopback; gives the URL."""
+    server = Server(app, host="127.0.0.1", port=0)
+    port = await server.start()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        await server.close()

@@ -1,0 +1,172 @@
+"""The one way in: a method's name and plain values become a typed answer or a XenAPI error.
+
+Both wires and the command line call `Dispatcher.call`; it knows no bytes and no HTTP. What can be wrong
+with a call is looked for in xapi's order, so that a client that relies on which error comes first is
+served: the name, the number of parameters, messages that are no more, the session, the role, the text
+encoding, ``Async.``, the types, and only then what the message itself has to say.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, cast
+
+from xcpmem.api.datamodel import Ref, Simple, load_datamodel
+from xcpmem.api.marshal import check_strings, unmarshal
+from xcpmem.errors import (
+    InternalError,
+    MethodRemoved,
+    MethodUnknown,
+    NoAsyncMode,
+    ParameterCount,
+    PermissionDenied,
+    XcpmemError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from xcpmem.api.datamodel import Datamodel, Message
+    from xcpmem.api.sessions import Peer, Session, Sessions
+    from xcpmem.api.values import Value
+
+_ASYNC: Final = "Async."
+_IS_ALIVE: Final = "system.isAlive:"
+_SUCCESS: Final = "success"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls.
+
+    Args:
+        peer: the other end of the connection.
+        session: open, and None only for messages that need none.
+    """
+
+    peer: Peer
+    session: Session | None
+
+    @property
+    def owner(self) -> Session:
+        """The session, for messages that need one."""
+        if self.session is None:
+            raise InternalError("the message is declared without a session and uses one")
+        return self.session
+
+
+if TYPE_CHECKING:
+    Handler = Callable[..., Awaitable[object]]
+    Observer = Callable[[str, str, float], None]
+
+
+class Dispatcher:
+    """Carries out calls.
+
+    Args:
+        sessions: the open ones.
+        handlers: by ``Class.message``, one for each message of the datamodel; called with the `Caller` and
+            the typed parameters, those that are optional and absent left out.
+        observe: told of every call: name, ``success`` or the error's code, seconds.
+        answers_removed: whether getters of fields that xapi has removed answer with the value, which is
+            kinder than ``MESSAGE_REMOVED``.
+        datamodel: what is served.
+
+    Raises:
+        ValueError: a message without a handler, or a handler without a message.
+    """
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        handlers: Mapping[str, Handler],
+        *,
+        observe: Observer | None = None,
+        answers_removed: bool = True,
+        datamodel: Datamodel | None = None,
+    ) -> None:
+        self._sessions = sessions
+        self._handlers = handlers
+        self._observe = observe
+        self._answers_removed = answers_removed
+        self._datamodel = datamodel or load_datamodel()
+        odd = handlers.keys() ^ {message.wire_name for message in self._datamodel.messages()}
+        if odd:
+            raise ValueError(f"messages and handlers differ: {', '.join(sorted(odd))}")
+        self.unexpected_errors = 0
+
+    async def call(self, method: str, params: Sequence[object], *, peer: Peer) -> object:
+        """Carry out one call.
+
+        Args:
+            method: as the client spelled it: ``VM.get_all``, ``VM_get_all``, ``Async.VM.set_memory``.
+            params: as they came, or typed already; the session first.
+            peer: who sent it.
+
+        Returns:
+            What the message's result type says, in Python's types; None for void.
+
+        Raises:
+            XcpmemError: its code and parameters are the answer. Nothing else leaves here: what nobody
+                expected is logged, counted and answered as INTERNAL_ERROR.
+        """
+        started_s = time.monotonic()
+        status = _SUCCESS
+        try:
+            return await self._carry_out(method, cast("Sequence[Value]", params), peer)
+        except XcpmemError as error:
+            status = error.code
+            raise
+        except Exception as error:
+            status = InternalError.code
+            self.unexpected_errors += 1
+            _log.exception("a call failed in a way nobody expected", extra={"method": method})
+            raise InternalError(f"unexpected {type(error).__name__}, see the daemon's log") from error
+        finally:
+            took_s = time.monotonic() - started_s
+            message = self._datamodel.find(method)
+            name = message.wire_name if message else method
+            _log.debug("called", extra={"method": name, "status": status, "took_s": round(took_s, 6)})
+            if self._observe is not None:
+                self._observe(name, status, took_s)
+
+    async def _carry_out(self, method: str, params: Sequence[Value], peer: Peer) -> object:
+        is_async = method.startswith(_ASYNC)
+        name = method.removeprefix(_ASYNC)
+        message = self._datamodel.find_exactly(name) if is_async else self._datamodel.find(name)
+        if message is None:
+            return self._answer_unknown(method, params)
+        received = len(params) - message.needs_session
+        if not message.accepts(received):
+            raise ParameterCount(name, message.required, max(received, 0))
+        session = self._find_session(params) if message.needs_session else None
+        if message.lifecycle == "removed" and not self._answers_removed:
+            raise MethodRemoved
+        if session is not None and session.role not in message.roles:
+            raise PermissionDenied(message.permission, "No permission in user session")
+        given = list(params[message.needs_session :])
+        check_strings(given)
+        if is_async:
+            # The place of tasks: until they exist, no message has an asynchronous form.
+            raise NoAsyncMode(f"No async mode for this operation (rpc: {message.wire_name})")
+        return await self._handlers[message.wire_name](Caller(peer, session), *_typed(message, given))
+
+    def _answer_unknown(self, method: str, params: Sequence[Value]) -> object:
+        """Refuse what is no message; as in xapi, one that brings parameters must first have a session."""
+        if method.startswith(_IS_ALIVE) and params:
+            return unmarshal(Simple("string"), params[0])
+        if params:
+            self._find_session(params)
+        raise MethodUnknown(method)
+
+    def _find_session(self, params: Sequence[Value]) -> Session:
+        return self._sessions.find(str(unmarshal(Ref("session"), params[0])))
+
+
+def _typed(message: Message, given: Sequence[Value]) -> list[object]:
+    """Read the parameters by their types; xapi ignores those beyond the declared ones."""
+    return [unmarshal(param.type, value) for param, value in zip(message.params, given, strict=False)]

@@ -1,0 +1,209 @@
+"""What the record of each kind of object says: pure functions from what is known to XenAPI's fields.
+
+Only the fields that mean something here are spelled out; `complete` adds the datamodel's defaults for the
+rest and refuses what is not of the declared type, so that the codecs can write every record blindly.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+from uuid import NAMESPACE_OID, uuid5
+
+from xcpmem import __version__
+from xcpmem.api.datamodel import EPOCH, load_datamodel
+from xcpmem.api.marshal import conforms
+from xcpmem.api.values import Record
+from xcpmem.errors import ApiError
+from xcpmem.law import (
+    CHANGING_DYNAMIC_RANGE,
+    CHANGING_SHADOW_MEMORY,
+    CHANGING_STATIC_RANGE,
+    check_operation,
+    uses_nested_virt,
+)
+from xcpmem.refs import NULL_REF, opaque_ref
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from xcpmem.api.sessions import Session
+    from xcpmem.law import Operation
+    from xcpmem.vm import HostFacts, Vm
+
+# XenServer 8's version of the API: clients turn to JSON-RPC 2.0 from 2.8 on, and know no minor beyond 23.
+API_VERSION_MAJOR: Final = 2
+API_VERSION_MINOR: Final = 21
+# The Go SDK refuses to log in where "xapi" is missing.
+_SOFTWARE_VERSION: Final[Mapping[str, str]] = {
+    "product_brand": "xcpmem",
+    "product_version": __version__,
+    "xapi": f"{API_VERSION_MAJOR}.{API_VERSION_MINOR}",
+    "xen": "",
+}
+# Of the operations that are served, those that xapi ever lists as allowed.
+_LISTED_OPERATIONS: Final = (CHANGING_DYNAMIC_RANGE, CHANGING_STATIC_RANGE, CHANGING_SHADOW_MEMORY)
+
+Fields = dict[str, object]
+
+
+def complete(class_name: str, known: Mapping[str, object]) -> Record:
+    """Make a record of the fields that are known and the defaults of all others.
+
+    Raises:
+        TypeError: a field that the class does not have or that holds another type; a bug of this program.
+    """
+    declared = load_datamodel().classes[class_name].fields
+    for name, value in known.items():
+        if name not in declared or not conforms(declared[name].type, value):
+            raise TypeError(f"{class_name}.{name} cannot be {value!r}")
+    return Record({name: known.get(name, field.default) for name, field in declared.items()})
+
+
+def metrics_uuid(class_name: str, uuid: str) -> str:
+    """Name the metrics object of a VM or host: the same for ever, without being kept anywhere.
+
+    Args:
+        class_name: ``VM_metrics``, ``VM_guest_metrics`` or ``host_metrics``.
+        uuid: of the VM or host.
+    """
+    return str(uuid5(NAMESPACE_OID, f"{class_name}/{uuid}"))
+
+
+def metrics_ref(class_name: str, uuid: str) -> str:
+    """Give the reference of the metrics object of a VM or host; see `metrics_uuid`."""
+    return opaque_ref(class_name, metrics_uuid(class_name, uuid))
+
+
+def has_guest_metrics(vm: Vm) -> bool:
+    """Tell whether there is a guest that could report anything."""
+    return vm.is_resident and not vm.is_control_domain
+
+
+def vm_fields(vm: Vm, host_ref: str) -> Fields:
+    """Say what is known of a VM; sizes are bytes already."""
+    guest_metrics = metrics_ref("VM_guest_metrics", vm.uuid) if has_guest_metrics(vm) else NULL_REF
+    return {
+        "uuid": vm.uuid,
+        "allowed_operations": tuple(op.name for op in _LISTED_OPERATIONS if _is_allowed(vm, op)),
+        "name_label": vm.name_label,
+        "name_description": vm.name_description,
+        "power_state": vm.power_state,
+        "user_version": 1,
+        "is_a_template": vm.is_a_template,
+        "resident_on": host_ref if vm.is_resident else NULL_REF,
+        "memory_overhead": vm.memory_overhead,
+        "memory_target": vm.memory_target,
+        "memory_static_max": vm.memory_static_max,
+        "memory_dynamic_max": vm.memory_dynamic_max,
+        "memory_dynamic_min": vm.memory_dynamic_min,
+        "memory_static_min": vm.memory_static_min,
+        "VCPUs_max": vm.VCPUs_max,
+        "VCPUs_at_startup": vm.VCPUs_at_startup,
+        "actions_after_reboot": "restart",
+        "actions_after_crash": "restart",
+        "HVM_shadow_multiplier": vm.HVM_shadow_multiplier,
+        "platform": vm.platform,
+        "other_config": vm.other_config,
+        "domid": vm.domid,
+        "is_control_domain": vm.is_control_domain,
+        "metrics": metrics_ref("VM_metrics", vm.uuid),
+        "guest_metrics": guest_metrics,
+        "is_a_snapshot": vm.is_a_snapshot,
+        "blocked_operations": vm.blocked_operations,
+        "has_vendor_device": False,
+        "requires_reboot": vm.requires_reboot,
+        "domain_type": vm.domain_type,
+    }
+
+
+def _is_allowed(vm: Vm, operation: Operation) -> bool:
+    try:
+        check_operation(vm, operation)
+    except ApiError:
+        return False
+    return True
+
+
+def vm_metrics_fields(vm: Vm, now: datetime) -> Fields:
+    """Say what is measured of a VM; ``memory_actual`` is 0 while it is not known, as in xapi."""
+    return {
+        "uuid": metrics_uuid("VM_metrics", vm.uuid),
+        "memory_actual": vm.memory_actual,
+        "VCPUs_number": vm.VCPUs_at_startup if vm.is_resident else 0,
+        "start_time": datetime.fromtimestamp(vm.start_time_s, UTC) if vm.is_resident else EPOCH,
+        "last_updated": now,
+        "hvm": vm.is_resident and vm.domain_type == "hvm",
+        "nested_virt": vm.is_resident and uses_nested_virt(vm),
+        "current_domain_type": vm.domain_type if vm.is_resident else "unspecified",
+    }
+
+
+def vm_guest_metrics_fields(vm: Vm, now: datetime) -> Fields:
+    """Say what a guest reports, which is nothing yet; xapi's ``memory`` is empty at all times."""
+    return {
+        "uuid": metrics_uuid("VM_guest_metrics", vm.uuid),
+        "last_updated": now,
+        "live": vm.is_resident,
+    }
+
+
+def host_fields(host: HostFacts, resident_vms: Sequence[Vm]) -> Fields:
+    """Say what is known of the host.
+
+    Args:
+        host: its facts, sizes in bytes.
+        resident_vms: the VMs that have a domain, the control domain among them.
+    """
+    control_domain = next((vm.ref for vm in resident_vms if vm.is_control_domain), NULL_REF)
+    return {
+        "uuid": host.uuid,
+        "name_label": host.name_label,
+        "memory_overhead": host.memory_overhead,
+        "API_version_major": API_VERSION_MAJOR,
+        "API_version_minor": API_VERSION_MINOR,
+        "API_version_vendor": "XenSource",
+        "enabled": True,
+        "software_version": _SOFTWARE_VERSION,
+        "other_config": host.other_config,
+        "resident_VMs": tuple(vm.ref for vm in resident_vms),
+        "cpu_info": {"cpu_count": str(host.cpu_count)},
+        "hostname": host.hostname,
+        "address": host.address,
+        "metrics": metrics_ref("host_metrics", host.uuid),
+        "control_domain": control_domain,
+    }
+
+
+def host_metrics_fields(host: HostFacts, now: datetime) -> Fields:
+    """Say what is measured of the host; sizes bytes."""
+    return {
+        "uuid": metrics_uuid("host_metrics", host.uuid),
+        "memory_total": host.memory_total,
+        "memory_free": host.memory_free,
+        "live": True,
+        "last_updated": now,
+    }
+
+
+def pool_fields(uuid: str, master: str, other_config: Mapping[str, str]) -> Fields:
+    """Say what is known of the pool; nothing is restricted, ballooning least of all."""
+    return {
+        "uuid": uuid,
+        "master": master,
+        "other_config": other_config,
+        "restrictions": {"restrict_dmc": "false"},
+    }
+
+
+def session_fields(session: Session, host_ref: str) -> Fields:
+    """Say what is known of a session; whoever is a pool admin is a local superuser, as root is in xapi."""
+    return {
+        "uuid": session.uuid,
+        "this_host": host_ref,
+        "last_active": session.last_active,
+        "is_local_superuser": session.role == "pool-admin",
+        "validation_time": session.login_time,
+        "auth_user_name": session.uname,
+        "originator": session.originator,
+    }

@@ -1,0 +1,252 @@
+"""One thin handler for each message: from references and typed arguments to the service, and back.
+
+What xapi derives from fields is answered from the records; the rest is listed here class by class, so that
+what is served can be read off a page. A message of the datamodel without a handler, or the other way
+round, does not start.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xcpmem.api.datamodel import Kind, load_datamodel
+from xcpmem.refs import NULL_REF
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from xcpmem.api.datamodel import Message
+    from xcpmem.api.dispatch import Caller, Handler
+    from xcpmem.api.records import Records
+    from xcpmem.api.sessions import Sessions
+    from xcpmem.service import Service
+
+
+def make_handlers(service: Service, records: Records, sessions: Sessions) -> dict[str, Handler]:
+    """Make the handlers of all messages, by ``Class.message``.
+
+    Args:
+        service: carries out what changes or computes something.
+        records: answer what asks for fields.
+        sessions: log in and out.
+    """
+    handlers: dict[str, Handler] = {
+        message.wire_name: _make_generic(message, records)
+        for message in load_datamodel().messages()
+        if message.kind is not Kind.CUSTOM
+    }
+    handlers.update(_SystemMethods().handlers())
+    handlers.update(_SessionMethods(sessions).handlers())
+    handlers.update(_PoolMethods(service, records).handlers())
+    handlers.update(_HostMethods(service, records).handlers())
+    handlers.update(_VmMethods(service, records).handlers())
+    handlers.update(_MemoryMethods(service).handlers())
+    return handlers
+
+
+def _make_generic(message: Message, records: Records) -> Handler:
+    """Make the handler of a message that the records can answer."""
+    class_name, field = message.class_name, message.name.removeprefix("get_")
+    answers: dict[Kind, Callable[..., object]] = {
+        Kind.GET_ALL: lambda: records.refs(class_name),
+        Kind.GET_ALL_RECORDS: lambda: records.records(class_name),
+        Kind.GET_RECORD: lambda ref: records.record(class_name, ref),
+        Kind.GET_BY_UUID: lambda uuid: records.find_by_uuid(class_name, uuid),
+        Kind.GET_BY_NAME_LABEL: lambda label: records.find_by_name_label(class_name, label),
+        Kind.GET_FIELD: lambda ref: records.record(class_name, ref)[field],
+    }
+    answer = answers[message.kind]
+
+    async def handle(_: Caller, *args: object) -> object:
+        return answer(*args)
+
+    return handle
+
+
+class _SystemMethods:
+    """What the server says of itself."""
+
+    def __init__(self) -> None:
+        self._names = tuple(message.wire_name for message in load_datamodel().messages())
+
+    def handlers(self) -> dict[str, Handler]:
+        return {"system.listMethods": self._list_methods}
+
+    async def _list_methods(self, _: Caller) -> tuple[str, ...]:
+        return self._names
+
+
+class _SessionMethods:
+    """Logging in and out."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+
+    def handlers(self) -> dict[str, Handler]:
+        return {
+            "session.login_with_password": self._login_with_password,
+            "session.logout": self._logout,
+        }
+
+    async def _login_with_password(
+        self,
+        caller: Caller,
+        uname: str,
+        pwd: str,
+        version: str = "",  # noqa: ARG002 - xapi ignores it too
+        originator: str = "",
+    ) -> str:
+        session = await self._sessions.login(uname, pwd, caller.peer, originator)
+        return session.ref
+
+    async def _logout(self, caller: Caller) -> None:
+        await self._sessions.logout(caller.owner)
+
+
+class _PoolMethods:
+    """The map that clients keep notes in."""
+
+    def __init__(self, service: Service, records: Records) -> None:
+        self._service = service
+        self._records = records
+
+    def handlers(self) -> dict[str, Handler]:
+        return {
+            "pool.set_other_config": self._on_pool(self._service.set_pool_other_config),
+            "pool.add_to_other_config": self._on_pool(self._service.add_to_pool_other_config),
+            "pool.remove_from_other_config": self._on_pool(self._service.remove_from_pool_other_config),
+        }
+
+    def _on_pool(self, act: Callable[..., Awaitable[None]]) -> Handler:
+        async def handle(_: Caller, ref: str, *args: object) -> None:
+            self._records.record("pool", ref)
+            await act(*args)
+
+        return handle
+
+
+class _HostMethods:
+    """What a host can be asked."""
+
+    def __init__(self, service: Service, records: Records) -> None:
+        self._service = service
+        self._records = records
+
+    def handlers(self) -> dict[str, Handler]:
+        return {
+            "host.compute_free_memory": self._of_host(self._service.compute_free_memory),
+            "host.compute_memory_overhead": self._of_host(self._service.compute_host_memory_overhead),
+            "host.get_uncooperative_resident_VMs": self._of_host(self._list_uncooperative),
+        }
+
+    def _of_host(self, compute: Callable[[], object]) -> Handler:
+        async def handle(_: Caller, ref: str) -> object:
+            self._records.record("host", ref)
+            return compute()
+
+        return handle
+
+    def _list_uncooperative(self) -> tuple[str, ...]:
+        return tuple(vm.ref for vm in self._service.vms().values() if vm.is_resident and vm.uncooperative)
+
+
+class _VmMethods:
+    """The memory of a VM, and what it costs."""
+
+    def __init__(self, service: Service, records: Records) -> None:
+        self._service = service
+        self._records = records
+
+    def handlers(self) -> dict[str, Handler]:
+        service = self._service
+        return {
+            "VM.set_memory_limits": self._set_memory_limits,
+            "VM.set_memory": self._on_vm(service.set_memory),
+            "VM.set_memory_static_range": self._on_vm(service.set_memory_static_range),
+            "VM.set_memory_static_min": self._on_vm(service.set_memory_static_min),
+            "VM.set_memory_static_max": self._on_vm(service.set_memory_static_max),
+            "VM.set_memory_dynamic_range": self._on_vm(service.set_memory_dynamic_range),
+            "VM.set_memory_dynamic_min": self._on_vm(service.set_memory_dynamic_min),
+            "VM.set_memory_dynamic_max": self._on_vm(service.set_memory_dynamic_max),
+            "VM.set_memory_target_live": self._on_vm(service.set_memory_target_live),
+            "VM.wait_memory_target_live": self._wait_memory_target_live,
+            "VM.get_cooperative": self._get_cooperative,
+            "VM.set_HVM_shadow_multiplier": self._on_vm(service.set_HVM_shadow_multiplier),
+            "VM.set_shadow_multiplier_live": self._on_vm(service.set_shadow_multiplier_live),
+            "VM.set_VCPUs_max": self._on_vm(service.set_VCPUs_max),
+            "VM.compute_memory_overhead": self._of_vm(service.compute_memory_overhead),
+            "VM.maximise_memory": self._of_vm(service.maximise_memory),
+        }
+
+    def _on_vm(self, act: Callable[..., Awaitable[None]]) -> Handler:
+        async def handle(_: Caller, ref: str, *args: object) -> None:
+            await act(self._records.vm_uuid(ref), *args)
+
+        return handle
+
+    def _of_vm(self, compute: Callable[..., int]) -> Handler:
+        async def handle(_: Caller, ref: str, *args: object) -> int:
+            return compute(self._records.vm_uuid(ref), *args)
+
+        return handle
+
+    async def _set_memory_limits(
+        self, _: Caller, ref: str, static_min: int, static_max: int, dynamic_min: int, dynamic_max: int
+    ) -> None:
+        await self._service.set_memory_limits(
+            self._records.vm_uuid(ref),
+            static_min=static_min,
+            static_max=static_max,
+            dynamic_min=dynamic_min,
+            dynamic_max=dynamic_max,
+        )
+
+    async def _wait_memory_target_live(self, _: Caller, ref: str) -> None:
+        # A call that no task stands for names none when it has waited long enough.
+        await self._service.wait_memory_target_live(self._records.vm_uuid(ref), NULL_REF)
+
+    async def _get_cooperative(self, _: Caller, ref: str) -> bool:
+        self._records.vm_uuid(ref)
+        return True
+
+
+class _MemoryMethods:
+    """Reservations; they belong to the session's public name, for they stand where others can read them."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def handlers(self) -> dict[str, Handler]:
+        service = self._service
+        return {
+            "Memory.reserve_memory": self._reserve_memory,
+            "Memory.reserve_memory_range": self._reserve_memory_range,
+            "Memory.transfer_reservation_to_domain": _without_caller(service.transfer_reservation_to_domain),
+            "Memory.delete_reservation": _without_caller(service.delete_reservation),
+            "Memory.query_reservation_of_domain": _computed(service.query_reservation_of_domain),
+            "Memory.balance_memory": _without_caller(service.balance_memory),
+            "Memory.get_host_reserved_memory": _computed(service.get_host_reserved_memory),
+            "Memory.get_host_initial_free_memory": _computed(service.get_host_initial_free_memory),
+            "Memory.get_domain_zero_policy": _computed(service.get_domain_zero_policy),
+            "Memory.get_diagnostics": _computed(service.get_diagnostics),
+        }
+
+    async def _reserve_memory(self, caller: Caller, size_kib: int) -> str:
+        return await self._service.reserve_memory(caller.owner.uuid, size_kib)
+
+    async def _reserve_memory_range(self, caller: Caller, min_kib: int, max_kib: int) -> tuple[str, int]:
+        return await self._service.reserve_memory_range(caller.owner.uuid, min_kib, max_kib)
+
+
+def _without_caller(act: Callable[..., Awaitable[None]]) -> Handler:
+    async def handle(_: Caller, *args: object) -> None:
+        await act(*args)
+
+    return handle
+
+
+def _computed(compute: Callable[..., object]) -> Handler:
+    async def handle(_: Caller, *args: object) -> object:
+        return compute(*args)
+
+    return handle

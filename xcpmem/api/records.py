@@ -1,0 +1,205 @@
+"""Every object that XenAPI shows, found by reference, uuid or name, as a full record.
+
+A record is made anew only when its object has changed, and keeps its encoded forms, so that
+``VM.get_all_records`` of a thousand VMs is a join of bytes that exist already.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, Protocol
+
+from xcpmem.api import fields
+from xcpmem.errors import HandleInvalid, UuidInvalid
+from xcpmem.refs import opaque_ref
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterator, Mapping
+
+    from xcpmem.api.sessions import Sessions
+    from xcpmem.api.values import Record
+    from xcpmem.vm import HostFacts, Vm
+
+_OF_VMS: Final = ("VM", "VM_metrics", "VM_guest_metrics")
+
+
+class Inventory(Protocol):
+    """What records are made of; the service."""
+
+    def vms(self) -> Mapping[str, Vm]:
+        """All VMs by uuid, the control domain included."""
+
+    def host(self) -> HostFacts:
+        """The one host."""
+
+    @property
+    def pool_uuid(self) -> str:
+        """The one pool."""
+
+    @property
+    def pool_other_config(self) -> Mapping[str, str]:
+        """Its ``other_config``."""
+
+
+class Records:
+    """The records of all objects.
+
+    Args:
+        inventory: the VMs, the host and the pool.
+        sessions: the open sessions; whoever has a session's reference may see its record.
+        now: the time of day, for ``last_updated``.
+    """
+
+    def __init__(
+        self,
+        inventory: Inventory,
+        sessions: Sessions,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._inventory = inventory
+        self._sessions = sessions
+        self._now = now
+        self._refs: dict[str, dict[str, str]] = {}  # of the classes made of VMs, by VM uuid and class
+        self._uuids: dict[tuple[str, str], str] = {}  # the same the other way round
+        self._made: dict[tuple[str, str], tuple[Hashable, Record]] = {}  # by class and uuid, with its version
+
+    def refs(self, class_name: str) -> tuple[str, ...]:
+        """List the references of a class; sessions are listed to nobody."""
+        if class_name in _OF_VMS:
+            return tuple(self._refs[vm.uuid][class_name] for vm in self._vms_with(class_name))
+        return (self._single_ref(class_name),)
+
+    def records(self, class_name: str) -> dict[str, Record]:
+        """Give all records of a class by reference."""
+        if class_name in _OF_VMS:
+            return {
+                self._refs[vm.uuid][class_name]: self._of_vm(class_name, vm)
+                for vm in self._vms_with(class_name)
+            }
+        return {self._single_ref(class_name): self._single(class_name)}
+
+    def record(self, class_name: str, ref: str) -> Record:
+        """Give one record.
+
+        Raises:
+            HandleInvalid: no living object of the class has the reference.
+        """
+        if class_name in _OF_VMS:
+            return self._of_vm(class_name, self._find_vm(class_name, ref))
+        if class_name == "session":
+            session = self._sessions.peek(ref)
+            if session is not None:
+                return fields.complete(class_name, fields.session_fields(session, self._single_ref("host")))
+        elif ref == self._single_ref(class_name):
+            return self._single(class_name)
+        raise HandleInvalid(class_name, ref)
+
+    def vm_uuid(self, ref: str) -> str:
+        """Tell which VM a reference means.
+
+        Raises:
+            HandleInvalid: no VM has it.
+        """
+        return self._find_vm("VM", ref).uuid
+
+    def find_by_uuid(self, class_name: str, uuid: str) -> str:
+        """Find the reference of an object.
+
+        Raises:
+            UuidInvalid: no object of the class has the uuid.
+        """
+        if class_name == "VM" and uuid in self._inventory.vms():
+            return opaque_ref(class_name, uuid)
+        if class_name == "session" and (session := self._sessions.find_by_uuid(uuid)):
+            return session.ref
+        if class_name not in {"VM", "session"}:
+            for ref, record in self.records(class_name).items():
+                if record["uuid"] == uuid:
+                    return ref
+        raise UuidInvalid(class_name, uuid)
+
+    def find_by_name_label(self, class_name: str, label: str) -> tuple[str, ...]:
+        """Find the references of all objects of a name; none is no error."""
+        return tuple(ref for ref, record in self.records(class_name).items() if record["name_label"] == label)
+
+    def _vms_with(self, class_name: str) -> Iterator[Vm]:
+        """Go through the VMs that have an object of a class."""
+        self._index()
+        every = self._inventory.vms().values()
+        return (vm for vm in every if class_name != "VM_guest_metrics" or fields.has_guest_metrics(vm))
+
+    def _find_vm(self, class_name: str, ref: str) -> Vm:
+        vms = self._inventory.vms()
+        if (class_name, ref) not in self._uuids:
+            self._index()
+        vm = vms.get(self._uuids.get((class_name, ref), ""))
+        if vm is None or (class_name == "VM_guest_metrics" and not fields.has_guest_metrics(vm)):
+            raise HandleInvalid(class_name, ref)
+        return vm
+
+    def _index(self) -> None:
+        """Learn the references of new VMs, forget what was kept of those that are gone."""
+        vms = self._inventory.vms()
+        for uuid in self._refs.keys() - vms.keys():
+            for class_name, ref in self._refs.pop(uuid).items():
+                del self._uuids[class_name, ref]
+                self._made.pop((class_name, uuid), None)
+        for uuid in vms.keys() - self._refs.keys():
+            self._refs[uuid] = {
+                "VM": opaque_ref("VM", uuid),
+                "VM_metrics": fields.metrics_ref("VM_metrics", uuid),
+                "VM_guest_metrics": fields.metrics_ref("VM_guest_metrics", uuid),
+            }
+            self._uuids.update(dict.fromkeys(self._refs[uuid].items(), uuid))
+
+    def _of_vm(self, class_name: str, vm: Vm) -> Record:
+        def make() -> fields.Fields:
+            match class_name:
+                case "VM":
+                    return fields.vm_fields(vm, self._single_ref("host"))
+                case "VM_metrics":
+                    return fields.vm_metrics_fields(vm, self._now())
+                case _:
+                    return fields.vm_guest_metrics_fields(vm, self._now())
+
+        return self._keep(class_name, vm.uuid, vm.version, make)
+
+    def _single_ref(self, class_name: str) -> str:
+        """Give the reference of the one object of a class."""
+        host = self._inventory.host()
+        match class_name:
+            case "host":
+                return opaque_ref(class_name, host.uuid)
+            case "host_metrics":
+                return fields.metrics_ref(class_name, host.uuid)
+            case _:
+                return opaque_ref(class_name, self._inventory.pool_uuid)
+
+    def _single(self, class_name: str) -> Record:
+        """Give the record of the one object of a class."""
+        host = self._inventory.host()
+        match class_name:
+            case "host":
+                residents = tuple(vm for vm in self._inventory.vms().values() if vm.is_resident)
+                version: Hashable = (host.version, tuple(vm.uuid for vm in residents))
+                return self._keep(class_name, host.uuid, version, lambda: fields.host_fields(host, residents))
+            case "host_metrics":
+                return self._keep(
+                    class_name, host.uuid, host.version, lambda: fields.host_metrics_fields(host, self._now())
+                )
+            case _:
+                uuid, other_config = self._inventory.pool_uuid, dict(self._inventory.pool_other_config)
+                master = self._single_ref("host")
+                version = tuple(other_config.items())
+                return self._keep(
+                    class_name, uuid, version, lambda: fields.pool_fields(uuid, master, other_config)
+                )
+
+    def _keep(
+        self, class_name: str, uuid: str, version: Hashable, make: Callable[[], fields.Fields]
+    ) -> Record:
+        """Give the record that was made for this version of the object, or make it."""
+        made = self._made.get((class_name, uuid))
+        if made is None or made[0] != version:
+            made = self._made[class_name, uuid] = (version, fields.complete(class_name, make()))
+        return made[1]
