@@ -10,24 +10,29 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
+from xcpmem.api.cli import CommandLine
+from xcpmem.api.http import page, peer_of
 from xcpmem.errors import WireError
 from xcpmem.units import kib_to_bytes, mib_to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from xcpmem.api.cli import CommandLine
-    from xcpmem.api.sessions import Peer
+    from xcpmem.api.cli import Calls
 
 BODY_LIMIT_BYTES: Final = kib_to_bytes(200)
 """The longest command line that xapi takes."""
 PROGRESS_HEADER: Final = "xcpmem-progress"
 """A request header of our own client: a person is watching its standard error."""
+BODY_DEADLINE_S: Final = 10.0
+"""The body must be there so many seconds after its head."""
 SEND_DEADLINE_S: Final = 60.0
+"""How long a client may leave what it is sent unread."""
 _UNREAD_LIMIT_BYTES: Final = mib_to_bytes(1)
 
 logger = logging.getLogger(__name__)
@@ -106,24 +111,21 @@ class _Silence(web.StreamResponse):
         """Send no end."""
 
 
-def make_cli_handler(
-    command_line: CommandLine,
-    peer_of: Callable[[web.Request], Peer],
-) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """Make the handler of ``POST /cli``.
+def make_cli_handler(calls: Calls) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """Make the handler of ``POST /cli``, for `http.make_app`.
 
     Args:
-        command_line: holds the dialogues.
-        peer_of: tells who sent a request, as for every other XenAPI request.
+        calls: carries out the XenAPI calls that commands are made of; the dispatcher.
 
     Returns:
         A handler; no middleware may touch what it returns.
     """
+    command_line = CommandLine(calls)
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        if (request.content_length or 0) > BODY_LIMIT_BYTES:
-            raise web.HTTPRequestEntityTooLarge(BODY_LIMIT_BYTES, request.content_length or 0)
-        body = await request.read()
+        body = await _read(request)
+        if isinstance(body, web.Response):
+            return body
         transport = request.transport
         if not isinstance(transport, asyncio.Transport):
             raise ConnectionResetError("the client is gone")
@@ -139,9 +141,22 @@ def make_cli_handler(
                 wants_progress=PROGRESS_HEADER in request.headers,
             )
         except (ConnectionError, TimeoutError, WireError) as error:
-            logger.debug("a command line ended early: %s", error)
+            logger.debug("a command line ended early", extra={"from": request.remote, "why": error})
         finally:
             transport.close()
         return _Silence()
 
     return handle
+
+
+async def _read(request: web.Request) -> bytes | web.Response:
+    """Read the words, or give the page for a body that is too long, too slow or of no stated length."""
+    if request.content_length is None:
+        return page(HTTPStatus.INTERNAL_SERVER_ERROR, "a request needs a Content-Length")
+    if request.content_length > BODY_LIMIT_BYTES:
+        return page(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {BODY_LIMIT_BYTES} bytes are read")
+    try:
+        async with asyncio.timeout(BODY_DEADLINE_S):
+            return await request.read()
+    except TimeoutError:
+        return page(HTTPStatus.REQUEST_TIMEOUT, "the body did not come in time")

@@ -1,0 +1,53 @@
+"""`xcpmem`: local tools by name, help without a daemon, and for everything else the client.
+
+What a command line needs is imported when it is asked for, so that the client stays quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_HELP = frozenset({"help", "--help", "-help"})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line.
+
+    Args:
+        arguments: without the program's name; None takes the process's.
+
+    Returns:
+        The exit code.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    match words:
+        case ["simulate", *rest]:
+            from xcpmem.simulate import simulate_main  # noqa: PLC0415 - only this tool needs it
+
+            return simulate_main(rest)
+        case ["simhost", *rest]:
+            from xcpmem.simhost_tool import simhost_main  # noqa: PLC0415 - only this tool needs it
+
+            return simhost_main(rest)
+        case ["--version" | "-version"]:
+            from xcpmem import __version__  # noqa: PLC0415 - only this answer needs it
+            from xcpmem.api.cli_frames import MAJOR, MINOR  # noqa: PLC0415 - only this answer needs it
+
+            sys.stdout.write(f"xcpmem {__version__}\nThinCLI protocol: {MAJOR}.{MINOR}\n")
+            return 0
+        case [help_word, *names] if help_word in _HELP and not any(name.startswith("-") for name in names):
+            from xcpmem.api.cli_catalog import teach  # noqa: PLC0415 - only this answer needs it
+
+            sys.stdout.write(f"{teach(names)}\n")
+            return 0
+    from xcpmem.client import main as run_client  # noqa: PLC0415 - local tools do without
+
+    return run_client(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
