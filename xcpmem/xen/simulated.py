@@ -1,0 +1,280 @@
+"""The simulated host in real time: guests that obey xenstore, and a hypervisor, for a daemon on a laptop.
+
+It does what the toolstack and the guests of a real host do: creates each domain's keys, lets the guests
+watch ``memory/target`` and report what they use, tells of domains that come and go. Time passes for the
+guests whenever somebody looks or touches, so a host at rest costs nothing. Whatever a daemon does to it
+goes over the real xenstore protocol; it does not know what a daemon is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from math import inf, isfinite
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from xcpmem.errors import DomainVanished, InvalidValue
+from xcpmem.script import SetBalloon, Shutdown, TakeMemory
+from xcpmem.specs import MICROSECONDS_PER_SECOND, AgentKind, microseconds
+from xcpmem.xen import paths
+from xcpmem.xen.domainkeys import read_size_kib
+from xcpmem.xen.simhost import SimHost
+from xcpmem.xen.simhypervisor import DOMAIN_ZERO_UUID, HypervisorServer, SimulatedHypervisor
+from xcpmem.xen.simstore import StoreServer
+from xcpmem.xen.storetree import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from xcpmem.engine.model import Lifecycle
+    from xcpmem.scenario import Scenario
+    from xcpmem.script import Call
+    from xcpmem.specs import GuestSpec
+    from xcpmem.xen.simguest import SimGuest
+
+_log = logging.getLogger(__name__)
+
+HYPERVISOR_SUFFIX: Final = ".hypervisor"
+"""What is appended to the store's socket path for the hypervisor's."""
+
+MAXMEM_SLACK_KIB: Final = 1024
+"""What a toolstack lets a domain hold above its target: libxl's LIBXL_MAXMEM_CONSTANT."""
+
+AGENT_GAP_S: Final = 1.0
+"""An agent that reports events does so at most this often (xcpmem's own agent: once a second)."""
+
+STEPS_MOST: Final = 2000
+"""Time that passed unseen is caught up in at most so many steps."""
+
+
+class _Report(NamedTuple):
+    """When a guest's agent last reported, and what: total and free KiB."""
+
+    at_s: float
+    sizes_kib: tuple[int, int]
+
+
+class SimulatedHost:
+    """A host in real time, with its store and its hypervisor.
+
+    Args:
+        scenario: the host, its guests, and what happens to them by itself: of its script ``set_balloon``,
+            ``take_memory`` and ``shutdown`` are acted out, the rest is for clients to call.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, scenario: Scenario, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.scenario = scenario
+        self.store = Store()
+        self.hypervisor = SimulatedHypervisor(self.catch_up, scenario.others_kib)
+        self.store_server = StoreServer(self.store)
+        self.hypervisor_server = HypervisorServer(self.hypervisor)
+        self._clock = clock
+        self._started_s = clock()
+        self._tick_us = max(1, microseconds(scenario.tick_s))
+        self._physics = SimHost(scenario)
+        self._agenda = sorted(
+            (line for line in scenario.script if isinstance(line.call, SetBalloon | TakeMemory | Shutdown)),
+            key=lambda line: line.at_s,
+        )
+        self._reports: dict[int, _Report] = {}
+        self._wake = asyncio.Event()
+        self._life: asyncio.Task[None] | None = None
+        self.store.subscribe(self._note_write)
+        self._create_domain_zero()
+        for guest in self._physics.guests.values():
+            self._create(guest)
+
+    async def start(self, path: str) -> None:
+        """Begin to serve and to live.
+
+        Args:
+            path: of the store's socket; the hypervisor's is beside it with `HYPERVISOR_SUFFIX`.
+
+        Raises:
+            OSError: a socket cannot be made.
+        """
+        await self.hypervisor_server.start(path + HYPERVISOR_SUFFIX)
+        await self.store_server.start(path)
+        self._life = asyncio.create_task(self._live(), name="simulated host")
+
+    async def close(self) -> None:
+        """Hang up on everybody; what the host's own task failed with, if it did, is raised."""
+        await self.store_server.close()
+        await self.hypervisor_server.close()
+        if self._life is not None:
+            self._life.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._life
+            self._life = None
+
+    def catch_up(self) -> SimHost:
+        """Let the guests' time run up to now, and return the physics behind them."""
+        physics, now_us = self._physics, self._now_us()
+        step_us = max(self._tick_us, (now_us - physics.now_us) // STEPS_MOST)
+        while physics.is_active and physics.now_us < now_us:
+            physics.advance_to(min(physics.now_us + step_us, now_us))
+        if physics.now_us < now_us:
+            physics.advance_to(now_us)
+        return physics
+
+    def add_guest(self, spec: GuestSpec, size_kib: int) -> None:
+        """Build and boot a guest, as a toolstack does.
+
+        Args:
+            spec: the guest.
+            size_kib: what it gets, KiB; must be free.
+
+        Raises:
+            InvalidValue: the domid is taken, or there is not so much free.
+        """
+        physics = self.catch_up()
+        physics.add_guest(spec, size_kib)
+        self._create(physics.guest(spec.domid))
+        self._wake.set()
+
+    def remove_guest(self, domid: int) -> None:
+        """End a guest: its memory is free at once, then its keys go. Raises DomainVanished."""
+        physics = self.catch_up()
+        uuid = physics.guest(domid).uuid
+        physics.remove_guest(domid)
+        self._reports.pop(domid, None)
+        self.store.remove(paths.domain(domid))
+        self.store.remove(_vm_directory(uuid))
+        if domid in self.store.introduced:
+            self.store.release(domid)
+
+    def set_balloon(self, domid: int, changes: Mapping[str, object]) -> None:
+        """Change a guest's character; ``changes`` are keys of `BalloonSpec`. Raises DomainVanished."""
+        self.catch_up().set_balloon(domid, changes)
+        self._announce_balloon(self._physics.guest(domid))
+        self._wake.set()
+
+    def set_lifecycle(self, domid: int, lifecycle: Lifecycle) -> None:
+        """Pause a guest, or let it run on. Raises DomainVanished."""
+        self.catch_up().set_lifecycle(domid, lifecycle)
+        self._wake.set()
+
+    def take_memory(self, size_kib: int) -> None:
+        """Let free memory vanish, KiB. Raises InvalidValue if there is not so much."""
+        self.catch_up().take_memory(size_kib)
+
+    def live_until_now(self) -> float | None:
+        """Do what is due: lines of the script, and reports of guest agents.
+
+        Returns:
+            Seconds until something is due again, None if nothing will be until somebody asks for it.
+        """
+        physics = self.catch_up()
+        now_s = physics.now_us / MICROSECONDS_PER_SECOND
+        while self._agenda and self._agenda[0].at_s <= now_s:
+            self._act(self._agenda.pop(0).call)
+        due_s = [line.at_s for line in self._agenda[:1]]
+        for guest in physics.guests.values():
+            if guest.spec.agent.kind is not AgentKind.NONE:
+                if self._report_due_s(guest) <= now_s:
+                    self._report(guest, now_s)
+                due_s.append(self._report_due_s(guest))
+        return max(0.0, min(due_s) - now_s) if due_s and isfinite(min(due_s)) else None
+
+    async def _live(self) -> None:
+        while True:
+            self._wake.clear()
+            pause_s = self.live_until_now()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._wake.wait()
+
+    def _now_us(self) -> int:
+        return microseconds(self._clock() - self._started_s)
+
+    def _act(self, call: Call) -> None:
+        try:
+            match call:
+                case SetBalloon(domid=domid, changes=changes):
+                    self.set_balloon(domid, changes)
+                case TakeMemory(size_kib=size_kib):
+                    self.take_memory(size_kib)
+                case Shutdown(domid=domid):
+                    self.remove_guest(domid)
+        except (DomainVanished, InvalidValue) as error:
+            _log.warning("the scenario's %s did not work: %s", call.word, error)
+
+    def _note_write(self, path: str) -> None:
+        """Be the guests' balloon drivers: watch ``memory/target``."""
+        key = paths.domain_key(path)
+        if key is None or key[1] != paths.MEMORY_TARGET or key[0] not in self._physics.guests:
+            return
+        target_kib = read_size_kib(self.store.read(path))
+        if target_kib is not None:
+            self.catch_up().write_target(key[0], target_kib)
+            self._wake.set()
+
+    def _create_domain_zero(self) -> None:
+        for path, value in (
+            (paths.name(0), "Domain-0"),
+            (f"{paths.domain(0)}/domid", "0"),
+            (paths.vm(0), _vm_directory(DOMAIN_ZERO_UUID)),
+            (paths.target(0), str(self.scenario.others_kib)),
+            (f"{_vm_directory(DOMAIN_ZERO_UUID)}/name", "Domain-0"),
+        ):
+            self.store.write(path, value)
+
+    def _create(self, guest: SimGuest) -> None:
+        """Write what a toolstack writes of a domain, introduce it, and boot it."""
+        spec, domid = guest.spec, guest.spec.domid
+        self._physics.write_maxmem(domid, guest.target_kib + MAXMEM_SLACK_KIB)
+        for path, value in (
+            (f"{_vm_directory(guest.uuid)}/uuid", guest.uuid),
+            (f"{_vm_directory(guest.uuid)}/name", spec.name_label),
+            (paths.vm(domid), _vm_directory(guest.uuid)),
+            (f"{paths.domain(domid)}/domid", str(domid)),
+            (paths.name(domid), spec.name_label),
+            (paths.domain_type(domid), spec.domain_type.replace("_", "-")),
+            (paths.static_max(domid), str(spec.static_max_kib)),
+            (paths.dynamic_min(domid), str(spec.dynamic_min_kib)),
+            (paths.dynamic_max(domid), str(spec.dynamic_max_kib)),
+            (paths.memory_offset(domid), "0"),
+            (paths.target(domid), str(guest.target_kib)),
+        ):
+            self.store.write(path, value)
+        self._announce_balloon(guest)
+        self.store.introduce(domid)
+
+    def _announce_balloon(self, guest: SimGuest) -> None:
+        path = paths.feature_balloon(guest.spec.domid)
+        if guest.balloon.feature:
+            self.store.write(path, "1")
+        else:
+            self.store.remove(path)
+
+    def _report_due_s(self, guest: SimGuest) -> float:
+        """Say when a guest's agent reports next, seconds since the start; never is infinite."""
+        report = self._reports.get(guest.spec.domid)
+        if report is None:
+            return 0.0
+        agent = guest.spec.agent
+        if agent.kind is AgentKind.MEMINFO:
+            return report.at_s + agent.period_s
+        if guest.goal_kib != guest.actual_kib or report.sizes_kib != self._sizes_kib(guest):
+            return report.at_s + AGENT_GAP_S
+        later = (point.at_s for point in guest.spec.load if point.at_s > report.at_s)
+        return max(next(later, inf), report.at_s + AGENT_GAP_S)
+
+    def _report(self, guest: SimGuest, now_s: float) -> None:
+        domid, sizes_kib = guest.spec.domid, self._sizes_kib(guest)
+        self._reports[domid] = _Report(now_s, sizes_kib)
+        self.store.write(paths.meminfo_total(domid), str(sizes_kib[0]))
+        self.store.write(paths.meminfo_free(domid), str(sizes_kib[1]))
+        self.store.write(paths.data_updated(domid), "1")
+
+    def _sizes_kib(self, guest: SimGuest) -> tuple[int, int]:
+        """What the guest's kernel manages and what it could spare, KiB."""
+        wanted_kib = guest.wanted_kib(self._physics.now_us)
+        return guest.actual_kib, max(0, guest.actual_kib - wanted_kib)
+
+
+def _vm_directory(uuid: str) -> str:
+    return f"{paths.VMS}/{uuid}"
