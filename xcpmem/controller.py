@@ -115,6 +115,8 @@ class Controller:
         self._retry_s = RETRY_S[0]
         self._nudge = asyncio.Event()
         self._closing = False
+        self.turned_s = clock()
+        """When the last turn ended, on the monotonic clock: a ring that hangs falls behind."""
 
     @property
     def report(self) -> CycleReport | None:
@@ -248,6 +250,7 @@ class Controller:
                 except Exception:  # noqa: BLE001 -- the ring must survive
                     _log.exception("a turn of the ring failed; trying again in %.1f s", RETRY_S[1])
                     pause_s = RETRY_S[1]
+                self.turned_s = self._clock()
                 await asyncio.sleep(TURN_GAP_S)
                 await self._wait(pause_s)
         finally:

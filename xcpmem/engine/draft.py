@@ -37,7 +37,7 @@ class Draft:
         """Tell what the domain's maxmem will be, KiB."""
         return self._maxmems_kib.get(domain.domid, domain.maxmem_kib)
 
-    def shrink(self, domain: DomainState, target_kib: int, *, wished: bool) -> None:
+    def shrink(self, domain: DomainState, target_kib: int, *, keeps_maxmem: bool = False) -> None:
         """Ask for memory back at once: the target first, then maxmem, so that nothing is taken again.
 
         A domain that is to grow is left for `grow`. Of one that is at its target only a maxmem that is
@@ -46,13 +46,11 @@ class Draft:
         Args:
             domain: as seen.
             target_kib: where it is to be, KiB.
-            wished: whether anybody ever asked for its range; a domain that was merely found pinned is
-                not touched, since adopting a host must change nothing.
+            keeps_maxmem: leave its maxmem as it was found.
         """
-        pinned = domain.dynamic_range.min_kib == domain.dynamic_range.max_kib
         if target_kib < domain.target_kib:
             self._set_target(domain, target_kib)
-        elif target_kib > domain.target_kib or (pinned and not wished):
+        elif target_kib > domain.target_kib or keeps_maxmem:
             return
         if domain.maxmem_kib > target_kib:
             self._set_maxmem(domain, target_kib)
@@ -64,6 +62,9 @@ class Draft:
 
     def grow(self, wanted: Sequence[tuple[DomainState, int]], *, kept_kib: int) -> None:
         """Raise targets as far as spare memory reaches, each by its part of what is missing.
+
+        A domain below its dynamic-min is raised at least that far or, if that is more than there is, not
+        at all: a target never leaves the dynamic range.
 
         Args:
             wanted: domains and the targets they should end with, KiB.
@@ -81,9 +82,11 @@ class Draft:
             if cost_kib == 0 or total_kib <= spare_kib:
                 self._raise(domain, target_kib)
             elif spare_kib > 0:
-                part_kib = cost_kib * spare_kib // total_kib
+                least_kib = domain.dynamic_range.min_kib - self._held_kib(domain)
                 width_kib = domain.dynamic_range.max_kib - domain.dynamic_range.min_kib
-                if part_kib * GROWTH_PORTIONS >= width_kib:
+                part_kib = max(cost_kib * spare_kib // total_kib, least_kib)
+                worthwhile = part_kib * GROWTH_PORTIONS >= width_kib or part_kib == least_kib
+                if worthwhile and part_kib <= self.spare_kib - kept_kib:
                     self._raise(domain, self._held_kib(domain) + part_kib)
 
     def grow_regardless(self, wanted: Sequence[tuple[DomainState, int]]) -> None:

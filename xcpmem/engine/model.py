@@ -138,6 +138,8 @@ class HostState:
         slush_kib: to be kept free (squeezed: 73728).
         domains: in the order of their domids, without domain 0 unless it is managed.
         reservations: all that stand in xenstore.
+        others_kib: what neither is free nor belongs to one of ``domains``; None: as this look says. The parts
+            of a look are not of one moment, so while guests move a driver knows better.
     """
 
     total_kib: int
@@ -146,6 +148,14 @@ class HostState:
     slush_kib: int
     domains: tuple[DomainState, ...] = ()
     reservations: tuple[Reservation, ...] = ()
+    others_kib: int | None = None
+
+    @property
+    def common_kib(self) -> int:
+        """All that is free or held by ``domains``."""
+        if self.others_kib is not None:
+            return self.total_kib - self.others_kib
+        return self.free_kib + self.scrub_kib + sum(domain.actual_kib for domain in self.domains)
 
     @property
     def reserved_kib(self) -> int:

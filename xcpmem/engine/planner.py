@@ -99,12 +99,17 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Party:
-    """A domain that can be moved, what is believed of it, and what the policy may give it."""
+    """A domain that can be moved, what is believed of it, and what the policy may give it.
+
+    One that was merely found pinned keeps the maxmem it was found with, since adopting a host must change
+    nothing.
+    """
 
     domain: DomainState
     belief: Belief
     claim: Claim
     probe_kib: int
+    keeps_maxmem: bool
 
 
 def plan(
@@ -135,7 +140,9 @@ def plan(
     host = replace(host, domains=tuple(domains)) if range_actions else host
     beliefs = beliefs.learn(domains, now_s, caution)
     parties = [
-        _party(domain, beliefs.by_domid[domain.domid]) for domain in domains if _can_move(domain, wishes)
+        _party(domain, beliefs.by_domid[domain.domid], wishes)
+        for domain in domains
+        if _can_move(domain, wishes)
     ]
     budget_kib = _budget_kib(host, parties)
     unmeasured = [domain for domain in domains if _is_unmeasured(domain)]
@@ -152,7 +159,7 @@ def plan(
     draft = Draft(host)
     draft.actions += range_actions
     for party, target_kib in zip(parties, targets_kib, strict=True):
-        draft.shrink(party.domain, target_kib, wished=party.domain.uuid in wishes.ranges)
+        draft.shrink(party.domain, target_kib, keeps_maxmem=party.keeps_maxmem)
     coming = any(_is_giving(party, draft.target_kib(party.domain), caution) for party in parties)
     waiting = grant(
         requests,
@@ -168,7 +175,7 @@ def plan(
         draft.grow(grown, kept_kib=sum(goal for _, goal in waiting))
     else:
         draft.grow_regardless(grown)
-    for domain in domains:
+    for domain in filter(lambda domain: _may_be_touched(domain, wishes), domains):
         _flag(domain, beliefs.by_domid[domain.domid], draft, caution)
         _measure(domain, beliefs.by_domid[domain.domid], draft)
 
@@ -179,7 +186,7 @@ def plan(
     }
     for party, goal_kib in zip(parties, goals_kib, strict=False):
         reasons[party.domain.domid] = replace(reasons[party.domain.domid], goal_kib=goal_kib)
-    moving = _moving(parties, draft, wanted, caution)
+    moving = _moving(parties, draft, wanted, caution, coming=coming or host.scrub_kib > 0)
     return Plan(
         actions=tuple(draft.actions),
         verdicts=tuple(verdicts),
@@ -200,7 +207,7 @@ def plan(
 
 def _with_wished_range(domain: DomainState, wishes: Wishes, actions: list[Action]) -> DomainState:
     wished = wishes.ranges.get(domain.uuid)
-    if wished is None or wished == domain.dynamic_range:
+    if wished is None or wished == domain.dynamic_range or not _may_be_touched(domain, wishes):
         return domain
     set_min = SetDynamicMin(domain.domid, wished.min_kib)
     set_max = SetDynamicMax(domain.domid, wished.max_kib)
@@ -211,13 +218,20 @@ def _with_wished_range(domain: DomainState, wishes: Wishes, actions: list[Action
     return replace(domain, dynamic_range=wished)
 
 
+def _may_be_touched(domain: DomainState, wishes: Wishes) -> bool:
+    return domain.lifecycle is not Lifecycle.DYING and domain.domid not in wishes.left_alone
+
+
 def _can_move(domain: DomainState, wishes: Wishes) -> bool:
     return (
-        domain.can_balloon and domain.lifecycle is Lifecycle.RUNNING and domain.domid not in wishes.left_alone
+        domain.can_balloon
+        and domain.lifecycle is Lifecycle.RUNNING
+        and domain.domid not in wishes.left_alone
+        and domain.offset_kib is not None
     )
 
 
-def _party(domain: DomainState, belief: Belief) -> _Party:
+def _party(domain: DomainState, belief: Belief, wishes: Wishes) -> _Party:
     dynamic = domain.dynamic_range
     probe_kib = PROBE_KIB if dynamic.max_kib - dynamic.min_kib >= PROBED_WIDTH_KIB else 0
     low_kib, high_kib = dynamic.min_kib, dynamic.max_kib
@@ -230,15 +244,17 @@ def _party(domain: DomainState, belief: Belief) -> _Party:
         belief,
         Claim(dynamic.min_kib, dynamic.max_kib, low_kib, max(low_kib, high_kib)),
         probe_kib,
+        keeps_maxmem=(
+            domain.uuid not in wishes.ranges and domain.target_kib <= dynamic.min_kib == dynamic.max_kib
+        ),
     )
 
 
 def _budget_kib(host: HostState, parties: Sequence[_Party]) -> int:
     """Count what the policy may divide: all that is free, held by parties, and promised to nobody else."""
     movable = {party.domain.domid for party in parties}
-    promised_kib = sum(d.held_kib - d.actual_kib for d in host.domains if d.domid not in movable)
-    held_kib = sum(party.domain.actual_kib for party in parties)
-    return host.free_kib + host.scrub_kib + held_kib - promised_kib - host.reserved_kib - host.slush_kib
+    promised_kib = sum(domain.held_kib for domain in host.domains if domain.domid not in movable)
+    return host.common_kib - promised_kib - host.reserved_kib - host.slush_kib
 
 
 def _share(
@@ -350,13 +366,13 @@ def _reason(
 
 
 def _moving(
-    parties: Sequence[_Party], draft: Draft, wanted: Mapping[int, int], caution: Caution
+    parties: Sequence[_Party], draft: Draft, wanted: Mapping[int, int], caution: Caution, *, coming: bool
 ) -> list[_Party]:
-    """List the parties that are on their way, or will be asked once memory is free."""
+    """List the parties that are on their way, or will be asked once memory that is coming is free."""
     return [
         party
         for party in parties
-        if wanted[party.domain.domid] != draft.target_kib(party.domain)
+        if (coming and wanted[party.domain.domid] != draft.target_kib(party.domain))
         or draft.target_kib(party.domain) != party.domain.target_kib
         or (direction_of(party.domain, caution) and not party.belief.gave_up(caution))
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -31,10 +32,11 @@ from xcpmem.errors import DomainVanished
 from xcpmem.xen import paths
 from xcpmem.xen.domainkeys import DomainKeys, KeyCache, read_size_kib
 from xcpmem.xen.driver import DomainDescription, Look
+from xcpmem.xen.others import Others
 from xcpmem.xen.reservations import ReservationStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from xcpmem.engine.model import Action
     from xcpmem.xen.hypervisor import DomainInfo, Hypervisor
@@ -66,14 +68,24 @@ class LiveDriver:
         xenstore: connected or not yet.
         hypervisor: the other half of the host.
         slush_kib: to be kept free, KiB.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, xenstore: Xenstore, hypervisor: Hypervisor, *, slush_kib: int) -> None:
+    def __init__(
+        self,
+        xenstore: Xenstore,
+        hypervisor: Hypervisor,
+        *,
+        slush_kib: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._xenstore = xenstore
         self._hypervisor = hypervisor
         self._slush_kib = slush_kib
         self._keys = KeyCache(xenstore)
         self._reservations = ReservationStore(xenstore)
+        self._others = Others()
+        self._clock = clock
         self._domains: dict[int, _Domain] = {}
         self._changed = asyncio.Event()
         xenstore.on_event = self._changed.set
@@ -115,6 +127,13 @@ class LiveDriver:
             info.domid: _under_construction(self._domain(info, keys[info.domid]), reservations)
             for info in infos
         }
+        others_kib = self._others.learn(
+            physical.total_kib,
+            physical.free_kib + physical.scrub_kib,
+            sum(info.actual_kib for info in infos),
+            self._clock(),
+        )
+        offsets_kib = sum(domain.state.offset_kib or 0 for domain in self._domains.values())
         return Look(
             host=HostState(
                 total_kib=physical.total_kib,
@@ -123,6 +142,7 @@ class LiveDriver:
                 slush_kib=self._slush_kib,
                 domains=tuple(self._domains[domid].state for domid in sorted(self._domains)),
                 reservations=reservations,
+                others_kib=others_kib + offsets_kib,
             ),
             descriptions={domid: domain.description for domid, domain in self._domains.items()},
         )

@@ -1,0 +1,286 @@
+"""``xcpmemd``: builds everything from the settings, serves until it is told to end, and takes it down again.
+
+The only module that knows all others. Whatever it opens it closes in the reverse order; the host is left as
+it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from xcpmem import __version__, logs, notify
+from xcpmem.api.cli_http import make_cli_handler
+from xcpmem.api.datamodel import load_datamodel
+from xcpmem.api.dispatch import Dispatcher
+from xcpmem.api.http import make_app
+from xcpmem.api.methods import make_handlers
+from xcpmem.api.passwords import RootPasswordFile
+from xcpmem.api.records import Records
+from xcpmem.api.server import Server
+from xcpmem.api.sessions import Sessions
+from xcpmem.config import DriverKind, OverheadFormula, Settings, parse_command_line
+from xcpmem.controller import Controller
+from xcpmem.engine.accounting import NEW_FORMULA, OLD_FORMULA
+from xcpmem.engine.belief import Caution
+from xcpmem.engine.planner import PlannerSettings
+from xcpmem.engine.policies import POLICIES, find_policy
+from xcpmem.errors import ConfigError, DriverError, InvalidValue, XcpmemError
+from xcpmem.host import HostIdentity
+from xcpmem.hosts import open_host
+from xcpmem.metrics import Metrics, Sources
+from xcpmem.service import Service, ServiceSettings
+from xcpmem.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from xcpmem.engine.policies import Policy
+    from xcpmem.hosts import OpenHost
+
+_log = logging.getLogger(__name__)
+
+STATE_DIR_MODE: Final = 0o700
+PASSWORD_MODE: Final = 0o600
+PASSWORD_BYTES: Final = 18
+
+SHUTDOWN_S: Final = 4.0
+"""Everything is closed within this time after SIGTERM, or left to the kernel."""
+
+LATE_TURNS: Final = 3
+"""The ring counts as hanging when it is so many safety looks late."""
+
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the daemon; return its exit status: 0 after SIGTERM, 2 for a bad option, 1 when it cannot serve."""
+    try:
+        settings = parse_command_line(sys.argv[1:] if argv is None else argv)
+        policy = _policy(settings)
+        logs.configure(settings.log_level, settings.log_format)
+    except ConfigError as error:
+        sys.stderr.write(f"xcpmemd: {error}\n")
+        return 2
+    if settings.check_config:
+        sys.stdout.write("xcpmemd: the configuration is good\n")
+        return 0
+    try:
+        asyncio.run(_serve(settings, policy))
+    except ConfigError as error:
+        sys.stderr.write(f"xcpmemd: {error}\n")
+        return 2
+    except XcpmemError as error:
+        sys.stderr.write(f"xcpmemd: cannot serve: {error}\n")
+        return 1
+    return 0
+
+
+def _policy(settings: Settings) -> Policy:
+    try:
+        return find_policy(settings.policy)
+    except InvalidValue as error:
+        known = ", ".join(POLICIES)
+        raise ConfigError(
+            "settings", "policy", f"no policy {settings.policy!r}; there are: {known}"
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a running daemon is made of."""
+
+    host: OpenHost
+    controller: Controller
+    service: Service
+    server: Server
+    metrics: Metrics
+
+
+async def _serve(settings: Settings, policy: Policy) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        _own_state_dir(settings.state_dir, stack)
+        password_file = _root_password_file(settings)
+        parts = await _assemble(settings, policy, password_file, stack)
+        ring = asyncio.create_task(parts.controller.run(), name="ring")
+        stack.push_async_callback(_end_ring, parts.controller, ring)
+        await _first_look(parts.controller, settings)
+        port = await parts.server.start()
+        stack.push_async_callback(parts.server.close)
+        address = settings.listen.host
+        url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
+        sys.stdout.write(
+            f"xcpmemd ready url={url} socket={settings.socket_path} state={settings.state_dir}\n"
+        )
+        sys.stdout.flush()
+        notify.notify(notify.READY, notify.status(f"serving {url}"))
+        _log.info("xcpmemd %s serves %s on the %s host", __version__, url, settings.driver.value)
+        await _watch(stop, ring, parts.controller)
+        notify.notify(notify.STOPPING)
+        _log.info("ending: callers that wait are told, the host stays as it is")
+
+
+async def _assemble(settings: Settings, policy: Policy, password_file: Path, stack: AsyncExitStack) -> _Parts:
+    """Build the parts from the host upwards."""
+    host = await open_host(settings)
+    stack.push_async_callback(host.close)
+    controller = Controller(
+        host.driver,
+        policy=policy,
+        settings=PlannerSettings(caution=Caution(patience_s=settings.patience_s)),
+        safety_look_s=settings.safety_look_s,
+        orphan_s=settings.reservation_orphan_s,
+    )
+    service = Service(
+        Store(settings.state_dir),
+        controller,
+        ServiceSettings(
+            host=_identity(settings),
+            formula=NEW_FORMULA if settings.overhead_formula is OverheadFormula.NEW else OLD_FORMULA,
+        ),
+    )
+    await service.start()
+    stack.push_async_callback(service.close)
+    await service.seed(host.definitions)
+    sessions = Sessions(
+        RootPasswordFile(password_file), service.release_owner, idle_limit_s=settings.session_idle_s
+    )
+    stack.push_async_callback(sessions.close)
+    controller.is_owner = lambda owner: sessions.find_by_uuid(owner) is not None
+    metrics = Metrics(
+        Sources(
+            driver=settings.driver.value,
+            policy=lambda: policy.name,
+            vms=service.vms,
+            host_overhead_bytes=service.compute_host_memory_overhead,
+            sessions=lambda: len(sessions),
+            login_failures=lambda: sessions.login_failures,
+            xenstore_reconnects=lambda: host.xenstore.reconnects,
+            methods=frozenset(message.wire_name for message in load_datamodel().messages()),
+        )
+    )
+    controller.subscribe(metrics.observe_cycle)
+    dispatcher = Dispatcher(
+        sessions,
+        make_handlers(service, Records(service, sessions), sessions),
+        observe=metrics.observe_rpc,
+    )
+    app = make_app(
+        dispatcher,
+        render_metrics=metrics.render,
+        live_checks={"ring": _turns(controller, settings)},
+        ready_checks=_ready_checks(controller, settings),
+        cli=make_cli_handler(dispatcher),
+    )
+    server = Server(
+        app, host=settings.listen.host, port=settings.listen.port, socket_path=settings.socket_path
+    )
+    return _Parts(host, controller, service, server, metrics)
+
+
+def _own_state_dir(path: Path, stack: AsyncExitStack) -> None:
+    """Make the state dir and lock it: two daemons on one would undo each other's work."""
+    try:
+        path.mkdir(mode=STATE_DIR_MODE, parents=True, exist_ok=True)
+        lock = stack.enter_context((path / "lock").open("a", encoding="ascii"))
+    except OSError as error:
+        raise ConfigError("settings", "state_dir", f"{path} cannot be used: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigError("settings", "state_dir", f"{path} is in use by another xcpmemd") from None
+
+
+def _root_password_file(settings: Settings) -> Path:
+    """Find root's password, or make one at the first start."""
+    if settings.root_password_file is not None:
+        return settings.root_password_file
+    path = settings.state_dir / "root.password"
+    if not path.exists():
+        new = path.with_suffix(".new")
+        new.unlink(missing_ok=True)
+        with open(new, "x", opener=lambda name, flags: os.open(name, flags, PASSWORD_MODE)) as file:
+            file.write(secrets.token_urlsafe(PASSWORD_BYTES) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        new.rename(path)
+    return path
+
+
+def _identity(settings: Settings) -> HostIdentity:
+    hostname = socket.gethostname()
+    boot_id = ""
+    if settings.driver is DriverKind.XEN and BOOT_ID.exists():
+        boot_id = BOOT_ID.read_text(encoding="ascii").strip()
+    return HostIdentity(
+        name_label=hostname,
+        hostname=hostname,
+        address=settings.listen.host,
+        cpu_count=os.cpu_count() or 1,
+        boot_id=boot_id,
+    )
+
+
+def _turns(controller: Controller, settings: Settings) -> Callable[[], bool]:
+    return lambda: time.monotonic() - controller.turned_s < LATE_TURNS * settings.safety_look_s
+
+
+def _ready_checks(controller: Controller, settings: Settings) -> Mapping[str, Callable[[], bool]]:
+    def sees_host() -> bool:
+        report = controller.report
+        return report is not None and all(failure.kind != "Look" for failure in report.failures)
+
+    return {"host": sees_host, "ring": _turns(controller, settings)}
+
+
+async def _first_look(controller: Controller, settings: Settings) -> None:
+    """Wait until the records can be true."""
+    if await controller.next_report(0, settings.safety_look_s) is None:
+        raise DriverError(f"the host could not be looked at within {settings.safety_look_s:g} s")
+
+
+async def _watch(stop: asyncio.Event, ring: asyncio.Task[None], controller: Controller) -> None:
+    """Serve until told to stop; feed systemd's watchdog as long as the ring turns."""
+    interval_s = notify.watchdog_interval_s()
+    fed_s = controller.turned_s
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        while not stopped.done() and not ring.done():
+            await asyncio.wait({stopped, ring}, timeout=interval_s, return_when=asyncio.FIRST_COMPLETED)
+            if interval_s is not None:
+                controller.wake()
+                if controller.turned_s > fed_s:
+                    fed_s = controller.turned_s
+                    notify.notify(notify.WATCHDOG)
+    finally:
+        stopped.cancel()
+    if ring.done():
+        ring.result()
+
+
+async def _end_ring(controller: Controller, ring: asyncio.Task[None]) -> None:
+    await controller.close()
+    try:
+        async with asyncio.timeout(SHUTDOWN_S):
+            await ring
+    except TimeoutError:
+        _log.warning("the ring did not end within %.0f s", SHUTDOWN_S)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

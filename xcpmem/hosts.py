@@ -1,0 +1,108 @@
+"""Opens the host that the settings name: real Xen, a simulated one of our own, or one that runs elsewhere."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from xcpmem.config import DriverKind
+from xcpmem.scenario import load_scenario
+from xcpmem.units import kib_to_bytes
+from xcpmem.vm import Vm
+from xcpmem.xen.hypervisor import open_hypervisor
+from xcpmem.xen.live import LiveDriver
+from xcpmem.xen.simhypervisor import RemoteHypervisor
+from xcpmem.xen.simulated import HYPERVISOR_SUFFIX, SimulatedHost
+from xcpmem.xen.xenstore import Xenstore
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from xcpmem.config import Settings
+    from xcpmem.scenario import Scenario
+    from xcpmem.xen.hypervisor import Hypervisor
+
+XENSTORED_SOCKETS: Final = ("/run/xenstored/socket", "/var/run/xenstored/socket")
+"""Where xenstored listens; ``XENSTORED_PATH`` in the environment wins, as for Xen's own tools."""
+
+SIMULATED_STORE: Final = "xenstored.sock"
+"""The simulated host's xenstored, in the state dir: ``xenstore-ls`` can read it."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenHost:
+    """A host that can be looked at.
+
+    Args:
+        driver: for the controller.
+        xenstore: for its counters.
+        definitions: VMs that the host's toolstack would know of.
+        close: lets go of it, in the right order.
+    """
+
+    driver: LiveDriver
+    xenstore: Xenstore
+    definitions: tuple[Vm, ...]
+    close: Callable[[], Awaitable[None]]
+
+
+async def open_host(settings: Settings) -> OpenHost:
+    """Open the host.
+
+    Raises:
+        ConfigError: the scenario is wrong.
+        DriverError: the host is not there.
+    """
+    if settings.driver is DriverKind.XEN:
+        return await _connect(_xenstored_socket(), open_hypervisor(), slush_kib=settings.slush_kib)
+    scenario = load_scenario(settings.scenario)
+    definitions, slush_kib = _definitions(scenario), scenario.host.slush_kib
+    if settings.host is not None:
+        hypervisor = RemoteHypervisor(f"{settings.host}{HYPERVISOR_SUFFIX}")
+        return await _connect(str(settings.host), hypervisor, definitions, slush_kib=slush_kib)
+    store = str(settings.state_dir / SIMULATED_STORE)
+    simulated = SimulatedHost(scenario)
+    await simulated.start(store)
+    host = await _connect(store, simulated.hypervisor, definitions, slush_kib=slush_kib)
+
+    async def close() -> None:
+        await host.close()
+        await simulated.close()
+
+    return OpenHost(host.driver, host.xenstore, host.definitions, close)
+
+
+async def _connect(
+    store: str, hypervisor: Hypervisor, definitions: tuple[Vm, ...] = (), *, slush_kib: int
+) -> OpenHost:
+    xenstore = Xenstore(store)
+    driver = LiveDriver(xenstore, hypervisor, slush_kib=slush_kib)
+    await driver.start()
+    return OpenHost(driver, xenstore, definitions, driver.close)
+
+
+def _xenstored_socket() -> str:
+    named = os.environ.get("XENSTORED_PATH")
+    candidates = (named,) if named else XENSTORED_SOCKETS
+    return next((path for path in candidates if Path(path).exists()), candidates[0])
+
+
+def _definitions(scenario: Scenario) -> tuple[Vm, ...]:
+    """Say what a toolstack would have stored of the scenario's VMs."""
+    return tuple(
+        Vm(
+            uuid=scenario.uuid_of(guest),
+            name_label=guest.name_label,
+            memory_static_min=kib_to_bytes(guest.static_min_kib),
+            memory_dynamic_min=kib_to_bytes(guest.dynamic_min_kib),
+            memory_dynamic_max=kib_to_bytes(guest.dynamic_max_kib),
+            memory_static_max=kib_to_bytes(guest.static_max_kib),
+            memory_target=kib_to_bytes(guest.target_kib),
+            VCPUs_max=guest.vcpus,
+            VCPUs_at_startup=guest.vcpus,
+            domain_type=guest.domain_type.value,
+        )
+        for guest in scenario.guests
+    )
