@@ -11,7 +11,7 @@ from xcpmem.api.dispatch import Dispatcher
 from xcpmem.api.http import make_app
 from xcpmem.api.methods import make_handlers
 from xcpmem.api.records import Records
-from xcpmem.api.server import Server
+from xcpmem.api.server import ConnectionLimits, Server
 from xcpmem.api.sessions import Peer, SessionClock, Sessions
 from xcpmem.controller import Controller
 from xcpmem.host import HostIdentity
@@ -162,7 +162,7 @@ async def running_stack(
 @asynccontextmanager
 async def listening(app: web.Application) -> AsyncIterator[str]:
     """Serve on a free port of the loopback; gives the URL."""
-    server = Server(app, host="127.0.0.1", port=0)
+    server = Server(app, host="127.0.0.1", port=0, limits=ConnectionLimits(linger_s=0.5))
     port = await server.start()
     try:
         yield f"http://127.0.0.1:{port}"

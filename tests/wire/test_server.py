@@ -1,0 +1,158 @@
+"""Listening: Unix sockets and who is at their other end, TLS left to deployment, slow and many clients."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import pytest
+from aiohttp import web
+
+from xcpmem.api.http import peer_of
+from xcpmem.api.server import ConnectionLimits, Server
+from xcpmem.api.sessions import Peer
+from xcpmem.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with TemporaryDirectory(prefix="xm-") as name:  # a socket's path may have 107 characters at most
+        yield Path(name)
+
+
+def make_app(seen: list[Peer] | None = None) -> web.Application:
+    async def answer(request: web.Request) -> web.Response:
+        if seen is not None:
+            seen.append(peer_of(request))
+        return web.Response(text="here")
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    return app
+
+
+async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, raw: bytes = REQUEST) -> bytes:
+    try:
+        async with asyncio.timeout(20):
+            writer.write(raw)
+            return await reader.read()
+    finally:
+        writer.close()
+
+
+async def test_server_serves_tcp_and_unix_socket_at_once(folder: Path) -> None:
+    seen: list[Peer] = []
+    path = folder / "s"
+    server = Server(make_app(seen), host="127.0.0.1", port=0, socket_path=path)
+    port = await server.start()
+    assert port > 0
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    for connection in (asyncio.open_connection("127.0.0.1", port), asyncio.open_unix_connection(path)):
+        assert (await talk(*await connection)).endswith(b"here")
+    await server.close()
+    assert seen == [Peer("127.0.0.1"), Peer("unix", os.getuid())]
+    assert [peer.is_trusted for peer in seen] == [False, True]
+    assert not path.exists()
+
+
+async def test_server_without_tcp_has_no_port(folder: Path) -> None:
+    server = Server(make_app(), socket_path=folder / "s")
+    assert await server.start() == 0
+    await server.close()
+
+
+async def test_socket_that_a_killed_daemon_left_is_taken_over(folder: Path) -> None:
+    path = folder / "s"
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(path))
+    server = Server(make_app(), socket_path=path)
+    await server.start()
+    assert (await talk(*await asyncio.open_unix_connection(path))).endswith(b"here")
+    await server.close()
+
+
+async def test_socket_of_a_living_daemon_is_left_alone(folder: Path) -> None:
+    path = folder / "s"
+    first, second = (Server(make_app(), socket_path=path) for _ in range(2))
+    await first.start()
+    with pytest.raises(ConfigError, match="in use"):
+        await second.start()
+    assert (await talk(*await asyncio.open_unix_connection(path))).endswith(b"here")
+    await first.close()
+
+
+async def test_file_in_the_sockets_place_is_left_alone(folder: Path) -> None:
+    path = folder / "s"
+    path.write_text("precious")
+    with pytest.raises(ConfigError):
+        await Server(make_app(), socket_path=path).start()
+    assert path.read_text() == "precious"
+
+
+async def test_address_that_is_taken_is_a_config_error() -> None:
+    first = Server(make_app(), host="127.0.0.1", port=0)
+    port = await first.start()
+    with pytest.raises(ConfigError, match=f"127.0.0.1:{port}"):
+        await Server(make_app(), host="127.0.0.1", port=port).start()
+    await first.close()
+
+
+async def serving(limits: ConnectionLimits) -> tuple[Server, int]:
+    server = Server(make_app(), host="127.0.0.1", port=0, limits=limits)
+    return server, await server.start()
+
+
+@pytest.mark.parametrize("start", [b"G", b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "])
+async def test_head_that_never_ends_is_given_up(start: bytes) -> None:
+    server, port = await serving(ConnectionLimits(head_timeout_s=0.05))
+    answer = await talk(*await asyncio.open_connection("127.0.0.1", port), start)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    await server.close()
+
+
+async def test_head_that_comes_in_pieces_is_waited_for() -> None:
+    server, port = await serving(ConnectionLimits(head_timeout_s=10))
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for byte in REQUEST[:-1]:
+        writer.write(bytes([byte]))
+        await writer.drain()
+    assert (await talk(reader, writer, REQUEST[-1:])).endswith(b"here")
+    await server.close()
+
+
+async def test_second_head_on_a_kept_connection_has_its_own_deadline() -> None:
+    server, port = await serving(ConnectionLimits(head_timeout_s=0.05))
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with asyncio.timeout(20):
+        writer.write(REQUEST.replace(b"Connection: close\r\n", b""))
+        await reader.readuntil(b"here")
+    assert (await talk(reader, writer, b"GET / ")).startswith(b"HTTP/1.1 408 ")
+    await server.close()
+
+
+async def test_idle_connection_is_closed() -> None:
+    server, port = await serving(ConnectionLimits(keepalive_s=0.05))
+    assert await talk(*await asyncio.open_connection("127.0.0.1", port), b"") == b""
+    await server.close()
+
+
+async def test_connection_too_many_is_turned_away() -> None:
+    server, port = await serving(ConnectionLimits(connections=1))
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with asyncio.timeout(20):
+        writer.write(REQUEST.replace(b"Connection: close\r\n", b""))
+        await reader.readuntil(b"here")
+    answer = await talk(*await asyncio.open_connection("127.0.0.1", port), b"")
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    writer.close()
+    await server.close()

@@ -1,0 +1,233 @@
+"""HTTP: which request goes where, how much of it is read, and which headers an answer has.
+
+XenAPI's outcomes, failures included, are all 200; other statuses speak of the transport alone and come as
+small pages. Content types are exact to the byte, for npm's xen-api compares them as strings, and a
+request's own is never looked at. With `server` the only importer of aiohttp here, beside the command
+line's endpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import logging
+import socket
+import struct
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import hdrs, web
+
+from xcpmem.api import codec, jsonrpc
+from xcpmem.api.sessions import Peer
+from xcpmem.errors import WireError, XcpmemError
+from xcpmem.units import kib_to_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from xcpmem.api.dispatch import Dispatcher
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+    Check = Callable[[], bool]
+    RenderMetrics = Callable[[str | None], tuple[bytes, str]]
+
+BODY_LIMIT_BYTES: Final = kib_to_bytes(300)
+"""The longest request that xapi reads."""
+
+XML: Final = "text/xml"
+JSON: Final = "application/json"
+_API_HEADERS: Final[Mapping[str, str]] = {
+    "Server": "xcpmem",
+    "Cache-Control": "no-cache, no-store",
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Headers": "X-Requested-With",
+}
+_PAGE_HEADERS: Final[Mapping[str, str]] = {
+    "Server": "xcpmem",
+    "Content-Type": "text/html",
+    "Cache-Control": "no-cache, no-store",
+    "X-Content-Type-Options": "nosniff",
+}
+_TEXT_HEADERS: Final[Mapping[str, str]] = {**_PAGE_HEADERS, "Content-Type": "text/plain; charset=utf-8"}
+_RETRY_AFTER_S: Final = 1
+_KNOWN_METHODS: Final = frozenset({hdrs.METH_GET, hdrs.METH_PUT, hdrs.METH_CONNECT})
+_LIST_METHODS: Final = "system.listMethods"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """How much is taken on at once.
+
+    Args:
+        body_timeout_s: a request's body must be there so many seconds after its head.
+        calls: so many requests may be under way, waiting ones included; more are answered 503.
+    """
+
+    body_timeout_s: float = 10.0
+    calls: int = 1024
+
+
+def make_app(
+    dispatcher: Dispatcher,
+    *,
+    render_metrics: RenderMetrics | None = None,
+    live_checks: Mapping[str, Check] | None = None,
+    ready_checks: Mapping[str, Check] | None = None,
+    cli: Handler | None = None,
+    limits: HttpLimits | None = None,
+) -> web.Application:
+    """Make the application that serves everything.
+
+    Args:
+        dispatcher: carries out calls.
+        render_metrics: makes the body and content type of ``/metrics`` for an Accept header.
+        live_checks: by name, whether the daemon's parts live; one that fails means: restart it.
+        ready_checks: by name, whether it can serve.
+        cli: the handler of ``POST /cli``; it answers on the bare connection.
+        limits: how much at once.
+    """
+    edge = _Edge(dispatcher, limits or HttpLimits())
+    app = web.Application(client_max_size=BODY_LIMIT_BYTES)
+    app.router.add_get("/livez", _make_health("livez", live_checks or {}))
+    app.router.add_get("/readyz", _make_health("readyz", ready_checks or {}))
+    if render_metrics is not None:
+        app.router.add_get("/metrics", _make_metrics(render_metrics))
+    if cli is not None:
+        app.router.add_post("/cli", cli)
+    app.router.add_post("/jsonrpc", edge.answer_json)
+    # As in xapi, whose router falls back to "/" for every path that is not registered.
+    app.router.add_post("/{path:.*}", edge.answer_xml)
+    app.router.add_route("*", "/{path:.*}", _answer_other)
+    return app
+
+
+def peer_of(request: web.BaseRequest) -> Peer:
+    """Tell who sent a request; on a Unix socket the kernel names the user."""
+    transport = request.transport
+    connection = transport.get_extra_info("socket") if transport is not None else None
+    if connection is None or connection.family != socket.AF_UNIX:
+        return Peer(request.remote or "unknown")
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _, uid, _ = struct.unpack("3i", credentials)
+    return Peer("unix", uid)
+
+
+def page(status: HTTPStatus, text: str = "") -> web.Response:
+    """Make the small page that goes with any status but 200, after which the connection is closed."""
+    title = f"HTTP {status.value} {status.phrase.lower()}"
+    body = f"<html><body><h1>{title}</h1><p>{html.escape(text)}</p></body></html>"
+    response = web.Response(
+        status=status, body=body.encode(), headers={**_PAGE_HEADERS, "Connection": "close"}
+    )
+    response.force_close()
+    return response
+
+
+class _Edge:
+    """Where bytes from outside become calls."""
+
+    def __init__(self, dispatcher: Dispatcher, limits: HttpLimits) -> None:
+        self._dispatcher = dispatcher
+        self._limits = limits
+        self._calls = 0
+
+    async def answer_xml(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, self._carry_out_xml, XML)
+
+    async def answer_json(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, self._carry_out_json, JSON)
+
+    async def _answer(
+        self, request: web.Request, carry_out: Callable[[bytes, Peer], Awaitable[bytes]], content_type: str
+    ) -> web.StreamResponse:
+        if self._calls >= self._limits.calls:
+            response = page(HTTPStatus.SERVICE_UNAVAILABLE, "too many calls at once")
+            response.headers[hdrs.RETRY_AFTER] = str(_RETRY_AFTER_S)
+            return response
+        self._calls += 1
+        try:
+            body = await self._read(request)
+            if isinstance(body, web.Response):
+                return body
+            answer = await carry_out(body, peer_of(request))
+        except WireError as error:
+            _log.debug("a request was no call", extra={"from": request.remote, "why": error})
+            return page(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
+        finally:
+            self._calls -= 1
+        connection = "keep-alive" if request.keep_alive else "close"
+        headers = {**_API_HEADERS, "Content-Type": content_type, "Connection": connection}
+        return web.Response(body=answer, headers=headers)
+
+    async def _read(self, request: web.Request) -> bytes | web.Response:
+        """Read the body, or give the page for one that is too long, too slow or of no stated length."""
+        if request.content_length is None:
+            return page(HTTPStatus.INTERNAL_SERVER_ERROR, "a request needs a Content-Length")
+        if request.content_length > BODY_LIMIT_BYTES:
+            return page(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {BODY_LIMIT_BYTES} bytes are read")
+        try:
+            async with asyncio.timeout(self._limits.body_timeout_s):
+                return await request.read()
+        except TimeoutError:
+            return page(HTTPStatus.REQUEST_TIMEOUT, "the body did not come in time")
+
+    async def _carry_out_xml(self, body: bytes, peer: Peer) -> bytes:
+        call = codec.decode_call(body)
+        try:
+            value = await self._dispatcher.call(call.method, call.params, peer=peer)
+        except XcpmemError as error:
+            return codec.encode_failure(error.code, error.params)
+        return codec.encode_bare(value) if call.method == _LIST_METHODS else codec.encode_success(value)
+
+    async def _carry_out_json(self, body: bytes, peer: Peer) -> bytes:
+        request = jsonrpc.decode_request(body)
+        try:
+            value = await self._dispatcher.call(request.method, request.params, peer=peer)
+        except XcpmemError as error:
+            return jsonrpc.encode_failure(request, error.code, error.params)
+        return jsonrpc.encode_success(request, value)
+
+
+async def _answer_other(request: web.Request) -> web.StreamResponse:
+    """Answer what is neither a call nor a page: a browser's question before a call, or a refusal."""
+    if request.method == hdrs.METH_OPTIONS:
+        asked = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "")
+        headers = {
+            **_API_HEADERS,
+            "Access-Control-Allow-Headers": ", ".join(filter(None, (asked, "X-Requested-With"))),
+            "Access-Control-Allow-Methods": "PUT",
+        }
+        return web.Response(headers=headers)
+    if request.method not in _KNOWN_METHODS:
+        return page(HTTPStatus.NOT_IMPLEMENTED)
+    # The place of the dashboard.
+    if request.method == hdrs.METH_GET and request.path == "/":
+        return page(HTTPStatus.NOT_FOUND)
+    return page(HTTPStatus.FORBIDDEN)
+
+
+def _make_health(name: str, checks: Mapping[str, Check]) -> Handler:
+    """Make a health endpoint; the status is what counts, ``?verbose`` lists the checks for people."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        results = {check: is_good() for check, is_good in checks.items()}
+        is_good = all(results.values())
+        lines = [f"[+]{check} ok" if good else f"[-]{check} failed" for check, good in results.items()]
+        lines.append(f"{name} check {'passed' if is_good else 'failed'}")
+        text = "\n".join(lines) + "\n" if "verbose" in request.query or not is_good else "ok"
+        status = HTTPStatus.OK if is_good else HTTPStatus.SERVICE_UNAVAILABLE
+        return web.Response(status=status, body=text.encode(), headers=_TEXT_HEADERS)
+
+    return answer
+
+
+def _make_metrics(render: RenderMetrics) -> Handler:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        body, content_type = render(request.headers.get(hdrs.ACCEPT))
+        return web.Response(body=body, headers={**_TEXT_HEADERS, "Content-Type": content_type})
+
+    return answer
