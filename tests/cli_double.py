@@ -89,6 +89,9 @@ def some_records() -> Records:
                 "22222222-2222-2222-2222-222222222222",
                 "db1, old",
                 current_operations={"OpaqueRef:task": "start"},
+                actions_after_reboot="restart",
+                actions_after_crash="coredump_and_restart",
+                domain_type="pv_in_pvh",
             ),
             TEMPLATE: vm_record("33333333-3333-3333-3333-333333333333", "debian", is_a_template=True),
             DOM0: vm_record(

@@ -146,6 +146,9 @@ async def test_param_get_prints_the_bare_value(name: str, text: str) -> None:
         ("hvm", "false"),
         ("current-operations", "start"),
         ("VCPUs-utilisation", ""),
+        ("actions-after-reboot", "Restart"),
+        ("actions-after-crash", "Core dump and restart"),
+        ("domain-type", "pv-in-pvh"),
     ],
 )
 async def test_param_get_of_a_halted_vm_says_what_is_not_known(name: str, text: str) -> None:
@@ -217,6 +220,8 @@ async def test_unknown_uuid_is_told() -> None:
         (["VCPUs-max=0x10"], [("VM.set_VCPUs_max", WEB1, 16)]),
         (["HVM-shadow-multiplier=1.25"], [("VM.set_HVM_shadow_multiplier", WEB1, 1.25)]),
         (["is-a-template=true"], [("VM.set_is_a_template", WEB1, True)]),
+        (["domain-type=PV-in-PVH"], [("VM.set_domain_type", WEB1, "pv_in_pvh")]),
+        (["actions-after-crash=Preserve"], [("VM.set_actions_after_crash", WEB1, "preserve")]),
         (["other-config:new=1"], [("VM.add_to_other_config", WEB1, "new", "1")]),
         (
             ["other-config:owner=bob"],

@@ -137,7 +137,7 @@ async def _wait_telling(run: Run, item: Item) -> None:
                 for field in (_VM.find("memory-actual"), _VM.find("memory-target"))
                 if field is not None
             ]
-            line = f"\r{item.record['name_label']}: {actual} MiB of {target} MiB "
+            line = f"\r{item.record['name_label']}: {actual} MiB of {target} MiB  "
             await run.printer.send(PrintStderr(line))
             told = True
         await waiting

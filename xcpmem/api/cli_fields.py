@@ -32,6 +32,8 @@ class Form(StrEnum):
 
     PLAIN = "by its type"
     LOWER = "in small letters"
+    DASHES = "with dashes for underscores"
+    SENTENCE = "with a capital and blanks for underscores"
     LIVE = "0 while no domain stands behind the VM"
     QUOTED = "in quotes"
     TRISTATE = "yes and no as true and false"
@@ -47,6 +49,7 @@ class Input(StrEnum):
     INT = "an integer"
     FLOAT = "a float"
     BOOL = "true or false"
+    WORD = "a word in letters of any size, with dashes or underscores"
     UUID = "the uuid of the object referred to, or nothing"
 
 
@@ -139,6 +142,10 @@ def _bool(name: str, *, is_deprecated: bool = False) -> Field:
     return Field(name, path, Access.RW, reads=Input.BOOL, is_deprecated=is_deprecated)
 
 
+def _action(name: str) -> Field:
+    return Field(name, name.replace("-", "_"), Access.RW, form=Form.SENTENCE, reads=Input.WORD)
+
+
 def _ref(name: str, path: str, refers_to: str, access: Access = Access.RO) -> Field:
     return Field(name, path, access, refers_to=refers_to, reads=Input.UUID)
 
@@ -167,9 +174,14 @@ _VM_FIELDS: Final = (
     _ref("suspend-SR-uuid", "suspend_SR", "SR", Access.RW),
     *_plain("VCPUs-params", Access.MRW),
     *map(_int, ("VCPUs-max", "VCPUs-at-startup")),
-    *_plain(
-        "actions-after-shutdown actions-after-softreboot actions-after-reboot actions-after-crash",
-        Access.RW,
+    *map(
+        _action,
+        (
+            "actions-after-shutdown",
+            "actions-after-softreboot",
+            "actions-after-reboot",
+            "actions-after-crash",
+        ),
     ),
     _ref("console-uuids", "consoles", "console", Access.SRO),
     Field("hvm", "hvm", within="metrics", absent="false"),
@@ -188,8 +200,8 @@ _VM_FIELDS: Final = (
         "allowed-VIF-devices", "", Access.SRO, call="VM.get_allowed_VIF_devices", absent="", is_expensive=True
     ),
     Field("possible-hosts", "", refers_to="host", call="VM.get_possible_hosts", absent="", is_expensive=True),
-    *_plain("domain-type", Access.RW),
-    *_plain("current-domain-type", within="metrics"),
+    Field("domain-type", "domain_type", Access.RW, form=Form.DASHES, reads=Input.WORD),
+    Field("current-domain-type", "current_domain_type", within="metrics", form=Form.DASHES),
     *_plain("HVM-boot-policy", Access.RW),
     *_plain("HVM-boot-params", Access.MRW),
     Field("HVM-shadow-multiplier", "HVM_shadow_multiplier", Access.RW, reads=Input.FLOAT),

@@ -121,6 +121,8 @@ def _read(field: Field, text: str) -> Value:
     match field.reads:
         case Input.SIZE:
             return parse_size(field.name, text)
+        case Input.WORD:
+            return text.lower().replace("-", "_")
         case Input.BOOL if text in {"true", "false"}:
             return text == "true"
         case Input.BOOL:

@@ -24,7 +24,7 @@ from xcpmem.errors import CommandError, HandleInvalid, MethodUnknown, XcpmemErro
 from xcpmem.refs import NULL_REF
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from xcpmem.api.cli_fields import RecordClass
     from xcpmem.api.values import Value
@@ -35,6 +35,13 @@ _WITHIN: Final = {
     ("host", "metrics"): "host_metrics",
 }
 _TRISTATE: Final = {"yes": "true", "no": "false"}
+_SHAPES: Final[Mapping[Form, Callable[[str], str]]] = {
+    Form.LOWER: str.lower,
+    Form.DASHES: lambda text: text.replace("_", "-"),
+    Form.SENTENCE: lambda text: text.replace("coredump", "core dump").replace("_", " ").capitalize(),
+    Form.QUOTED: lambda text: f"'{text}'",
+    Form.TRISTATE: lambda text: _TRISTATE.get(text, text),
+}
 _REF_START: Final = "OpaqueRef:"
 
 
@@ -172,15 +179,8 @@ class Records:
         if field.refers_to:
             return await self._uuid_of(field.refers_to, str(value))
         text = format_scalar(value)
-        match field.form:
-            case Form.LOWER:
-                return text.lower()
-            case Form.QUOTED:
-                return f"'{text}'"
-            case Form.TRISTATE:
-                return _TRISTATE.get(text, text)
-            case _:
-                return text
+        shape = _SHAPES.get(field.form)
+        return shape(text) if shape else text
 
     async def _uuid_of(self, class_name: str, ref: str) -> str:
         if ref == NULL_REF:
