@@ -35,6 +35,7 @@ from xcpmem.errors import (
 )
 from xcpmem.inbox import Inbox
 from xcpmem.report import Bulletin, CycleReport, Failure
+from xcpmem.troubles import Orphans, Troubles
 from xcpmem.units import format_kib
 
 if TYPE_CHECKING:
@@ -52,17 +53,6 @@ TURN_GAP_S: Final = 0.005
 
 RETRY_S: Final = (0.1, 5.0)
 """First and longest wait after a look that failed; doubles in between."""
-
-LEFT_ALONE_S: Final = (1.0, 30.0)
-"""First and longest time for which a domain is left alone after touching it failed; doubles in between."""
-
-
-@dataclass(slots=True)
-class _Trouble:
-    """A domain that could not be touched: until when it is left alone, and for how long next time."""
-
-    until_s: float
-    pause_s: float
 
 
 @dataclass(slots=True)
@@ -99,19 +89,17 @@ class Controller:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.is_owner = is_owner
         self._driver = driver
         self._policy = policy or find_policy("proportional")
         self._settings = settings or PlannerSettings()
         self._safety_look_s = safety_look_s
-        self._orphan_s = orphan_s
+        self._orphans = Orphans(is_owner, orphan_s)
+        self._troubles = Troubles()
         self._clock = clock
         self._wall = wall
         self._inbox = Inbox(self.wake)
         self._bulletin = Bulletin()
         self._beliefs = Beliefs()
-        self._troubles: dict[int, _Trouble] = {}
-        self._orphans: dict[str, float] = {}
         self._retry_s = RETRY_S[0]
         self._nudge = asyncio.Event()
         self._closing = False
@@ -122,6 +110,10 @@ class Controller:
     def report(self) -> CycleReport | None:
         """The latest turn, None before the first."""
         return self._bulletin.latest
+
+    def know_owners(self, is_owner: Callable[[str], bool]) -> None:
+        """Ask from now on ``is_owner`` whether a reservation's owner still lives."""
+        self._orphans.is_owner = is_owner
 
     def wake(self) -> None:
         """Let the ring turn soon."""
@@ -288,7 +280,7 @@ class Controller:
         now_s = self._clock()
         thought = plan(
             look.host,
-            self._inbox.wishes(self._left_alone(now_s)),
+            self._inbox.wishes(self._troubles.left_alone(now_s)),
             self._beliefs,
             now_s,
             self._policy,
@@ -309,8 +301,7 @@ class Controller:
         pauses_s = [self._safety_look_s]
         if thought.look_again_s is not None:
             pauses_s.append(thought.look_again_s)
-        pauses_s += [t.until_s - now_s for t in self._troubles.values() if t.until_s > now_s]
-        return min(pauses_s)
+        return min(pauses_s + self._troubles.pauses_s(now_s))
 
     async def _obey(self, look: Look, turn: _Turn) -> bool:
         """Carry out what callers commanded and what orphans need; tell whether the host was touched."""
@@ -327,7 +318,7 @@ class Controller:
             else:
                 if not command.done.done():
                     command.done.set_result(None)
-        for reservation in self._orphaned(look.host):
+        for reservation in self._orphans.find(look.host, self._clock()):
             _log.warning(
                 "freed reservation %s of %s: its owner or domain is gone",
                 reservation.reservation_id,
@@ -335,23 +326,6 @@ class Controller:
             )
             touched = await self._touch(DeleteReservation(reservation), turn) or touched
         return touched
-
-    def _orphaned(self, host: HostState) -> list[Reservation]:
-        """List reservations whose time without an owner is over, or whose domain is gone."""
-        domids = {domain.domid for domain in host.domains}
-        now_s = self._clock()
-        ownerless = {
-            r.reservation_id: self._orphans.get(r.reservation_id, now_s)
-            for r in host.reservations
-            if r.domid is None and not self.is_owner(r.owner)
-        }
-        self._orphans = ownerless
-        return [
-            r
-            for r in host.reservations
-            if (r.domid is not None and r.domid not in domids)
-            or (r.reservation_id in ownerless and now_s - ownerless[r.reservation_id] >= self._orphan_s)
-        ]
 
     async def _touch(self, action: Action, turn: _Turn) -> bool:
         """Apply one action of a plan; False when the rest of the plan must not follow."""
@@ -364,20 +338,12 @@ class Controller:
             turn.failures.append(Failure.of(action, error))
             _log.warning("could not apply %s: %s", action, error)
             if (domid := getattr(action, "domid", None)) is not None:
-                before = self._troubles.get(domid)
-                pause_s = min(before.pause_s * 2, LEFT_ALONE_S[1]) if before else LEFT_ALONE_S[0]
-                self._troubles[domid] = _Trouble(self._clock() + pause_s, pause_s)
+                self._troubles.note(domid, self._clock())
             return False
         turn.done.append(action)
         if isinstance(action, RecordReservation):
             self._inbox.answer(action.reservation.reservation_id, action.reservation)
         return True
-
-    def _left_alone(self, now_s: float) -> frozenset[int]:
-        """Say which domains just could not be touched; one that had its pause is tried again."""
-        living = {domid: t for domid, t in self._troubles.items() if now_s < t.until_s + t.pause_s}
-        self._troubles = living
-        return frozenset(domid for domid, trouble in living.items() if now_s < trouble.until_s)
 
     def _endure(self, error: DriverError, started_s: float) -> float:
         """Publish a look that failed, end waits that are over, and say when to try again."""

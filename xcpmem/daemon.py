@@ -161,7 +161,7 @@ async def _assemble(settings: Settings, policy: Policy, password_file: Path, sta
         RootPasswordFile(password_file), service.release_owner, idle_limit_s=settings.session_idle_s
     )
     stack.push_async_callback(sessions.close)
-    controller.is_owner = lambda owner: sessions.find_by_uuid(owner) is not None
+    controller.know_owners(lambda owner: sessions.find_by_uuid(owner) is not None)
     metrics = Metrics(
         Sources(
             driver=settings.driver.value,

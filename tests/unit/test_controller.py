@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from xcpmem.controller import LEFT_ALONE_S, Controller
+from xcpmem.controller import Controller
 from xcpmem.engine.model import DynamicRange, RecordReservation, Reservation, SetTarget
 from xcpmem.errors import (
     ConnectionLost,
@@ -21,6 +21,7 @@ from xcpmem.errors import (
 )
 from xcpmem.scenario import Scenario
 from xcpmem.specs import MICROSECONDS_PER_SECOND, BalloonSpec, GuestSpec, HostSpec
+from xcpmem.troubles import LEFT_ALONE_S
 from xcpmem.units import kib_to_bytes, mib_to_kib
 from xcpmem.xen.simhost import SimHost
 from xcpmem.xen.virtual import VirtualDriver

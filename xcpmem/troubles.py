@@ -1,0 +1,72 @@
+"""What the ring remembers of things that went wrong, so that it neither gives up nor tries without end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from xcpmem.engine.model import HostState, Reservation
+
+LEFT_ALONE_S: Final = (1.0, 30.0)
+"""First and longest time for which a domain is left alone after touching it failed; doubles in between."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pause:
+    until_s: float
+    length_s: float
+
+
+class Troubles:
+    """Domains that could not be touched; times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._pauses: dict[int, _Pause] = {}
+
+    def note(self, domid: int, now_s: float) -> None:
+        """Leave a domain alone for a while, longer each time in a row."""
+        before = self._pauses.get(domid)
+        first_s, longest_s = LEFT_ALONE_S
+        length_s = min(before.length_s * 2, longest_s) if before else first_s
+        self._pauses[domid] = _Pause(now_s + length_s, length_s)
+
+    def left_alone(self, now_s: float) -> frozenset[int]:
+        """Say which domains are not to be touched now; one that had its pause is tried again."""
+        self._pauses = {d: p for d, p in self._pauses.items() if now_s < p.until_s + p.length_s}
+        return frozenset(domid for domid, pause in self._pauses.items() if now_s < pause.until_s)
+
+    def pauses_s(self, now_s: float) -> list[float]:
+        """Say after how many seconds domains are worth another try."""
+        return [pause.until_s - now_s for pause in self._pauses.values() if pause.until_s > now_s]
+
+
+class Orphans:
+    """Reservations whose owner is gone.
+
+    Args:
+        is_owner: whether an owner still lives.
+        patience_s: how long a reservation may stand without one, seconds.
+    """
+
+    def __init__(self, is_owner: Callable[[str], bool], patience_s: float) -> None:
+        self.is_owner = is_owner
+        self._patience_s = patience_s
+        self._since_s: dict[str, float] = {}
+
+    def find(self, host: HostState, now_s: float) -> list[Reservation]:
+        """List those whose time is over, and those whose domain is gone."""
+        domids = {domain.domid for domain in host.domains}
+        self._since_s = {
+            r.reservation_id: self._since_s.get(r.reservation_id, now_s)
+            for r in host.reservations
+            if r.domid is None and not self.is_owner(r.owner)
+        }
+        return [
+            r
+            for r in host.reservations
+            if (r.domid is not None and r.domid not in domids)
+            or now_s - self._since_s.get(r.reservation_id, now_s) >= self._patience_s
+        ]
