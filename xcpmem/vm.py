@@ -250,13 +250,13 @@ class DomainZero:
     Args:
         memory_kib: what it holds, KiB; 0 or more.
         vcpus: 1 or more.
-        name_label: for people.
+        name_label: for people; empty: as xapi names it.
         uuid: for its record the first time; empty: one is made.
     """
 
     memory_kib: int
     vcpus: int = 1
-    name_label: str = "Control domain"
+    name_label: str = ""
     uuid: str = ""
 
     def __post_init__(self) -> None:

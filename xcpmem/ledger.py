@@ -1,0 +1,286 @@
+"""The VMs as everyone reads them, and the one place where stored facts change.
+
+Changes queue up and one task makes them, so no update can be lost and every decision sees all earlier ones;
+what waits together is written together, with one sync of the disk. A change is durable before it is seen,
+seen before anyone acts on it, and its caller may go away at any time without undoing it. What the ring sees
+of domains is laid over the stored rows without waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import ChainMap
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from xcpmem.errors import ConnectionLost, HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from xcpmem.store import Store
+    from xcpmem.vm import Live, Vm
+
+_T = TypeVar("_T")
+
+BACKLOG: Final = 1024
+"""As many changes may wait; more are refused, so that memory stays bounded."""
+
+BATCH: Final = 256
+"""As many changes are written with one sync at most."""
+
+Touched = frozenset[tuple[str, str]]
+"""XenAPI class and uuid of each object that changed."""
+
+
+class Entry:
+    """What one change sees and writes: everything as it stands, with its own writes on top.
+
+    Args:
+        vms: below.
+        values: below.
+    """
+
+    def __init__(self, vms: Mapping[str, Vm], values: Mapping[str, str]) -> None:
+        self.written_vms: dict[str, Vm] = {}
+        self.written_values: dict[str, str] = {}
+        self._vms = ChainMap(self.written_vms, vms)  # type: ignore[arg-type]  # only the first is written
+        self._values = ChainMap(self.written_values, values)  # type: ignore[arg-type]  # likewise
+
+    @property
+    def vms(self) -> Mapping[str, Vm]:
+        """All VMs by uuid, live fields included."""
+        return self._vms
+
+    @property
+    def values(self) -> Mapping[str, str]:
+        """All named values."""
+        return self._values
+
+    def put_vm(self, vm: Vm) -> None:
+        """Write a VM; its live fields do not count."""
+        self.written_vms[vm.uuid] = vm
+
+    def put_value(self, name: str, text: str) -> None:
+        """Write a named value."""
+        self.written_values[name] = text
+
+    def take(self, other: Entry) -> None:
+        """Add the writes of another entry that was made on top of this one."""
+        self.written_vms |= other.written_vms
+        self.written_values |= other.written_values
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    decide: Callable[[Entry], Any]
+    then: Callable[[], None]
+    answer: asyncio.Future[Any]
+
+    def succeed(self, result: object) -> None:
+        if not self.answer.done():
+            self.answer.set_result(result)
+
+    def fail(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class Ledger:
+    """Rows, live fields and the task that writes.
+
+    Args:
+        store: not loaded yet.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._stored: set[str] = set()
+        self._rows: dict[str, Vm] = {}
+        self._live: dict[str, Live] = {}
+        self._vms: dict[str, Vm] = {}
+        self._values: dict[str, str] = {}
+        self._version = 0
+        self._touched: set[tuple[str, str]] = set()
+        self._subscribers: list[Callable[[Touched], None]] = []
+        self._queue: asyncio.Queue[_Change | None] = asyncio.Queue(BACKLOG)
+        self._clerk: asyncio.Task[None] | None = None
+
+    @property
+    def vms(self) -> Mapping[str, Vm]:
+        """All VMs by uuid; a view that follows every change."""
+        return MappingProxyType(self._vms)
+
+    @property
+    def values(self) -> Mapping[str, str]:
+        """All named values; a view that follows every change."""
+        return MappingProxyType(self._values)
+
+    @property
+    def next_version(self) -> int:
+        """A number larger than any before it."""
+        self._version += 1
+        return self._version
+
+    async def start(self) -> None:
+        """Load what was stored and begin to take changes.
+
+        Raises:
+            ConfigError: the state directory cannot be used.
+        """
+        state = await self._store.load()
+        self._values.update(state.values)
+        self._stored.update(state.vms)
+        for vm in state.vms.values():
+            self._rows[vm.uuid] = vm
+            self._lay(vm.uuid)
+        self._clerk = asyncio.create_task(self._serve(), name="ledger")
+
+    async def close(self) -> None:
+        """Make the changes that wait, refuse later ones, and close the store."""
+        if self._clerk is not None:
+            clerk, self._clerk = self._clerk, None
+            await self._queue.put(None)
+            await clerk
+        await self._store.close()
+
+    def is_stored(self, uuid: str) -> bool:
+        """Whether the VM would be known after a restart."""
+        return uuid in self._stored
+
+    def post(
+        self, decide: Callable[[Entry], _T], then: Callable[[], None] = lambda: None
+    ) -> asyncio.Future[_T]:
+        """Queue a change.
+
+        Args:
+            decide: is called when all earlier changes are decided; writes to the entry, or raises to
+                refuse. It must not wait.
+            then: is called once the change is durable and visible.
+
+        Returns:
+            What ``decide`` returned or raised, or HostError when the disk refused; nothing was changed then.
+
+        Raises:
+            ConnectionLost: the daemon ends.
+            HostError: too many changes wait.
+        """
+        if self._clerk is None:
+            raise ConnectionLost
+        answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        try:
+            self._queue.put_nowait(_Change(decide, then, answer))
+        except asyncio.QueueFull:
+            raise HostError(f"{BACKLOG} changes are waiting to be stored already") from None
+        return answer
+
+    def introduce(self, vm: Vm) -> None:
+        """Show a VM that was found on the host and is not stored yet; a second call replaces it."""
+        self._rows[vm.uuid] = vm
+        self._lay(vm.uuid, "VM", "VM_metrics")
+
+    def withdraw(self, uuid: str) -> None:
+        """Stop showing a VM that was introduced and never stored."""
+        if uuid not in self._stored:
+            self._rows.pop(uuid, None)
+            self._live.pop(uuid, None)
+            if self._vms.pop(uuid, None) is not None:
+                self._touched |= {("VM", uuid), ("VM_metrics", uuid)}
+
+    def overlay(self, uuid: str, live: Live | None) -> None:
+        """Lay over a VM what was last seen of its domain; None when it has none."""
+        before = self._live.get(uuid)
+        if live == before:
+            return
+        if live is None:
+            del self._live[uuid]
+        else:
+            self._live[uuid] = live
+        if uuid not in self._rows:
+            return
+        if live is None or before is None:
+            self._lay(uuid, "VM", "VM_metrics")
+            return
+        self._lay(uuid)
+        if before.memory_actual != live.memory_actual:
+            self.touch("VM_metrics", uuid)
+        if replace(before, memory_actual=live.memory_actual) != live:
+            self.touch("VM", uuid)
+
+    def live(self, uuid: str) -> Live | None:
+        """Give what was last laid over a VM."""
+        return self._live.get(uuid)
+
+    def touch(self, class_name: str, uuid: str) -> None:
+        """Note that an object changed which is not kept here."""
+        self._touched.add((class_name, uuid))
+
+    def subscribe(self, callback: Callable[[Touched], None]) -> Callable[[], None]:
+        """Call back, in the loop, with the objects that changed.
+
+        Returns:
+            A function that ends this.
+        """
+        self._subscribers.append(callback)
+        return lambda: self._subscribers.remove(callback)
+
+    def publish(self) -> None:
+        """Tell subscribers what changed since the last time, if anything did."""
+        if self._touched:
+            touched = frozenset(self._touched)
+            self._touched.clear()
+            for callback in list(self._subscribers):
+                callback(touched)
+
+    async def _serve(self) -> None:
+        ending = False
+        while not ending:
+            batch = [await self._queue.get()]
+            while len(batch) < BATCH and not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            ending = None in batch
+            await self._make([change for change in batch if change is not None])
+
+    async def _make(self, batch: list[_Change]) -> None:
+        """Decide one by one, store together, then show and act one by one."""
+        whole = Entry(self._vms, self._values)
+        accepted: list[tuple[_Change, object]] = []
+        for change in batch:
+            entry = Entry(whole.vms, whole.values)
+            try:
+                result = change.decide(entry)
+            except Exception as error:  # noqa: BLE001 handed to the caller
+                change.fail(error)
+            else:
+                whole.take(entry)
+                accepted.append((change, result))
+        if whole.written_vms or whole.written_values:
+            try:
+                await self._store.save(whole.written_vms.values(), whole.written_values)
+            except HostError as error:
+                for change, _ in accepted:
+                    change.fail(error)
+                return
+        self._show(whole)
+        for change, result in accepted:
+            try:
+                change.then()
+            except Exception as error:  # noqa: BLE001 handed to the caller
+                change.fail(error)
+            else:
+                change.succeed(result)
+        self.publish()
+
+    def _show(self, entry: Entry) -> None:
+        for name, text in entry.written_values.items():
+            self._values[name] = text
+        for uuid, vm in entry.written_vms.items():
+            self._stored.add(uuid)
+            self._rows[uuid] = vm
+            self._lay(uuid, "VM")
+
+    def _lay(self, uuid: str, *classes: str) -> None:
+        """Show a row with its live fields laid over it, as a new version."""
+        self._vms[uuid] = self._rows[uuid].with_live(self._live.get(uuid), self.next_version)
+        self._touched |= {(class_name, uuid) for class_name in classes}

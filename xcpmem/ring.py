@@ -1,0 +1,51 @@
+"""The role that the controller plays for the line: wishes go in, reports come out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from xcpmem.engine.model import DynamicRange, Reservation
+    from xcpmem.report import CycleReport
+
+
+class Ring(Protocol):
+    """What the line needs of the controller; `xcpmem.controller.Controller` says more of each."""
+
+    @property
+    def report(self) -> CycleReport | None:
+        """The latest turn, None before the first."""
+
+    def set_range(self, uuid: str, dynamic_range: DynamicRange) -> None:
+        """Wish a VM's dynamic range, KiB, from now on."""
+
+    def forget_range(self, uuid: str) -> None:
+        """Obey again what xenstore says of a VM's range."""
+
+    async def reserve(
+        self, *, owner: str, min_kib: int, max_kib: int, timeout_s: float = 60.0
+    ) -> Reservation:
+        """Set memory aside."""
+
+    async def transfer(self, reservation_id: str, domid: int) -> None:
+        """Give a reservation to a domain under construction."""
+
+    async def delete(self, reservation_id: str) -> None:
+        """Give a reservation back; an unknown one is no error."""
+
+    async def release(self, owner: str) -> None:
+        """Give back all of an owner's reservations that were not transferred."""
+
+    def reservation_of_domain(self, domid: int) -> str | None:
+        """Tell which reservation was transferred to a domain."""
+
+    async def settle(self, timeout_s: float) -> bool:
+        """Wait until the host is stable; False when the time is over."""
+
+    async def next_report(self, after: int, timeout_s: float) -> CycleReport | None:
+        """Wait for a turn later than number ``after``; None when the time is over."""
+
+    def subscribe(self, callback: Callable[[CycleReport], None]) -> Callable[[], None]:
+        """Call back, in the loop, after each turn; returns a function that ends this."""
