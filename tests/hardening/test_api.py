@@ -37,13 +37,13 @@ def around(payload: bytes) -> bytes:
     return HEAD + payload + TAIL
 
 
+NUMBERS = count()
+
+
 def flood(shape: str, megabytes: int) -> Iterator[bytes]:
     """Bodies below the size limit, so many megabytes in sum, full of names that were never seen before."""
-    numbers = count()
     for _ in range(megabytes * 1_000_000 // BODY):
-        piece = "".join(
-            shape.format(f"{shape[1]}{next(numbers):012x}x") for _ in range(BODY // (len(shape) + 24))
-        )
+        piece = "".join(shape.format(f"x{next(NUMBERS):012x}x") for _ in range(BODY // (len(shape) + 24)))
         yield around(piece.encode())
 
 
