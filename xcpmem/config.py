@@ -125,11 +125,8 @@ class Settings:
         bool, Setting(BOOLEAN, "serve other machines without TLS: passwords cross the net readable")
     ] = False
     safety_look_s: Annotated[float, Setting(SECONDS, "look at the host at least this often")] = 30.0
-    slush_kib: Annotated[int, Setting(KIB, "memory kept free for Xen and its toolstack; as squeezed")] = 73728
+    slush_kib: Annotated[int, Setting(KIB, "on Xen: memory always left free; as squeezed")] = 73728
     patience_s: Annotated[float, Setting(SECONDS, "a guest without progress for so long is set aside")] = 5.0
-    scrub_deadline_s: Annotated[
-        float, Setting(SECONDS, "wait at most so long for Xen to clean freed memory")
-    ] = 30.0
     overhead_formula: Annotated[
         OverheadFormula, Setting(choice(OverheadFormula), "xapi's overhead of a VM: since 26.3, or before")
     ] = OverheadFormula.NEW
@@ -151,8 +148,8 @@ class Settings:
             raise ConfigError("settings", "tls_cert", "needs tls_key, and tls_key needs tls_cert")
         if not (self.listen.is_loopback or self.tls_cert or self.allow_plain_beyond_loopback):
             why = (
-                f"{self.listen} can be reached from other machines: set tls_cert and tls_key, "
-                "or allow_plain_beyond_loopback = true"
+                f"{self.listen} can be reached from other machines: needs allow_plain_beyond_loopback = true "
+                f"(TLS is {_NOT_AVAILABLE})"
             )
             raise ConfigError("settings", "listen", why)
         if self.host is not None and self.driver is not DriverKind.SIMULATED:
