@@ -259,6 +259,13 @@ def test_record_is_encoded_once_and_joined_afterwards() -> None:
     )
 
 
+def test_record_takes_the_bytes_of_equal_fields_from_its_blank() -> None:
+    blank = Record({"uuid": "", "tags": (), "domid": -1})
+    fields = {"uuid": "u", "tags": (), "domid": 3}
+    assert codec.encode_value(Record(fields, blank)) == codec.encode_value(fields)
+    assert codec.encode_value(blank) == codec.encode_value(dict(blank))
+
+
 XML_TEXT = st.text(
     st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="\ufffe\uffff")
     | st.sampled_from("\t\n")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xcpmem.api.datamodel import Type, parse_type
-from xcpmem.api.marshal import check_strings, conforms, unmarshal
+from xcpmem.api.marshal import check_strings, make_check, unmarshal
 from xcpmem.api.values import INT64_MAX, INT64_MIN, DateTime, Value
 from xcpmem.errors import ArgumentType, InvalidValue
 
@@ -149,4 +149,4 @@ def test_text_that_is_unicode_passes() -> None:
     ],
 )
 def test_field_holds_only_what_its_type_says(text: str, value: object, fits: bool) -> None:
-    assert conforms(parse_type(text), value) is fits
+    assert make_check(parse_type(text))(value) is fits

@@ -13,7 +13,7 @@ from tests.apistack import GIB, NETWORK, PASSWORD, OneUser, no_delay
 from xcpmem.api import codec, jsonrpc
 from xcpmem.api.datamodel import EPOCH, load_datamodel
 from xcpmem.api.fields import complete
-from xcpmem.api.marshal import conforms
+from xcpmem.api.marshal import make_check
 from xcpmem.api.records import Records
 from xcpmem.api.sessions import SessionClock, Sessions
 from xcpmem.errors import HandleInvalid, UuidInvalid
@@ -125,7 +125,7 @@ def test_records_have_all_fields_in_order_and_of_their_types(records: Records, c
     assert found
     for record in found.values():
         assert list(record) == list(declared)
-        wrong = {n: v for n, v in record.items() if not conforms(declared[n].type, v)}
+        wrong = {n: v for n, v in record.items() if not make_check(declared[n].type)(v)}
         assert wrong == {}
 
 
@@ -262,6 +262,13 @@ def test_record_is_made_anew_when_its_object_has_changed_and_only_then(
     assert vm_record(records, PAUSED) is first[PAUSED]
 
 
+def test_record_outlives_a_new_version_that_changes_nothing_in_it(records: Records, inventory: Fixed) -> None:
+    before, metrics = vm_record(records, RUNNING), vm_record(records, RUNNING, "VM_metrics")
+    inventory.all_vms[RUNNING] = replace(inventory.all_vms[RUNNING], memory_actual=GIB, version=1)
+    assert vm_record(records, RUNNING) is before
+    assert vm_record(records, RUNNING, "VM_metrics") is not metrics
+
+
 def test_host_follows_the_vms_that_come_and_go(records: Records, inventory: Fixed) -> None:
     before = only(records, "host")
     assert only(records, "host") is before
@@ -310,7 +317,7 @@ async def test_session_has_a_record_for_whoever_has_its_reference(
     session = await sessions.login("root", PASSWORD, NETWORK, "xo")
     record = records.record("session", session.ref)
     declared = load_datamodel().classes["session"].fields
-    assert [name for name, value in record.items() if not conforms(declared[name].type, value)] == []
+    assert [name for name, value in record.items() if not make_check(declared[name].type)(value)] == []
     expected = {
         "uuid": session.uuid,
         "this_host": records.refs("host")[0],

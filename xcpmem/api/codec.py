@@ -23,6 +23,7 @@ from xcpmem.api.values import (
     DateTime,
     Record,
     Value,
+    Wire,
     format_datetime,
     parse_double,
     parse_int64,
@@ -30,7 +31,7 @@ from xcpmem.api.values import (
 from xcpmem.errors import WireError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 _NAMES = (
     rb"methodCall|methodName|params|param|value|string|int|i4|i8|boolean|double|dateTime\.iso8601|base64|array"
@@ -235,7 +236,7 @@ def _write(value: object, out: list[bytes]) -> None:
     if write is not None:
         out.append(write(value))
     elif isinstance(value, Record):
-        out.append(value.encoded(_encode_struct))
+        out.append(value.encoded(_WIRE))
     elif isinstance(value, Mapping):
         out.append(_encode_struct(value))
     elif isinstance(value, list | tuple):
@@ -268,13 +269,21 @@ _SCALAR_WRITERS: Final[Mapping[type, Callable[[Any], bytes]]] = {
 
 
 def _encode_struct(fields: Mapping[str, object]) -> bytes:
-    out = [b"<value><struct>"]
-    for name, value in fields.items():
-        out.append(f"<member><name>{_escape(str(name))}</name>".encode())
-        _write(value, out)
-        out.append(b"</member>")
-    out.append(b"</struct></value>")
+    return _join_members(_encode_member(str(name), value) for name, value in fields.items())
+
+
+def _encode_member(name: str, value: object) -> bytes:
+    out = [f"<member><name>{_escape(name)}</name>".encode()]
+    _write(value, out)
+    out.append(b"</member>")
     return b"".join(out)
+
+
+def _join_members(members: Iterable[bytes]) -> bytes:
+    return b"".join((b"<value><struct>", *members, b"</struct></value>"))
+
+
+_WIRE: Final = Wire(_encode_member, _join_members)
 
 
 def _escape(text: str) -> str:

@@ -6,13 +6,15 @@ rest and refuses what is not of the declared type, so that the codecs can write 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Final
 from uuid import NAMESPACE_OID, uuid5
 
 from xcpmem import __version__
 from xcpmem.api.datamodel import EPOCH, load_datamodel
-from xcpmem.api.marshal import conforms
+from xcpmem.api.marshal import make_check
 from xcpmem.api.values import Record
 from xcpmem.errors import ApiError
 from xcpmem.law import (
@@ -25,7 +27,7 @@ from xcpmem.law import (
 from xcpmem.refs import NULL_REF, opaque_ref
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from xcpmem.api.sessions import Session
     from xcpmem.law import Operation
@@ -44,7 +46,29 @@ _SOFTWARE_VERSION: Final[Mapping[str, str]] = {
 # Of the operations that are served, those that xapi ever lists as allowed.
 _LISTED_OPERATIONS: Final = (CHANGING_DYNAMIC_RANGE, CHANGING_STATIC_RANGE, CHANGING_SHADOW_MEMORY)
 
+_NAMES_KEPT: Final = 8192
+
 Fields = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What a record of a class starts from: all defaults, and a check for each field."""
+
+    defaults: Fields
+    blank: Record
+    checks: Mapping[str, Callable[[object], bool]]
+
+
+@cache
+def _form(class_name: str) -> _Form:
+    declared = load_datamodel().classes[class_name].fields
+    defaults = {name: field.default for name, field in declared.items()}
+    return _Form(
+        defaults,
+        Record(defaults),
+        {name: make_check(field.type) for name, field in declared.items()},
+    )
 
 
 def complete(class_name: str, known: Mapping[str, object]) -> Record:
@@ -53,13 +77,14 @@ def complete(class_name: str, known: Mapping[str, object]) -> Record:
     Raises:
         TypeError: a field that the class does not have or that holds another type; a bug of this program.
     """
-    declared = load_datamodel().classes[class_name].fields
+    form = _form(class_name)
     for name, value in known.items():
-        if name not in declared or not conforms(declared[name].type, value):
+        if name not in form.checks or not form.checks[name](value):
             raise TypeError(f"{class_name}.{name} cannot be {value!r}")
-    return Record({name: known.get(name, field.default) for name, field in declared.items()})
+    return Record({**form.defaults, **known}, form.blank)
 
 
+@lru_cache(maxsize=_NAMES_KEPT)
 def metrics_uuid(class_name: str, uuid: str) -> str:
     """Name the metrics object of a VM or host: the same for ever, without being kept anywhere.
 
@@ -70,6 +95,7 @@ def metrics_uuid(class_name: str, uuid: str) -> str:
     return str(uuid5(NAMESPACE_OID, f"{class_name}/{uuid}"))
 
 
+@lru_cache(maxsize=_NAMES_KEPT)
 def metrics_ref(class_name: str, uuid: str) -> str:
     """Give the reference of the metrics object of a VM or host; see `metrics_uuid`."""
     return opaque_ref(class_name, metrics_uuid(class_name, uuid))

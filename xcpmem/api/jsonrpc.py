@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from json.encoder import encode_basestring
 from typing import Final
 
-from xcpmem.api.values import MAX_DEPTH, Record, Value, format_datetime
+from xcpmem.api.values import MAX_DEPTH, Record, Value, Wire, format_datetime
 from xcpmem.errors import WireError
 
 _ERROR_CODE: Final = 1  # xapi's only one; older clients take 0 for success
@@ -138,7 +138,7 @@ def encode_value(value: object) -> bytes:
 
 def _write(value: object, out: list[bytes]) -> None:
     if isinstance(value, Record):
-        out.append(value.encoded(_encode_object))
+        out.append(value.encoded(_WIRE))
     elif isinstance(value, Mapping):
         out.append(_encode_object(value))
     elif isinstance(value, list | tuple):
@@ -153,14 +153,20 @@ def _write(value: object, out: list[bytes]) -> None:
 
 
 def _encode_object(fields: Mapping[str, object]) -> bytes:
-    out: list[bytes] = []
-    for name, value in fields.items():
-        out.append(b"," if out else b"{")
-        out.append(_encode_string(str(name)))
-        out.append(b":")
-        _write(value, out)
-    out.append(b"}" if out else b"{}")
+    return _join_members(_encode_member(str(name), value) for name, value in fields.items())
+
+
+def _encode_member(name: str, value: object) -> bytes:
+    out = [_encode_string(name), b":"]
+    _write(value, out)
     return b"".join(out)
+
+
+def _join_members(members: Iterable[bytes]) -> bytes:
+    return b"{" + b",".join(members) + b"}"
+
+
+_WIRE: Final = Wire(_encode_member, _join_members)
 
 
 def _encode_scalar(value: object) -> bytes:

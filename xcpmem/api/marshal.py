@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.api.datamodel import Enum, MapOf, Ref, SetOf, Simple, Type, load_datamodel
@@ -184,27 +185,29 @@ def _describe(value: Value) -> str:
     return text
 
 
-def conforms(value_type: Type, value: object) -> bool:
-    """Tell whether a value may stand in a record, so that the codecs write it as XenAPI wants it.
+@cache
+def make_check(value_type: Type) -> Callable[[object], bool]:
+    """Make the check whether a value may stand in a field, so that the codecs write it as XenAPI wants it.
 
     Args:
         value_type: of a field; no field is a record, a tuple or a variant.
-        value: what the field shall hold.
     """
     match value_type:
         case Simple(name):
-            fits = type(value) is _PYTHON_TYPES[name]
+            python_type = _PYTHON_TYPES[name]
+            return lambda value: type(value) is python_type
         case Ref():
-            fits = isinstance(value, str) and value.startswith("OpaqueRef:")
+            return lambda value: isinstance(value, str) and value.startswith("OpaqueRef:")
         case Enum(name):
-            fits = value in load_datamodel().enums[name]
+            words = load_datamodel().enums[name]
+            return lambda value: value in words
         case SetOf(of):
-            fits = isinstance(value, tuple) and all(conforms(of, item) for item in value)
+            fits = make_check(of)
+            return lambda value: isinstance(value, tuple) and all(map(fits, value))
         case MapOf(_, of):
-            fits = isinstance(value, Mapping) and all(conforms(of, item) for item in value.values())
-        case _:
-            fits = False
-    return fits
+            fits = make_check(of)
+            return lambda value: isinstance(value, Mapping) and all(map(fits, value.values()))
+    return lambda _: False
 
 
 _PYTHON_TYPES: Final[Mapping[str, type]] = {

@@ -7,7 +7,7 @@ A record is made anew only when its object has changed, and keeps its encoded fo
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from xcpmem.api import fields
 from xcpmem.errors import HandleInvalid, UuidInvalid
@@ -41,6 +41,14 @@ class Inventory(Protocol):
         """Its ``other_config``."""
 
 
+class _Made(NamedTuple):
+    """A record, the version of the object it was made for, and what was known then."""
+
+    version: Hashable
+    known: fields.Fields
+    record: Record
+
+
 class Records:
     """The records of all objects.
 
@@ -61,7 +69,7 @@ class Records:
         self._now = now
         self._refs: dict[str, dict[str, str]] = {}  # of the classes made of VMs, by VM uuid and class
         self._uuids: dict[tuple[str, str], str] = {}  # the same the other way round
-        self._made: dict[tuple[str, str], tuple[Hashable, Record]] = {}  # by class and uuid, with its version
+        self._made: dict[tuple[str, str], _Made] = {}  # by class and uuid
 
     def refs(self, class_name: str) -> tuple[str, ...]:
         """List the references of a class; sessions are listed to nobody."""
@@ -198,8 +206,13 @@ class Records:
     def _keep(
         self, class_name: str, uuid: str, version: Hashable, make: Callable[[], fields.Fields]
     ) -> Record:
-        """Give the record that was made for this version of the object, or make it."""
+        """Give the record that was made for this version of the object, or make it.
+
+        Objects share a version, so a new one need not mean that this record says anything new.
+        """
         made = self._made.get((class_name, uuid))
-        if made is None or made[0] != version:
-            made = self._made[class_name, uuid] = (version, fields.complete(class_name, make()))
-        return made[1]
+        if made is None or made.version != version:
+            known = make()
+            record = made.record if made and made.known == known else fields.complete(class_name, known)
+            made = self._made[class_name, uuid] = _Made(version, known, record)
+        return made.record

@@ -7,7 +7,7 @@ stands between xapi's two wires.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -33,7 +33,19 @@ class DateTime:
 
 
 Value = None | bool | int | float | str | bytes | DateTime | list["Value"] | dict[str, "Value"]
-Encoder = Callable[[Mapping[str, object]], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """How a codec writes a structure, in two steps, so that parts that are known already can be reused.
+
+    Args:
+        member: writes one name and value.
+        struct: joins members.
+    """
+
+    member: Callable[[str, object], bytes]
+    struct: Callable[[Iterable[bytes]], bytes]
 
 
 class Record(Mapping[str, object]):
@@ -41,13 +53,16 @@ class Record(Mapping[str, object]):
 
     Args:
         fields: by name, type-correct and never changed afterwards; a changed object gets a new record.
+        blank: a record with the same fields, most of them equal: their bytes are taken from it.
     """
 
-    __slots__ = ("_fields", "_forms")
+    __slots__ = ("_blank", "_fields", "_forms", "_members")
 
-    def __init__(self, fields: Mapping[str, object]) -> None:
+    def __init__(self, fields: Mapping[str, object], blank: Record | None = None) -> None:
         self._fields = fields
-        self._forms: dict[Encoder, bytes] = {}
+        self._blank = blank
+        self._members: dict[Wire, list[bytes]] = {}
+        self._forms: dict[Wire, bytes] = {}
 
     def __getitem__(self, name: str) -> object:
         return self._fields[name]
@@ -61,16 +76,25 @@ class Record(Mapping[str, object]):
     def __repr__(self) -> str:
         return f"Record({dict(self._fields)!r})"
 
-    def encoded(self, encode: Encoder) -> bytes:
-        """Give the record's bytes on one wire, encoding at the first call only.
-
-        Args:
-            encode: the wire's encoder for mappings; the same function object each time.
-        """
-        form = self._forms.get(encode)
+    def encoded(self, wire: Wire) -> bytes:
+        """Give the record's bytes on a wire, encoding at the first call only."""
+        form = self._forms.get(wire)
         if form is None:
-            form = self._forms[encode] = encode(self._fields)
+            form = self._forms[wire] = wire.struct(self._encode_members(wire))
         return form
+
+    def _encode_members(self, wire: Wire) -> list[bytes]:
+        if self._blank is None:
+            members = self._members.get(wire)
+            if members is None:
+                members = [wire.member(name, value) for name, value in self._fields.items()]
+                self._members[wire] = members
+            return members
+        known = zip(self._blank._fields.values(), self._blank._encode_members(wire), strict=True)  # noqa: SLF001 - of its own class
+        return [
+            member if value == blank else wire.member(name, value)
+            for (name, value), (blank, member) in zip(self._fields.items(), known, strict=True)
+        ]
 
 
 def parse_int64(text: str) -> int:
