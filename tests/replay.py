@@ -10,7 +10,7 @@ from xcpmem.xen.driver import DomainDescription, Look
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from xcpmem.engine.model import Action, DomainState, DynamicRange, HostState, Reservation
+    from xcpmem.engine.model import Action, DomainState, DynamicRange, HostState, MemoryRequest, Reservation
 
 
 def describe(domain: DomainState, **changes: object) -> DomainDescription:
@@ -53,9 +53,10 @@ class ReplayRing:
         descriptions: Mapping[int, DomainDescription] | None = None,
         actions: tuple[Action, ...] = (),
         failures: tuple[Failure, ...] = (),
+        pending: tuple[MemoryRequest, ...] = (),
         looked_at_s: float | None = None,
     ) -> None:
-        """Make one turn: the look, what was then done, and what failed."""
+        """Make one turn: the look, what was then done, what failed, and who waits."""
         if descriptions is None:
             descriptions = {domain.domid: describe(domain) for domain in host.domains}
         self.now_s += 1
@@ -67,6 +68,7 @@ class ReplayRing:
             look=Look(host, descriptions),
             actions=actions,
             failures=failures,
+            pending=pending,
         )
         self.now_s += 1
         self._bulletin.publish(report)

@@ -239,7 +239,7 @@ class Adoption:
             entry.put_vm(entry.vms[uuid])
         for uuid, change in foreign.items():
             vm = entry.vms.get(uuid)
-            if vm is not None and vm.is_resident and change.is_newest(vm.limits):
+            if vm is not None and change.is_newest(vm.limits):
                 entry.put_vm(vm.with_limits(change.apply(vm.limits)))
 
     def _written(self, unsaved: frozenset[str], foreign: Mapping[str, _Foreign]) -> None:

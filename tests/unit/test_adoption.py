@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from xcpmem.engine.model import (
     SetMaxmem,
     SetTarget,
 )
-from xcpmem.errors import ConfigError, HostError
+from xcpmem.errors import ConfigError, HostError, InvalidValue
 from xcpmem.host import HostIdentity
 from xcpmem.report import Failure
 from xcpmem.service import Service, ServiceSettings
@@ -304,8 +305,34 @@ async def test_someone_elses_write_that_was_undone_before_it_was_stored_is_forgo
             await made.service.set_pool_other_config({})
         made.store.is_full = False
         await made.feed_range(BOTH)
-        await made.feed_range(BOTH)
         assert made.limits_mib() == (0, 1024, 3072, 3072)
+
+
+async def test_call_that_repeats_the_stored_range_undoes_someone_elses_write(tmp_path: Path) -> None:
+    async with line(tmp_path) as made:
+        await made.feed_range(BOTH)
+        made.store.is_full = True
+        made.ring.feed(a_host(replace(DOMAIN, dynamic_range=DynamicRange(2 * GIB, 2 * GIB))))
+        with pytest.raises(HostError, match="disk full"):
+            await made.service.set_pool_other_config({})
+        made.store.is_full = False
+        await set_range(made, GIB, 3 * GIB)
+        await made.feed_range(DynamicRange(2 * GIB, 2 * GIB))
+        assert made.limits_mib() == (0, 1024, 3072, 3072)
+        assert made.ring.wishes == {UUID: BOTH}
+
+
+async def test_call_under_way_when_someone_elses_write_is_seen_wins(tmp_path: Path) -> None:
+    async with line(tmp_path) as made:
+        await made.feed_range(BOTH)
+        call = asyncio.create_task(set_range(made, GIB, 2 * GIB))
+        await asyncio.sleep(0)
+        made.ring.feed(a_host(replace(DOMAIN, dynamic_range=DynamicRange(2 * GIB, 2 * GIB))))
+        assert not call.done()
+        await call
+        await made.rest()
+        assert made.limits_mib() == (0, 1024, 2048, 3072)
+        assert made.ring.wishes == {UUID: DynamicRange(GIB, 2 * GIB)}
 
 
 async def test_wish_of_a_vm_that_stops_is_withdrawn_and_made_anew_for_its_next_domain(tmp_path: Path) -> None:
@@ -475,6 +502,14 @@ async def test_figures_of_a_boot_are_kept_until_the_host_boots_again(tmp_path: P
         assert made.service.get_host_initial_free_memory() == kib_to_bytes(18 * GIB)
 
 
+async def test_every_start_counts_as_a_boot_where_boots_cannot_be_told_apart(tmp_path: Path) -> None:
+    for size_kib in (GIB, 2 * GIB):
+        async with line(tmp_path) as made:
+            await made.feed(a_host_with_domain_zero(size_kib))
+            assert zero_of(made).memory_static_max == kib_to_bytes(size_kib)
+            assert made.service.get_host_initial_free_memory() == kib_to_bytes(15 * GIB + size_kib)
+
+
 async def test_domain_zero_keeps_its_static_min_over_a_boot(tmp_path: Path) -> None:
     for boot_id, size_kib in (("one", GIB), ("two", 2 * GIB)):
         async with line(tmp_path, HostIdentity(boot_id=boot_id, domain_zero=DomainZero(size_kib))) as made:
@@ -500,3 +535,39 @@ async def test_domain_zero_that_the_driver_shows_is_measured_but_not_adopted_twi
         await made.feed(a_host(zero_domain, DOMAIN))
         assert len(made.service.vms()) == 2
         assert zero_of(made).memory_actual == kib_to_bytes(GIB // 2)
+        assert made.service.get_host_initial_free_memory() == kib_to_bytes(GIB + 3 * GIB)
+
+
+async def test_report_that_comes_while_the_daemon_ends_is_no_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with line(tmp_path) as made:
+        made.ring.feed(a_host())
+    made.ring.feed(a_host(DOMAIN))
+    assert made.ring.report is not None
+    made.service.absorb(made.ring.report)
+    assert made.vm.power_state == "Running"
+    assert "not stored yet: connection lost" in caplog.text
+
+
+async def test_host_is_reported_as_changed_only_where_it_changed(tmp_path: Path) -> None:
+    host = a_host_with_domain_zero()
+    async with line(tmp_path) as made:
+        await made.feed(host)
+        uuid, version = made.service.host().uuid, made.service.host().version
+        heard: list[tuple[str, str]] = []
+        made.service.subscribe(heard.extend)
+        await made.feed(host)
+        assert (heard, made.service.host().version) == ([], version)
+        await made.feed(replace(host, free_kib=host.free_kib - 4))
+        assert heard == [("host_metrics", uuid)]
+        heard.clear()
+        await made.feed(replace(host, free_kib=host.free_kib - 4, slush_kib=9216))
+        assert heard == [("host", uuid)]
+        assert made.service.get_host_reserved_memory() == 9216
+
+
+@pytest.mark.parametrize(("memory_kib", "vcpus", "field"), [(-1, 1, "memory_kib"), (1, 0, "vcpus")])
+def test_domain_zero_is_valid_from_birth(memory_kib: int, vcpus: int, field: str) -> None:
+    with pytest.raises(InvalidValue, match=field):
+        DomainZero(memory_kib, vcpus)

@@ -291,6 +291,14 @@ def test_live_shadow_multiplier_needs_memory_in_bytes() -> None:
     assert caught.value.params == (str(needed), str(needed - 1))
 
 
+def test_live_shadow_multiplier_of_a_host_in_debt_names_nothing_as_free() -> None:
+    with pytest.raises(NotEnoughMemory) as caught:
+        LAW.set_shadow_multiplier_live(in_state(VM, "Running"), 2.0, -5)
+    assert caught.value.available == 0
+    lower = in_state(replace(VM, HVM_shadow_multiplier=2.0), "Running")
+    assert LAW.set_shadow_multiplier_live(lower, 1.0, -5).HVM_shadow_multiplier == 1.0
+
+
 def test_live_shadow_multiplier_of_pv_changes_nothing() -> None:
     running = in_state(replace(VM, domain_type="pv"), "Running")
     assert LAW.set_shadow_multiplier_live(running, 2.0, 0) == running

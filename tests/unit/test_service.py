@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.builders import a_domain, a_host, uuid_of
+from tests.builders import a_domain, a_host, a_request, uuid_of
 from tests.replay import ReplayRing
 from xcpmem.controller import Controller
 from xcpmem.engine.accounting import OLD_FORMULA
 from xcpmem.engine.model import DynamicRange, Lifecycle
 from xcpmem.errors import (
     BadPowerState,
+    ConfigError,
     ConnectionLost,
     ConstraintMaxPin,
     ConstraintOrder,
@@ -33,6 +34,7 @@ from xcpmem.errors import (
 )
 from xcpmem.host import HostIdentity
 from xcpmem.refs import opaque_ref
+from xcpmem.report import Failure
 from xcpmem.scenario import Scenario
 from xcpmem.service import Service, ServiceSettings
 from xcpmem.specs import MICROSECONDS_PER_SECOND, BalloonSpec, GuestSpec, HostSpec
@@ -430,6 +432,32 @@ async def test_pool_other_config_takes_and_loses_keys(service: Service) -> None:
     await service.remove_from_pool_other_config("xo:barrier:1")
     await service.remove_from_pool_other_config("no such")
     assert service.pool_other_config == {"b": "c"}
+
+
+@pytest.mark.parametrize("spoilt", ["{", "[1]", '{"a": 1}'])
+async def test_start_names_the_pool_map_that_somebody_spoilt(tmp_path: Path, spoilt: str) -> None:
+    store = Store(tmp_path)
+    await store.load()
+    await store.save(values={"pool_other_config": spoilt})
+    await store.close()
+    service = Service(Store(tmp_path), ReplayRing())
+    with pytest.raises(ConfigError, match="pool_other_config"):
+        await service.start()
+    await service.close()
+
+
+async def test_diagnostics_name_who_waits_and_what_failed(tmp_path: Path) -> None:
+    ring = ReplayRing()
+    service = Service(Store(tmp_path), ring, clock=ring.clock)
+    await service.start()
+    ring.feed(
+        a_host(a_domain(GIB, 3 * GIB)),
+        failures=(Failure("SetTarget", "DriverTimeout", "SetTarget: late"),),
+        pending=(a_request(GIB, 2 * GIB),),
+    )
+    lines = service.get_diagnostics().splitlines()
+    assert lines[-2:] == [f"waiting: owner asks for {GIB} to {2 * GIB} KiB", "failed: SetTarget: late"]
+    await service.close()
 
 
 async def test_subscribers_hear_of_every_object_that_changed(service: Service) -> None:

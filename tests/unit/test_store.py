@@ -139,6 +139,16 @@ asyncio.run(main())
     await store.close()
 
 
+async def test_save_waits_for_the_disk(store: Store) -> None:
+    def ask() -> list[object]:
+        assert store._connection is not None
+        pragmas = ("journal_mode", "synchronous", "locking_mode")
+        return [store._connection.execute(f"PRAGMA {pragma}").fetchone()[0] for pragma in pragmas]
+
+    full = 2
+    assert await store._call(ask) == ["wal", full, "exclusive"]
+
+
 async def test_save_of_several_is_all_or_nothing(store: Store) -> None:
     await store.save([make_vm()])
     with pytest.raises(HostError, match="state cannot be saved"):
