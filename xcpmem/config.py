@@ -22,6 +22,7 @@ from xcpmem import __version__
 from xcpmem.errors import ConfigError, InvalidValue
 from xcpmem.logs import LogFormat, LogLevel
 from xcpmem.readers import ADDRESS, BOOLEAN, KIB, PATH, SECONDS, TEXT, Address, Reader, choice
+from xcpmem.units import mib_to_kib
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -126,6 +127,12 @@ class Settings:
     ] = False
     safety_look_s: Annotated[float, Setting(SECONDS, "look at the host at least this often")] = 30.0
     slush_kib: Annotated[int, Setting(KIB, "on Xen: memory always left free; as squeezed")] = 73728
+    manage_domain_zero: Annotated[
+        bool, Setting(BOOLEAN, "balance domain 0 as well, between domain_zero_dynamic_min_kib and its size")
+    ] = False
+    domain_zero_dynamic_min_kib: Annotated[
+        int, Setting(KIB, "domain 0 is never asked below this; as squeezed")
+    ] = mib_to_kib(1024)
     patience_s: Annotated[float, Setting(SECONDS, "a guest without progress for so long is set aside")] = 5.0
     overhead_formula: Annotated[
         OverheadFormula, Setting(choice(OverheadFormula), "xapi's overhead of a VM: since 26.3, or before")

@@ -154,12 +154,16 @@ class HostRecord:
         self._boot_free = kib_to_bytes(host.free_kib + host.scrub_kib + zero.memory_kib + held_kib)
         size, record = kib_to_bytes(zero.memory_kib), self.domain_zero
         keeps_static_min = record is not None and 0 < record.memory_static_min <= size
+        balanced = next((domain.dynamic_range for domain in host.domains if domain.domid == 0), None)
+        least = kib_to_bytes(balanced.min_kib) if balanced else size
+        most = kib_to_bytes(balanced.max_kib) if balanced else size
+        kept = record.memory_static_min if record is not None and keeps_static_min else size
         limits = MemoryLimits(
-            static_min=record.memory_static_min if record is not None and keeps_static_min else size,
-            dynamic_min=size,
-            target=size,
-            dynamic_max=size,
-            static_max=size,
+            static_min=min(kept, least),
+            dynamic_min=least,
+            target=size if balanced is None else least,
+            dynamic_max=most,
+            static_max=max(size, most),
         )
         if record is None:
             record = Vm(

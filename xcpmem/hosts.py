@@ -56,16 +56,16 @@ async def open_host(settings: Settings) -> OpenHost:
         DriverError: the host is not there.
     """
     if settings.driver is DriverKind.XEN:
-        return await _connect(_xenstored_socket(), open_hypervisor(), slush_kib=settings.slush_kib)
+        return await _connect(settings, _xenstored_socket(), open_hypervisor())
     scenario = load_scenario(settings.scenario)
     definitions, slush_kib = _definitions(scenario), scenario.host.slush_kib
     if settings.host is not None:
         hypervisor = RemoteHypervisor(f"{settings.host}{HYPERVISOR_SUFFIX}")
-        return await _connect(str(settings.host), hypervisor, definitions, slush_kib=slush_kib)
+        return await _connect(settings, str(settings.host), hypervisor, definitions, slush_kib)
     store = str(settings.state_dir / SIMULATED_STORE)
     simulated = SimulatedHost(scenario)
     await simulated.start(store)
-    host = await _connect(store, simulated.hypervisor, definitions, slush_kib=slush_kib)
+    host = await _connect(settings, store, simulated.hypervisor, definitions, slush_kib)
 
     async def close() -> None:
         await host.close()
@@ -75,10 +75,19 @@ async def open_host(settings: Settings) -> OpenHost:
 
 
 async def _connect(
-    store: str, hypervisor: Hypervisor, definitions: tuple[Vm, ...] = (), *, slush_kib: int
+    settings: Settings,
+    store: str,
+    hypervisor: Hypervisor,
+    definitions: tuple[Vm, ...] = (),
+    slush_kib: int | None = None,
 ) -> OpenHost:
     xenstore = Xenstore(store)
-    driver = LiveDriver(xenstore, hypervisor, slush_kib=slush_kib)
+    driver = LiveDriver(
+        xenstore,
+        hypervisor,
+        slush_kib=settings.slush_kib if slush_kib is None else slush_kib,
+        domain_zero_min_kib=settings.domain_zero_dynamic_min_kib if settings.manage_domain_zero else None,
+    )
     await driver.start()
     return OpenHost(driver, xenstore, definitions, driver.close)
 

@@ -345,9 +345,11 @@ class Service:
         """Serve ``Memory.get_host_initial_free_memory``, bytes."""
         return self._host.facts.boot_free_mem
 
-    def get_domain_zero_policy(self) -> tuple[str, int]:
-        """Serve ``Memory.get_domain_zero_policy``: ``Fixed_size`` and bytes; domain 0 is not balanced."""
+    def get_domain_zero_policy(self) -> tuple[str, int | tuple[int, int]]:
+        """Serve ``Memory.get_domain_zero_policy``: ``Fixed_size`` or ``Auto_balloon``, and bytes."""
         zero = self._host.domain_zero
+        if zero is not None and zero.memory_dynamic_min < zero.memory_dynamic_max:
+            return ("Auto_balloon", (zero.memory_dynamic_min, zero.memory_dynamic_max))
         return ("Fixed_size", zero.memory_actual if zero else 0)
 
     def get_diagnostics(self) -> str:

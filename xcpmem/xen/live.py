@@ -31,6 +31,7 @@ from xcpmem.engine.model import (
 from xcpmem.errors import DomainVanished
 from xcpmem.xen import paths
 from xcpmem.xen.domainkeys import DomainKeys, KeyCache, read_size_kib
+from xcpmem.xen.domainzero import DOMAIN_ZERO, manage_domain_zero
 from xcpmem.xen.driver import DomainDescription, Look
 from xcpmem.xen.others import Others
 from xcpmem.xen.reservations import ReservationStore
@@ -48,7 +49,6 @@ MAXMEM_SLACK_KIB: Final = 1024
 """What Xen must let a domain hold above its target: libxl's LIBXL_MAXMEM_CONSTANT, and what squeezed adds
 for HVM-like guests, which else stop 1 MiB short."""
 
-DOMAIN_ZERO: Final = 0
 BINDING_TYPES: Final = {"hvm": "hvm", "pv": "pv", "pvh": "pvh", "pv-in-pvh": "pv_in_pvh"}
 """xenopsd's spelling of domain types to XenAPI's."""
 
@@ -68,6 +68,7 @@ class LiveDriver:
         xenstore: connected or not yet.
         hypervisor: the other half of the host.
         slush_kib: to be kept free, KiB.
+        domain_zero_min_kib: domain 0's dynamic-min if it is to be balanced; None: it is left alone.
         clock: monotonic seconds.
     """
 
@@ -77,11 +78,13 @@ class LiveDriver:
         hypervisor: Hypervisor,
         *,
         slush_kib: int,
+        domain_zero_min_kib: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._xenstore = xenstore
         self._hypervisor = hypervisor
         self._slush_kib = slush_kib
+        self._domain_zero_min_kib = domain_zero_min_kib
         self._keys = KeyCache(xenstore)
         self._reservations = ReservationStore(xenstore)
         self._others = Others()
@@ -95,8 +98,12 @@ class LiveDriver:
 
         Raises:
             DriverError: xenstored is not there.
+            InvalidValue: domain 0's dynamic-min is more than it may have.
         """
         await self._xenstore.connect()
+        if self._domain_zero_min_kib is not None:
+            zero = next(info for info in await self._hypervisor.domains() if info.domid == DOMAIN_ZERO)
+            await manage_domain_zero(self._xenstore, zero, self._domain_zero_min_kib)
         for special in (paths.INTRODUCE_DOMAIN, paths.RELEASE_DOMAIN):
             await self._xenstore.watch(special, "xcpmem")
 
@@ -119,7 +126,10 @@ class LiveDriver:
         events = self._xenstore.take_events()
         if events.resync:
             self._reservations.forget()
-        infos = [info for info in await self._hypervisor.domains() if info.domid != DOMAIN_ZERO]
+        everyone = await self._hypervisor.domains()
+        infos = [
+            info for info in everyone if info.domid != DOMAIN_ZERO or self._domain_zero_min_kib is not None
+        ]
         physical = await self._hypervisor.physinfo()
         keys = await self._keys.refresh([info.domid for info in infos], events)
         reservations = await self._reservations.load()
@@ -144,7 +154,8 @@ class LiveDriver:
                 reservations=reservations,
                 others_kib=others_kib + offsets_kib,
             ),
-            descriptions={domid: domain.description for domid, domain in self._domains.items()},
+            descriptions={info.domid: _bare_description(info) for info in everyone}
+            | {domid: domain.description for domid, domain in self._domains.items()},
         )
 
     async def apply(self, action: Action) -> None:
@@ -184,6 +195,8 @@ class LiveDriver:
         await self._set_maxmem(domid, reservation.size_kib)
 
     async def _set_maxmem(self, domid: int, maxmem_kib: int) -> None:
+        if domid == DOMAIN_ZERO:
+            return
         domain = self._domains.get(domid)
         offset_kib = (domain.state.offset_kib or 0) if domain else 0
         await self._hypervisor.set_maxmem(domid, maxmem_kib + offset_kib + MAXMEM_SLACK_KIB)
@@ -206,7 +219,9 @@ class LiveDriver:
             dynamic_range=_dynamic_range(info.domid, keys, target_kib),
             target_kib=target_kib,
             actual_kib=actual_kib,
-            maxmem_kib=max(0, info.maxmem_kib - (offset_kib or 0) - MAXMEM_SLACK_KIB),
+            maxmem_kib=target_kib
+            if info.domid == DOMAIN_ZERO
+            else max(0, info.maxmem_kib - (offset_kib or 0) - MAXMEM_SLACK_KIB),
             can_balloon=evidence.believed,
             lifecycle=_lifecycle(info, built=told_kib is not None),
             initial_reservation_kib=read_size_kib(keys.initial_reservation) or 0,
@@ -224,6 +239,17 @@ class LiveDriver:
             balloon_evidence=evidence.text,
         )
         return _Domain(state, description)
+
+
+def _bare_description(info: DomainInfo) -> DomainDescription:
+    """Describe a domain by what Xen knows of it; enough for domain 0."""
+    return DomainDescription(
+        domid=info.domid,
+        uuid=info.uuid,
+        name_label=f"domain {info.domid}",
+        static_max_kib=info.actual_kib,
+        vcpus=max(1, info.vcpus),
+    )
 
 
 def _key(action: SetTarget | SetDynamicMin | SetDynamicMax | SetMemoryOffset) -> tuple[str, int]:
