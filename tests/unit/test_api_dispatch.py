@@ -9,14 +9,14 @@ import pytest
 
 from tests.apistack import LOCAL, NETWORK, PASSWORD, OneUser, no_delay
 from xcpmem.api.datamodel import load_datamodel
-from xcpmem.api.dispatch import Dispatcher
+from xcpmem.api.dispatch import Caller, Dispatcher
 from xcpmem.api.sessions import SessionClock, Sessions
-from xcpmem.errors import XcpmemError
+from xcpmem.errors import InternalError, XcpmemError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from xcpmem.api.dispatch import Caller, Handler
+    from xcpmem.api.dispatch import Handler
 
 DEAD = "OpaqueRef:00000000-0000-4000-8000-000000000000"
 VM = "OpaqueRef:11111111-1111-4111-8111-111111111111"
@@ -272,3 +272,8 @@ async def test_trusted_peer_logs_in_by_any_password() -> None:
     line = Line()
     session = await line.sessions.login("root", "", LOCAL)
     assert await line.call("VM.get_all", session.ref) == ()
+
+
+def test_caller_without_a_session_owns_nothing() -> None:
+    with pytest.raises(InternalError):
+        _ = Caller(NETWORK, None).owner
