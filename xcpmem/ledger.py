@@ -9,7 +9,6 @@ of domains is laid over the stored rows without waiting.
 from __future__ import annotations
 
 import asyncio
-from collections import ChainMap
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -45,18 +44,18 @@ class Entry:
     def __init__(self, vms: Mapping[str, Vm], values: Mapping[str, str]) -> None:
         self.written_vms: dict[str, Vm] = {}
         self.written_values: dict[str, str] = {}
-        self._vms = ChainMap(self.written_vms, vms)  # type: ignore[arg-type]  # only the first is written
-        self._values = ChainMap(self.written_values, values)  # type: ignore[arg-type]  # likewise
+        self._vms = vms
+        self._values = values
 
     @property
     def vms(self) -> Mapping[str, Vm]:
         """All VMs by uuid, live fields included."""
-        return self._vms
+        return {**self._vms, **self.written_vms} if self.written_vms else self._vms
 
     @property
     def values(self) -> Mapping[str, str]:
         """All named values."""
-        return self._values
+        return {**self._values, **self.written_values} if self.written_values else self._values
 
     def put_vm(self, vm: Vm) -> None:
         """Write a VM; its live fields do not count."""
