@@ -254,6 +254,7 @@ def _budget_kib(host: HostState, parties: Sequence[_Party]) -> int:
     """Count what the policy may divide: all that is free, held by parties, and promised to nobody else."""
     movable = {party.domain.domid for party in parties}
     promised_kib = sum(domain.held_kib for domain in host.domains if domain.domid not in movable)
+    promised_kib += sum(max(0, p.domain.maxmem_kib - p.claim.max_kib) for p in parties if p.keeps_maxmem)
     return host.common_kib - promised_kib - host.reserved_kib - host.slush_kib
 
 
