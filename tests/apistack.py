@@ -138,7 +138,7 @@ async def running_stack(
     await service.start()
     await service.seed([a_halted_vm()])
     sessions = Sessions(OneUser(), service.release_owner, clock=SessionClock(sleep=no_delay))
-    controller.is_owner = sessions.is_open
+    controller.know_owners(sessions.is_open)
     records = Records(service, sessions)
     observed: list[tuple[str, str]] = []
     dispatcher = Dispatcher(

@@ -1,4 +1,4 @@
-"""Listening: Unix sockets and who is at their other end, TLS left to deployment, slow and many clients."""
+"""Listening: on TCP, on Unix sockets and who is at their other end, slow clients and many."""
 
 from __future__ import annotations
 
@@ -144,6 +144,25 @@ async def test_idle_connection_is_closed() -> None:
     server, port = await serving(ConnectionLimits(keepalive_s=0.05))
     assert await talk(*await asyncio.open_connection("127.0.0.1", port), b"") == b""
     await server.close()
+
+
+async def test_call_that_does_not_end_holds_up_the_end_for_a_moment_only() -> None:
+    under_way = asyncio.Event()
+
+    async def never(_: web.Request) -> web.Response:
+        under_way.set()
+        await asyncio.Event().wait()
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_get("/", never)
+    server = Server(app, host="127.0.0.1", limits=ConnectionLimits(grace_s=0.05))
+    port = await server.start()
+    call = asyncio.create_task(talk(*await asyncio.open_connection("127.0.0.1", port)))
+    async with asyncio.timeout(5):
+        await under_way.wait()
+        await server.close()
+        assert await call == b""
 
 
 async def test_connection_too_many_is_turned_away() -> None:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SOCKET_MODE: Final = 0o600
-_SHUTDOWN_S: Final = 1.5
 _TOO_SLOW: Final = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _TOO_MANY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
@@ -43,12 +42,14 @@ class ConnectionLimits:
         keepalive_s: an idle connection is closed after so many seconds.
         linger_s: a body that was refused is read and forgotten for so many seconds, so that its sender gets
             to read why.
+        grace_s: calls that are under way at the end get twice so many seconds, the second time cancelled.
     """
 
     connections: int = 1024
     head_timeout_s: float = 10.0
     keepalive_s: float = 75.0
     linger_s: float = 5.0
+    grace_s: float = 1.0
 
 
 class _Connection(web.RequestHandler):
@@ -145,12 +146,12 @@ class Server:
         ssl_context: ssl.SSLContext | None = None,
         limits: ConnectionLimits | None = None,
     ) -> None:
-        self._runner = web.AppRunner(app, shutdown_timeout=_SHUTDOWN_S)
+        self._limits = limits or ConnectionLimits()
+        self._runner = web.AppRunner(app, shutdown_timeout=self._limits.grace_s)
         self._host = host
         self._port = port
         self._socket_path = socket_path
         self._ssl_context = ssl_context
-        self._limits = limits or ConnectionLimits()
         self._listeners: list[asyncio.Server] = []
 
     async def start(self) -> int:
