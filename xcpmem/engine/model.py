@@ -169,8 +169,11 @@ class HostState:
     @property
     def spare_kib(self) -> int:
         """Free at once and promised to nobody; negative when the slush is being eaten."""
-        promised = sum(domain.held_kib - domain.actual_kib for domain in self.domains)
-        return self.free_kib - self.slush_kib - self.reserved_kib - promised
+        actual_kib = sum(domain.actual_kib for domain in self.domains)
+        held_kib = sum(domain.held_kib for domain in self.domains)
+        # a guest that grew after the free pages were counted must not be counted as free as well
+        free_kib = min(self.free_kib, self.common_kib - self.scrub_kib - actual_kib)
+        return free_kib + actual_kib - held_kib - self.slush_kib - self.reserved_kib
 
 
 @dataclass(frozen=True, slots=True)
