@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
 import stat
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from xcpmem.api.http import peer_of
-from xcpmem.api.server import ConnectionLimits, Server
+from xcpmem.api.server import ConnectionLimits, Server, make_ssl_context
 from xcpmem.api.sessions import Peer
 from xcpmem.errors import ConfigError
 
@@ -175,3 +176,28 @@ async def test_connection_too_many_is_turned_away() -> None:
     assert answer.startswith(b"HTTP/1.1 503 ")
     writer.close()
     await server.close()
+
+
+HERE = Path(__file__).parent  # the key beside this file guards nothing
+
+
+async def test_server_speaks_tls_with_its_certificate() -> None:
+    context = make_ssl_context(HERE / "localhost.crt", HERE / "localhost.key")
+    server = Server(make_app(), host="127.0.0.1", ssl_context=context)
+    port = await server.start()
+    trusting = ssl.create_default_context(cafile=str(HERE / "localhost.crt"))
+    connection = await asyncio.open_connection("127.0.0.1", port, ssl=trusting, server_hostname="localhost")
+    assert (await talk(*connection)).endswith(b"here")
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+    old.minimum_version, old.maximum_version = ssl.TLSVersion.MINIMUM_SUPPORTED, ssl.TLSVersion.TLSv1_2
+    connection = await asyncio.open_connection("127.0.0.1", port, ssl=old)
+    assert (await talk(*connection)).endswith(b"here")
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+    await server.close()
+
+
+def test_certificate_that_does_not_fit_is_a_config_error(folder: Path) -> None:
+    for key in (folder / "missing", HERE / "localhost.crt"):
+        with pytest.raises(ConfigError, match="tls_cert"):
+            make_ssl_context(HERE / "localhost.crt", key)
