@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -318,3 +319,19 @@ async def test_command_line_gets_its_request_if_it_is_served() -> None:
     async with serving(make_app(make_dispatcher(), cli=cli)) as url:
         assert (await send(url, post("/cli", b"vm-list"))).body == b"got /cli"
         assert (await send(url, post("/clip", LIST))).status == 200
+
+
+@pytest.mark.parametrize("start", [b"", b"<methodCall>"])
+async def test_client_that_goes_away_amid_its_body_is_no_news(
+    start: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with serving() as url:
+        parts = urlsplit(url)
+        _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n" + start)
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        assert (await send(url, post("/", LIST))).status == 200
+    assert caplog.records == []
