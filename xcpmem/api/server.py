@@ -88,7 +88,7 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer with a page: quietly what clients do wrong, and what nobody expected after aiohttp logs it."""
+        """Answer with a page: what clients do wrong quietly, what nobody expected after aiohttp logs it."""
         if not isinstance(exc, HttpProcessingError | web.RequestPayloadError | ConnectionError):
             super().handle_error(request, status, exc, message)
         match exc:
