@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xcpmem import __version__
@@ -303,6 +303,7 @@ def test_path_is_refused_when_no_file_can_have_it(write_config: WriteConfig, pat
     assert "1: root_password_file: expected a path, got 'a" in said
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=20) | st.sampled_from([*FLAGS, "simulated", "127.0.0.1:0"]), max_size=6))
 def test_any_command_line_makes_settings_or_one_complaint(argv: list[str]) -> None:
     try:

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xcpmem.errors import ConfigError
@@ -72,6 +72,7 @@ def test_text_line_carries_level_sentence_and_fields() -> None:
     assert line[8:] == " info    looked at the host domains=6"
 
 
+@settings(deadline=None)
 @given(st.text(), st.text(min_size=1))
 def test_record_stays_one_printable_line_whatever_it_says(text: str, value: str) -> None:
     for formatter in (TextFormatter(), KeyValueFormatter()):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open_metrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
@@ -269,6 +269,7 @@ def names(family: Metric) -> set[str]:
     return {sample.name for sample in family.samples}
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.characters(exclude_categories=())))
 def test_scrape_works_whatever_a_vm_is_called(name_label: str) -> None:
     metrics = Metrics(Sources(driver="xen", vms=lambda: {UUID_3: Record(name_label, 0, 0)}))
