@@ -75,6 +75,8 @@ class DomainState:
         can_balloon: whether a balloon driver is believed to listen.
         lifecycle: only running domains are asked for anything.
         initial_reservation_kib: promised to the domain while it is being built, else 0.
+        has_range: whether anybody ever wrote a range for it; without, ``dynamic_range`` pins it where it was
+            found.
         uncooperative: whether the flag for other programs stands in xenstore.
         offset_kib: pages that Xen counts and the guest does not know of, already taken off ``actual_kib``;
             None while it was not yet measured (then nothing was taken off).
@@ -89,6 +91,7 @@ class DomainState:
     can_balloon: bool = True
     lifecycle: Lifecycle = Lifecycle.RUNNING
     initial_reservation_kib: int = 0
+    has_range: bool = True
     uncooperative: bool = False
     offset_kib: int | None = 0
 

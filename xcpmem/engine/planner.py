@@ -140,9 +140,7 @@ def plan(
     host = replace(host, domains=tuple(domains)) if range_actions else host
     beliefs = beliefs.learn(domains, now_s, caution)
     parties = [
-        _party(domain, beliefs.by_domid[domain.domid], wishes)
-        for domain in domains
-        if _can_move(domain, wishes)
+        _party(domain, beliefs.by_domid[domain.domid]) for domain in domains if _can_move(domain, wishes)
     ]
     budget_kib = _budget_kib(host, parties)
     unmeasured = [domain for domain in domains if _is_unmeasured(domain)]
@@ -215,7 +213,7 @@ def _with_wished_range(domain: DomainState, wishes: Wishes, actions: list[Action
         actions += [set_max, set_min]
     else:
         actions += [set_min, set_max]
-    return replace(domain, dynamic_range=wished)
+    return replace(domain, dynamic_range=wished, has_range=True)
 
 
 def _may_be_touched(domain: DomainState, wishes: Wishes) -> bool:
@@ -231,7 +229,7 @@ def _can_move(domain: DomainState, wishes: Wishes) -> bool:
     )
 
 
-def _party(domain: DomainState, belief: Belief, wishes: Wishes) -> _Party:
+def _party(domain: DomainState, belief: Belief) -> _Party:
     dynamic = domain.dynamic_range
     probe_kib = PROBE_KIB if dynamic.max_kib - dynamic.min_kib >= PROBED_WIDTH_KIB else 0
     low_kib, high_kib = dynamic.min_kib, dynamic.max_kib
@@ -244,9 +242,7 @@ def _party(domain: DomainState, belief: Belief, wishes: Wishes) -> _Party:
         belief,
         Claim(dynamic.min_kib, dynamic.max_kib, low_kib, max(low_kib, high_kib)),
         probe_kib,
-        keeps_maxmem=(
-            domain.uuid not in wishes.ranges and domain.target_kib <= dynamic.min_kib == dynamic.max_kib
-        ),
+        keeps_maxmem=not domain.has_range,
     )
 
 

@@ -154,7 +154,9 @@ class LiveDriver:
                 reservations=reservations,
                 others_kib=others_kib + offsets_kib,
             ),
-            descriptions={info.domid: _bare_description(info) for info in everyone}
+            descriptions={
+                info.domid: _bare_description(info) for info in everyone if info.domid == DOMAIN_ZERO
+            }
             | {domid: domain.description for domid, domain in self._domains.items()},
         )
 
@@ -213,10 +215,12 @@ class LiveDriver:
         told_kib = read_size_kib(keys.target)
         target_kib = actual_kib if told_kib is None else told_kib
         evidence = _balloon_evidence(keys)
+        found_range = _dynamic_range(info.domid, keys)
         state = DomainState(
             domid=info.domid,
             uuid=info.uuid,
-            dynamic_range=_dynamic_range(info.domid, keys, target_kib),
+            dynamic_range=found_range or DynamicRange(target_kib, target_kib),
+            has_range=found_range is not None,
             target_kib=target_kib,
             actual_kib=actual_kib,
             maxmem_kib=target_kib
@@ -313,14 +317,12 @@ def _lifecycle(info: DomainInfo, *, built: bool) -> Lifecycle:
     return Lifecycle.PAUSED if info.paused else Lifecycle.RUNNING
 
 
-def _dynamic_range(domid: int, keys: DomainKeys, target_kib: int) -> DynamicRange:
-    """Read the range; without usable keys the domain is pinned where it is."""
+def _dynamic_range(domid: int, keys: DomainKeys) -> DynamicRange | None:
+    """Read the range; None without usable keys."""
     min_kib, max_kib = read_size_kib(keys.dynamic_min), read_size_kib(keys.dynamic_max)
     if min_kib is None or max_kib is None:
-        return DynamicRange(target_kib, target_kib)
+        return None
     if min_kib > max_kib:
-        _log.warning(
-            "domain %d: dynamic-min %d KiB is above dynamic-max %d KiB; pinned", domid, min_kib, max_kib
-        )
-        return DynamicRange(target_kib, target_kib)
+        _log.warning("domain %d: dynamic-min %d KiB is above dynamic-max %d KiB", domid, min_kib, max_kib)
+        return None
     return DynamicRange(min_kib, max_kib)
