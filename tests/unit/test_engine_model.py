@@ -171,8 +171,10 @@ def a_reason(motive: Motive, *, goal_kib: int = 2000 * MIB, high_kib: int = 3000
         ),
         (
             Motive.FLOOR,
-            "was asked to shrink to 1.465 GiB and stopped at 1.66 GiB; "
-            "its share is taken from others until it moves",
+            (
+                "was asked to shrink to 1.465 GiB and stopped at 1.66 GiB; "
+                "its share is taken from others until it moves"
+            ),
         ),
         (
             Motive.CEILING,

@@ -162,7 +162,7 @@ def learn(belief: Belief | None, domain: DomainState, elapsed_s: float, caution:
     if direction == 0:
         return _arrived(belief, domain)
     if direction != belief.direction:
-        away_s = belief.away_s + elapsed_s if belief.direction else 0.0
+        away_s = belief.away_s + _observed_s(belief, elapsed_s) if belief.direction else 0.0
         return replace(
             belief,
             direction=direction,
@@ -173,6 +173,11 @@ def learn(belief: Belief | None, domain: DomainState, elapsed_s: float, caution:
             moved=False,
         )
     return _on_the_way(belief, domain, elapsed_s, caution)
+
+
+def _observed_s(belief: Belief, elapsed_s: float) -> float:
+    """Tell how much of a gap between looks was meant: the ring looks more rarely at who stands still."""
+    return min(elapsed_s, max(LOOK_GAP_S, belief.waited_s))
 
 
 def _arrived(belief: Belief, domain: DomainState) -> Belief:
@@ -202,7 +207,7 @@ def _on_the_way(belief: Belief, domain: DomainState, elapsed_s: float, caution: 
         abs(domain.target_kib - belief.asked_kib) // LEAST_PROGRESS,
     )
     moved_kib = (domain.actual_kib - belief.mark_kib) * belief.direction
-    away_s = belief.away_s + elapsed_s
+    away_s = belief.away_s + _observed_s(belief, elapsed_s)
     if moved_kib >= step_kib:
         taken_s = belief.waited_s + elapsed_s
         floor_kib, ceiling_kib = belief.floor_kib, belief.ceiling_kib
