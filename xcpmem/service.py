@@ -17,6 +17,7 @@ from xcpmem.engine.accounting import NEW_FORMULA, AccountingFormula, compute_fre
 from xcpmem.engine.accounting import memory_overhead as count_overhead
 from xcpmem.engine.limits import MemoryLimits
 from xcpmem.errors import HostError, TargetWaitTimeout, UuidInvalid
+from xcpmem.explanation import explain
 from xcpmem.host import HostIdentity, HostRecord
 from xcpmem.law import AWAITING_MEMORY_LIVE, CHANGING_MEMORY_LIVE, VmLaw, check_operation
 from xcpmem.ledger import Entry, Ledger, Touched
@@ -351,6 +352,10 @@ class Service:
         if zero is not None and zero.memory_dynamic_min < zero.memory_dynamic_max:
             return ("Auto_balloon", (zero.memory_dynamic_min, zero.memory_dynamic_max))
         return ("Fixed_size", zero.memory_actual if zero else 0)
+
+    def explain(self, uuid: str) -> str:
+        """Serve ``Memory.explain``: why a VM's target is what it is. Raises UuidInvalid."""
+        return explain(self.vm(uuid), self._ring.report)
 
     def get_diagnostics(self) -> str:
         """Serve ``Memory.get_diagnostics``."""

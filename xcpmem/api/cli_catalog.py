@@ -195,6 +195,13 @@ COMMANDS: Final[dict[str, Command]] = {
             selectors=HOST_SELECTORS,
         ),
         Command(
+            "explain",
+            _COMPUTE,
+            "Print why a VM's memory target is what it is.",
+            "vm=web1",
+            selectors=VM_SELECTORS,
+        ),
+        Command(
             "host-compute-memory-overhead",
             _COMPUTE,
             "Print the bytes that virtualisation itself needs on a host.",

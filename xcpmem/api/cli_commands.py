@@ -169,6 +169,14 @@ async def _compute_vm_overhead(run: Run) -> None:
     await command.for_each(run, print_overhead)
 
 
+async def _explain(run: Run) -> None:
+    async def print_explanation(item: Item) -> None:
+        await run.printer.values([str(await run.call(command.method, item.ref))])
+
+    command = _VmCommand("Memory.explain")
+    await command.for_each(run, print_explanation)
+
+
 async def _compute_maximum(run: Run) -> None:
     async def print_maximum(item: Item) -> None:
         maximum = await run.call(command.method, item.ref, total, is_approximate)
@@ -247,6 +255,7 @@ HANDLERS: Final[Mapping[str, Callable[[Run], Awaitable[None]]]] = {
     "vm-compute-memory-overhead": _compute_vm_overhead,
     "vm-compute-maximum-memory": _compute_maximum,
     "host-compute-free-memory": _compute_on_host("host.compute_free_memory"),
+    "explain": _explain,
     "host-compute-memory-overhead": _compute_on_host("host.compute_memory_overhead"),
 }
 """What carries out each command but `help`, by its name."""

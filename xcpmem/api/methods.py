@@ -40,7 +40,7 @@ def make_handlers(service: Service, records: Records, sessions: Sessions) -> dic
     handlers.update(_PoolMethods(service, records).handlers())
     handlers.update(_HostMethods(service, records).handlers())
     handlers.update(_VmMethods(service, records).handlers())
-    handlers.update(_MemoryMethods(service).handlers())
+    handlers.update(_MemoryMethods(service, records).handlers())
     return handlers
 
 
@@ -213,8 +213,9 @@ class _VmMethods:
 class _MemoryMethods:
     """Reservations; they belong to the session's public name, for they stand where others can read them."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, records: Records) -> None:
         self._service = service
+        self._records = records
 
     def handlers(self) -> dict[str, Handler]:
         service = self._service
@@ -229,7 +230,11 @@ class _MemoryMethods:
             "Memory.get_host_initial_free_memory": _computed(service.get_host_initial_free_memory),
             "Memory.get_domain_zero_policy": _computed(service.get_domain_zero_policy),
             "Memory.get_diagnostics": _computed(service.get_diagnostics),
+            "Memory.explain": self._explain,
         }
+
+    async def _explain(self, _: Caller, ref: str) -> str:
+        return self._service.explain(self._records.vm_uuid(ref))
 
     async def _reserve_memory(self, caller: Caller, size_kib: int) -> str:
         return await self._service.reserve_memory(caller.owner.uuid, size_kib)
