@@ -85,9 +85,11 @@ def a_request(
     name: str = "r1",
     order: int = 1,
     deadline_s: float = 60.0,
+    vm_uuid: str = "",
 ) -> MemoryRequest:
     """A request for exactly ``min_kib``, or for the range up to ``max_kib``."""
-    return MemoryRequest(name, "owner", min_kib, min_kib if max_kib is None else max_kib, order, deadline_s)
+    max_kib = min_kib if max_kib is None else max_kib
+    return MemoryRequest(name, "owner", min_kib, max_kib, order, deadline_s, vm_uuid)
 
 
 def a_claim(min_kib: int, max_kib: int, *, low_kib: int | None = None, high_kib: int | None = None) -> Claim:

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from tests.builders import a_domain, a_host
+from xcpmem.engine.draft import Draft
+from xcpmem.engine.model import RecordReservation, Reservation, SetMaxmem, SetTarget
+
+
+def test_shrinking_lowers_the_target_before_maxmem() -> None:
+    domain = a_domain(1000, 3000, 2000)
+    draft = Draft(a_host(domain))
+    draft.shrink(domain, 1500)
+    assert draft.actions == [SetTarget(1, 1500), SetMaxmem(1, 1500)]
+    assert (draft.target_kib(domain), draft.maxmem_kib(domain)) == (1500, 1500)
+
+
+def test_shrinking_makes_nothing_spare_before_the_guest_has_given_it() -> None:
+    domain = a_domain(1000, 3000, 2000)
+    draft = Draft(a_host(domain))
+    draft.shrink(domain, 1500)
+    assert draft.spare_kib == 0
+
+
+def test_shrinking_frees_what_a_guest_did_not_take_yet() -> None:
+    growing = a_domain(1000, 3000, 2000, target_kib=2800)
+    draft = Draft(a_host(growing, free_kib=800))
+    assert draft.spare_kib == 0
+    draft.shrink(growing, 2100)
+    assert draft.spare_kib == 700
+
+
+def test_shrinking_leaves_growth_to_others() -> None:
+    domain = a_domain(1000, 3000, 2000, maxmem_kib=2700)
+    draft = Draft(a_host(domain))
+    draft.shrink(domain, 2500)
+    assert draft.actions == []
+
+
+def test_shrinking_lowers_a_maxmem_that_a_dead_daemon_left_high() -> None:
+    domain = a_domain(1000, 3000, 2000, maxmem_kib=2700)
+    draft = Draft(a_host(domain, free_kib=700))
+    draft.shrink(domain, 2000)
+    assert draft.actions == [SetMaxmem(1, 2000)]
+    assert draft.spare_kib == 700
+
+
+def test_shrinking_keeps_a_maxmem_that_is_to_be_kept() -> None:
+    domain = a_domain(2000, 2000, 2000, maxmem_kib=2700)
+    draft = Draft(a_host(domain))
+    draft.shrink(domain, 2000, keeps_maxmem=True)
+    assert draft.actions == []
+
+
+def test_shrinking_does_not_touch_who_is_where_it_should_be() -> None:
+    domain = a_domain(1000, 3000, 2000)
+    draft = Draft(a_host(domain))
+    draft.shrink(domain, 2000)
+    assert draft.actions == []
+
+
+def test_growing_raises_maxmem_before_the_target() -> None:
+    domain = a_domain(1000, 3000, 2000)
+    draft = Draft(a_host(domain, free_kib=500))
+    draft.grow([(domain, 2500)], kept_kib=0)
+    assert draft.actions == [SetMaxmem(1, 2500), SetTarget(1, 2500)]
+    assert draft.spare_kib == 0
+
+
+def test_growing_into_what_a_guest_may_take_already_costs_nothing() -> None:
+    domain = a_domain(1000, 3000, 2000, maxmem_kib=2600)
+    draft = Draft(a_host(domain, free_kib=600))
+    draft.grow([(domain, 2500)], kept_kib=0)
+    assert draft.actions == [SetTarget(1, 2500)]
+    assert draft.spare_kib == 0
+
+
+def test_growing_mends_a_maxmem_below_the_target() -> None:
+    domain = a_domain(1000, 3000, 2000, target_kib=2500, maxmem_kib=2000)
+    draft = Draft(a_host(domain, free_kib=500))
+    draft.grow([(domain, 2500)], kept_kib=0)
+    assert draft.actions == [SetMaxmem(1, 2500)]
+
+
+def test_growing_stops_where_spare_memory_ends() -> None:
+    first, second = a_domain(0, 4000, 1000, domid=1), a_domain(0, 4000, 1000, domid=2)
+    draft = Draft(a_host(first, second, free_kib=1500))
+    draft.grow([(first, 3000), (second, 2000)], kept_kib=0)
+    assert draft.target_kib(first) == 2000
+    assert draft.target_kib(second) == 1500
+    assert draft.spare_kib == 0
+
+
+def test_growing_leaves_what_is_kept_for_others() -> None:
+    domain = a_domain(0, 4000, 1000)
+    draft = Draft(a_host(domain, free_kib=1500))
+    draft.grow([(domain, 3000)], kept_kib=500)
+    assert draft.target_kib(domain) == 2000
+
+
+def test_growing_waits_when_nothing_is_spare() -> None:
+    domain = a_domain(0, 4000, 1000)
+    draft = Draft(a_host(domain, free_kib=1500))
+    draft.grow([(domain, 3000)], kept_kib=1500)
+    assert draft.actions == []
+
+
+def test_growing_waits_for_a_portion_that_is_worth_a_write() -> None:
+    domain = a_domain(0, 4000, 1000)
+    draft = Draft(a_host(domain, free_kib=249))
+    draft.grow([(domain, 3000)], kept_kib=0)
+    assert draft.actions == []
+    draft = Draft(a_host(domain, free_kib=250))
+    draft.grow([(domain, 3000)], kept_kib=0)
+    assert draft.target_kib(domain) == 1250
+
+
+def test_growing_waits_until_a_domain_below_its_minimum_can_be_given_that() -> None:
+    domain = a_domain(2000, 4000, 1000)
+    draft = Draft(a_host(domain, free_kib=999))
+    draft.grow([(domain, 3000)], kept_kib=0)
+    assert draft.actions == []
+
+
+def test_growing_gives_a_domain_below_its_minimum_more_than_its_part() -> None:
+    needy, rich = a_domain(2000, 4000, 1000, domid=1), a_domain(0, 99000, 9000, domid=2)
+    draft = Draft(a_host(needy, rich, free_kib=1000))
+    draft.grow([(needy, 2500), (rich, 90000)], kept_kib=0)
+    assert draft.target_kib(needy) == 2000
+    assert draft.target_kib(rich) == 9000
+
+
+def test_growing_takes_nothing_from_who_is_to_shrink() -> None:
+    domain = a_domain(0, 4000, 2000)
+    draft = Draft(a_host(domain, free_kib=500))
+    draft.grow([(domain, 1500)], kept_kib=0)
+    assert draft.actions == []
+
+
+def test_growing_regardless_promises_what_is_not_there() -> None:
+    growing, shrinking = a_domain(0, 4000, 1000, domid=1), a_domain(0, 4000, 2000, domid=2)
+    draft = Draft(a_host(growing, shrinking))
+    draft.grow_regardless([(growing, 3000), (shrinking, 1000)])
+    assert draft.actions == [SetMaxmem(1, 3000), SetTarget(1, 3000)]
+    assert draft.spare_kib == -2000
+
+
+def test_reserving_sets_spare_memory_aside() -> None:
+    draft = Draft(a_host(free_kib=500))
+    draft.reserve(Reservation("r1", "owner", 300))
+    assert draft.actions == [RecordReservation(Reservation("r1", "owner", 300))]
+    assert draft.spare_kib == 200
