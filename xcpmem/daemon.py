@@ -122,6 +122,7 @@ async def _serve(settings: Settings, policy: Policy) -> None:
         await _first_look(parts.controller, settings)
         port = await parts.server.start()
         stack.push_async_callback(parts.server.close)
+        stack.push_async_callback(parts.controller.close)  # first of all: who waits is told while we serve
         address = settings.listen.host
         url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
         sys.stdout.write(

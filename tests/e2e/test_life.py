@@ -1,0 +1,110 @@
+"""Starting and ending: what the daemon prints, how it takes signals, and how it refuses to start."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
+
+from tests.e2e.clients import Failure, XenApi, Xenstore, logged_in, xenstore
+from tests.e2e.programs import DAEMON, END_S, Daemon, Workshop
+
+DAWDLER = """\
+name = "a guest that gives 1 MiB a second"
+[host]
+free_kib = 73728
+[[guest]]
+domid = 1
+name_label = "dawdler"
+dynamic_min_kib = 1048576
+dynamic_max_kib = 3145728
+balloon = { rate_kib_s = 1024 }
+"""
+
+
+def test_daemon_says_one_line_and_ends_with_0_at_ctrl_c(shop: Workshop) -> None:
+    daemon = shop.daemon()
+    state = shop.folder / "d"
+    assert daemon.ready == f"xcpmemd ready url={daemon.url} socket={state}/xcpmem.sock state={state}\n"
+    assert daemon.end(signal.SIGINT) == 0
+    assert daemon.remaining_output() == ""
+    assert not daemon.socket.exists()
+
+
+def test_sigterm_ends_the_daemon_in_time_and_who_waits_for_memory_is_told(shop: Workshop) -> None:
+    daemon = shop.daemon(scenario=shop.write("dawdler.toml", DAWDLER))
+    with logged_in(daemon) as api, ThreadPoolExecutor(1) as caller:
+        with xenstore(daemon.store) as store, store.watching_targets(1) as changes:
+            waiting = caller.submit(api.call, "Memory.reserve_memory", 1048576)
+            changes.wait_for(1)
+        assert not waiting.done()
+        started_s = time.monotonic()
+        assert daemon.end() == 0
+        assert time.monotonic() - started_s < END_S
+        with pytest.raises(Failure) as told:
+            waiting.result(END_S)
+    assert told.value.details == ["INTERNAL_ERROR", "connection lost"]
+
+
+def test_password_is_made_at_the_first_start_for_nobody_else_to_read(quiet: Daemon) -> None:
+    path = quiet.state_dir / "root.password"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(quiet.state_dir.stat().st_mode) == 0o700
+    assert len(quiet.password) >= 20
+
+
+def refused(shop: Workshop, *options: str) -> str:
+    """Start a daemon that cannot be; return its one line."""
+    ended = shop.run(*DAEMON, *options)
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err.count("\n") == 1
+    return ended.err.rstrip("\n")
+
+
+def test_config_with_an_unknown_key_is_refused_with_file_line_key_and_why(shared_shop: Workshop) -> None:
+    path = shared_shop.write("wrong.toml", 'policy = "proportional"\nstate_dirr = "x"\n')
+    said = refused(shared_shop, "--config", path)
+    assert said == f"xcpmemd: {path}:2: state_dirr: unknown key, did you mean state_dir?"
+
+
+def test_unknown_option_is_refused_with_the_nearest_that_exists(shared_shop: Workshop) -> None:
+    said = refused(shared_shop, "--lisen", "127.0.0.1:0")
+    assert said == "xcpmemd: command line: --lisen: unknown option, did you mean --listen?"
+
+
+def test_wrong_scenario_is_refused_with_file_key_and_why(shared_shop: Workshop) -> None:
+    path = shared_shop.write(
+        "wrong-scenario.toml", DAWDLER.replace("dynamic_min_kib = 1", "dynamic_min_kib = -1")
+    )
+    said = refused(shared_shop, "--scenario", path, "--state-dir", str(shared_shop.folder / "never"))
+    assert said.startswith(f"xcpmemd: {path}: guest[0].dynamic_min_kib: must be a whole number from 0 to ")
+
+
+def test_port_in_use_is_refused_by_name(shared_shop: Workshop) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        said = refused(
+            shared_shop,
+            *("--scenario", "quiet", "--state-dir", str(shared_shop.folder / "p"), "--listen", address),
+        )
+    assert said.startswith("xcpmemd: ")
+    assert address in said
+    assert "in use" in said.lower()
+
+
+def test_state_dir_of_a_living_daemon_is_refused_and_the_living_one_serves_on(
+    shared_shop: Workshop, quiet: Daemon, api: XenApi, store: Xenstore
+) -> None:
+    said = refused(
+        shared_shop, "--scenario", "quiet", "--state-dir", str(quiet.state_dir), "--listen", "127.0.0.1:0"
+    )
+    assert re.fullmatch(rf"xcpmemd: .*state_dir: {quiet.state_dir} is in use by another xcpmemd", said)
+    assert quiet.socket.exists()
+    assert set(api.vms()) == {f"guest-{domid}" for domid in range(1, 5)}
+    assert store.memory_kib(1)["target"] == 3145728
