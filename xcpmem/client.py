@@ -72,7 +72,7 @@ def connect(settings: Settings, environment: Mapping[str, str]) -> socket.socket
     Raises:
         OSError: there is no such server, or it did not answer in time.
     """
-    if settings.server.startswith("/"):
+    if "/" in settings.server:
         return _connect_unix(settings.server)
     if not settings.is_server_given:
         if environment.get("XCPMEM_SOCKET"):
@@ -252,7 +252,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) 
         return 0
     except CommandError as error:
         sys.stderr.write(f"{error}\n")
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):  # the latter for what cannot be a name, such as "a..b"
         sys.stderr.write(f"Host '{settings.server}' not found.\n")
     except OSError as error:
         whereto = _whereto(settings, environment)

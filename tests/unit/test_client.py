@@ -251,6 +251,21 @@ def test_failing_command_that_the_server_knows_gets_no_suggestion(
     assert capfd.readouterr().err == "Error: no\n"
 
 
+def test_server_may_be_the_path_of_a_socket_as_one_would_type_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with serving(tmp_path, answering(Exit(0))) as server:
+        assert main(["-s", "./s", "vm-list"], {}) == 0
+    assert b"vm-list" in server.heard
+
+
+@pytest.mark.parametrize("name", ["a..b", "x" * 64])
+def test_server_that_cannot_be_a_name_is_not_found(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["-s", name, "vm-list"], {}) == 1
+    assert capfd.readouterr().err == f"Host '{name}' not found.\n"
+
+
 @pytest.mark.parametrize("arguments", [[], ["vm-list", "--help"], ["vm-list", "-p", "x"]])
 def test_usage_goes_to_standard_error_and_is_no_failure(
     arguments: list[str],
