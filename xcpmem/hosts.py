@@ -65,7 +65,11 @@ async def open_host(settings: Settings) -> OpenHost:
     store = str(settings.state_dir / SIMULATED_STORE)
     simulated = SimulatedHost(scenario)
     await simulated.start(store)
-    host = await _connect(settings, store, simulated.hypervisor, definitions, slush_kib)
+    try:
+        host = await _connect(settings, store, simulated.hypervisor, definitions, slush_kib)
+    except BaseException:
+        await simulated.close()
+        raise
 
     async def close() -> None:
         await host.close()

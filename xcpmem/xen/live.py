@@ -100,12 +100,16 @@ class LiveDriver:
             DriverError: xenstored is not there.
             InvalidValue: domain 0's dynamic-min is more than it may have.
         """
-        await self._xenstore.connect()
-        if self._domain_zero_min_kib is not None:
-            zero = next(info for info in await self._hypervisor.domains() if info.domid == DOMAIN_ZERO)
-            await manage_domain_zero(self._xenstore, zero, self._domain_zero_min_kib)
-        for special in (paths.INTRODUCE_DOMAIN, paths.RELEASE_DOMAIN):
-            await self._xenstore.watch(special, "xcpmem")
+        try:
+            await self._xenstore.connect()
+            if self._domain_zero_min_kib is not None:
+                zero = next(info for info in await self._hypervisor.domains() if info.domid == DOMAIN_ZERO)
+                await manage_domain_zero(self._xenstore, zero, self._domain_zero_min_kib)
+            for special in (paths.INTRODUCE_DOMAIN, paths.RELEASE_DOMAIN):
+                await self._xenstore.watch(special, "xcpmem")
+        except BaseException:
+            await self.close()
+            raise
 
     async def wait(self, timeout_s: float) -> bool:
         """Wait for a watch to fire, at most ``timeout_s`` seconds; tell whether one did."""
