@@ -8,6 +8,7 @@ callers; what stands in `Kept` is stored by the real daemon, and reservations st
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -17,14 +18,15 @@ from xcpmem.engine.model import (
     DeleteReservation,
     DynamicRange,
     Granted,
+    HostState,
     MemoryRequest,
     Refused,
     SetTarget,
     TransferReservation,
     Wishes,
 )
-from xcpmem.engine.planner import plan
-from xcpmem.engine.policies import find_policy
+from xcpmem.engine.planner import Plan, plan
+from xcpmem.engine.policies import Policy, find_policy
 from xcpmem.errors import (
     ConnectionLost,
     ConstraintOrder,
@@ -41,8 +43,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from xcpmem.engine.model import Action, Reason, Verdict
-    from xcpmem.engine.planner import Plan
-    from xcpmem.engine.policies import Policy
     from xcpmem.scenario import Scenario
     from xcpmem.script import DaemonCall, ScriptCall
     from xcpmem.specs import GuestSpec
@@ -56,6 +56,9 @@ SAFETY_LOOK_S: Final = 30.0
 """The ring looks at least so often: the daemon's default."""
 
 _OWNER: Final = "script"
+
+Planner = Callable[[HostState, Wishes, Beliefs, float, Policy], Plan]
+"""What decides, as `engine.planner.plan` does."""
 
 
 @dataclass(slots=True)
@@ -116,10 +119,14 @@ class SimDaemon:
         host: the simulated host; its clock is the daemon's.
         kept: what was stored.
         broken: where broken invariants are noted, a sentence each.
+        planner: who thinks; another one only to show what a safeguard is for.
     """
 
-    def __init__(self, scenario: Scenario, host: SimHost, kept: Kept, broken: list[str]) -> None:
+    def __init__(
+        self, scenario: Scenario, host: SimHost, kept: Kept, broken: list[str], planner: Planner = plan
+    ) -> None:
         self._scenario = scenario
+        self._planner = planner
         self._host = host
         self._kept = kept
         self._broken = broken
@@ -185,7 +192,7 @@ class SimDaemon:
             record.fail(self._host.now_us, error)
 
     def _think(self) -> Plan:
-        return plan(
+        return self._planner(
             self._host.observe().host,
             Wishes(self._kept.ranges, tuple(request for request, _ in self._requests.values())),
             self._beliefs,
@@ -194,14 +201,14 @@ class SimDaemon:
         )
 
     def _check(self, action: Action) -> None:
-        """Refuse a target outside the guest's dynamic range.
+        """Refuse a target that leaves the guest's dynamic range, or leads further away from it.
 
         Raises:
-            InvalidValue: it is outside.
+            InvalidValue: it does.
         """
         if isinstance(action, SetTarget):
             guest = self._host.guest(action.domid)
-            if not guest.dynamic_min_kib <= action.target_kib <= guest.dynamic_max_kib:
+            if _outside_kib(guest, action.target_kib) > _outside_kib(guest, guest.target_kib):
                 raise InvalidValue("target_kib", action.target_kib)
 
     def _announce(self, verdict: Verdict) -> None:
@@ -343,3 +350,8 @@ class SimDaemon:
         for key, value in parameters.items():
             raise InvalidValue(key, value)
         self._kept.policy = policy
+
+
+def _outside_kib(guest: SimGuest, target_kib: int) -> int:
+    """Tell how far a target is outside a guest's dynamic range, KiB; 0 inside."""
+    return max(0, guest.dynamic_min_kib - target_kib, target_kib - guest.dynamic_max_kib)

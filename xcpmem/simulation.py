@@ -1,7 +1,10 @@
 """A scenario acted out on virtual time: the simulated host, the daemon's ring, and the script.
 
 Time between events is passed in one go, so an idle hour costs nothing. The answer is plain data for JSON
-and depends on nothing but the scenario.
+and depends on nothing but the scenario: ``error`` is null or a list of code and parameters, as in XenAPI
+(but domains to blame are domids); ``value`` is a reservation's id, or its id and KiB for a range, the KiB
+granted to a started guest, the answer to a question, else null; the trace lists each instant at which
+something happened, with calls, actions, verdicts and the guests whose sizes changed.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from xcpmem import script
 from xcpmem.engine.model import Granted, Refused
+from xcpmem.engine.planner import plan
 from xcpmem.engine.policies import find_policy
 from xcpmem.errors import DomainVanished, InvalidValue
 from xcpmem.simdaemon import CallRecord, Kept, SimDaemon
@@ -20,7 +24,7 @@ from xcpmem.xen.simhost import SimHost
 if TYPE_CHECKING:
     from xcpmem.scenario import Scenario
     from xcpmem.script import WorldCall
-    from xcpmem.simdaemon import Turn
+    from xcpmem.simdaemon import Planner, Turn
 
 TURNS_MOST: Final = 50
 """More turns than this at one instant: the planner contradicts itself."""
@@ -35,15 +39,17 @@ class Simulation:
     Args:
         scenario: what to act out.
         trace: whether to write down each instant at which something happened.
+        planner: who thinks; another one only to show what a safeguard is for.
 
     Raises:
         InvalidValue: the scenario's policy does not exist.
     """
 
-    def __init__(self, scenario: Scenario, *, trace: bool = False) -> None:
+    def __init__(self, scenario: Scenario, *, trace: bool = False, planner: Planner = plan) -> None:
         self.host = SimHost(scenario)
         self.broken: list[str] = []
         self._scenario = scenario
+        self._planner = planner
         self._deadline_us = microseconds(scenario.deadline_s)
         self._tick_us = max(1, microseconds(scenario.tick_s))
         self._trace = _Trace(self.host) if trace else None
@@ -82,7 +88,7 @@ class Simulation:
     def _restart(self) -> bool:
         if self._daemon is not None or self.host.now_us < self._restart_us:
             return False
-        self._daemon = SimDaemon(self._scenario, self.host, self._kept, self.broken)
+        self._daemon = SimDaemon(self._scenario, self.host, self._kept, self.broken, self._planner)
         for record in self._held_back:
             self._make(record)
         self._held_back = []

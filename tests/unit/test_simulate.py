@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from xcpmem import script
+from xcpmem.engine.model import Action, HostState, SetMaxmem, SetTarget, SetUncooperative, Wishes
+from xcpmem.engine.planner import Plan, plan
 from xcpmem.scenario import Scenario, load_scenario, parse_scenario
 from xcpmem.script import ScriptCall
 from xcpmem.simulate import format_answer, run, simulate_main
@@ -19,6 +21,10 @@ from xcpmem.specs import BalloonSpec, GuestSpec, HostSpec, LoadPoint
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from xcpmem.engine.belief import Beliefs
+    from xcpmem.engine.policies import Policy
+    from xcpmem.simdaemon import Planner
 
 EXACT = BalloonSpec(rate_kib_s=1000, inaccuracy_kib=0)
 
@@ -381,6 +387,60 @@ def test_memory_promised_twice_breaks_the_run() -> None:
     simulation = Simulation(scene(guests=(greedy,)))
     assert simulation.run()["totals"]["overcommit_kib"] == 4000
     assert simulation.broken == ["over-committed by 4000 KiB"]
+
+
+def with_actions(*extra: Action) -> Planner:
+    """A planner that thinks well and then adds something."""
+
+    def rogue(host: HostState, wishes: Wishes, beliefs: Beliefs, now_s: float, policy: Policy) -> Plan:
+        good = plan(host, wishes, beliefs, now_s, policy)
+        return replace(good, actions=good.actions + extra)
+
+    return rogue
+
+
+@pytest.mark.parametrize(
+    ("action", "said"),
+    [
+        (SetTarget(1, 5001), "INVALID_VALUE(target_kib, 5001)"),
+        (SetTarget(1, 999), "INVALID_VALUE(target_kib, 999)"),
+        (SetMaxmem(1, 4000), "INVALID_VALUE(maxmem_kib, 4000)"),
+        (SetMaxmem(9, 4000), "domain 9 does not exist"),
+    ],
+)
+def test_an_action_that_must_not_be_breaks_the_run(action: Action, said: str) -> None:
+    simulation = Simulation(scene(guests=(peer(1), peer(2)), deadline_s=1.0), planner=with_actions(action))
+    simulation.run()
+    assert simulation.broken[0].startswith("at 0.0 s: Set")
+    assert said in simulation.broken[0]
+
+
+def test_a_planner_that_contradicts_itself_breaks_the_run() -> None:
+    planner = with_actions(SetUncooperative(1, True), SetUncooperative(1, False))
+    simulation = Simulation(scene(guests=(peer(1),), deadline_s=1.0), planner=planner)
+    simulation.run()
+    assert simulation.broken[0] == "at 0.0 s: the ring does not come to rest"
+
+
+def test_a_guest_far_outside_its_range_may_be_led_back_in_steps() -> None:
+    outside = peer(1, target_kib=500)
+    planner = with_actions(SetMaxmem(1, 700), SetTarget(1, 700))
+    simulation = Simulation(
+        scene(guests=(outside,), host=HostSpec(free_kib=200, slush_kib=0), deadline_s=0.0), planner=planner
+    )
+    assert simulation.run()["final"]["guests"]["1"]["target_kib"] == 700
+    assert simulation.broken == ["at 0.0 s: the ring does not come to rest"]
+
+
+def test_a_daemon_killed_while_it_is_down_starts_when_the_last_kill_says() -> None:
+    found = outcomes(
+        scene(
+            (1.0, script.KillDaemon(down_s=2.0)),
+            (2.0, script.KillDaemon(down_s=5.0)),
+            (2.5, script.GetHostReservedMemory()),
+        )
+    )
+    assert found[2] == (True, 0, 4.5)
 
 
 def test_a_thousand_guests_are_simulated_in_seconds() -> None:

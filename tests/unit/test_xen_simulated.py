@@ -16,7 +16,7 @@ from xcpmem.script import DeleteReservation, ScriptCall, SetBalloon, Shutdown, T
 from xcpmem.specs import AgentKind, AgentSpec, BalloonSpec, DomainType, GuestSpec, HostSpec, LoadPoint
 from xcpmem.xen import paths
 from xcpmem.xen.hypervisor import PhysInfo
-from xcpmem.xen.simhypervisor import DOMAIN_ZERO_UUID, HypervisorServer, RemoteHypervisor
+from xcpmem.xen.simhypervisor import CLIENTS_MOST, DOMAIN_ZERO_UUID, HypervisorServer, RemoteHypervisor
 from xcpmem.xen.simulated import HYPERVISOR_SUFFIX, MAXMEM_SLACK_KIB, SimulatedHost
 
 if TYPE_CHECKING:
@@ -452,6 +452,19 @@ async def test_the_server_hangs_up_on_whoever_talks_nonsense(
     remote = RemoteHypervisor(served[1])
     assert len(await remote.domains()) == 3
     await remote.close()
+
+
+async def test_the_server_turns_away_more_clients_than_it_has_places_for(
+    served: tuple[SimulatedHost, str],
+) -> None:
+    places = [RemoteHypervisor(served[1]) for _ in range(CLIENTS_MOST)]
+    for place in places:
+        await place.physinfo()
+    with pytest.raises(DriverDisconnected):
+        await RemoteHypervisor(served[1]).physinfo()
+    await places[0].physinfo()
+    for place in places:
+        await place.close()
 
 
 async def test_the_server_can_be_closed_before_it_was_started(clock: Clock) -> None:
