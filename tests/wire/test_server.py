@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 import stat
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -49,6 +50,8 @@ async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, raw: 
             return await reader.read()
     finally:
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 async def test_server_serves_tcp_and_unix_socket_at_once(folder: Path) -> None:
@@ -175,6 +178,7 @@ async def test_connection_too_many_is_turned_away() -> None:
     answer = await talk(*await asyncio.open_connection("127.0.0.1", port), b"")
     assert answer.startswith(b"HTTP/1.1 503 ")
     writer.close()
+    await writer.wait_closed()
     await server.close()
 
 
