@@ -153,7 +153,7 @@ def _read_table(cls: type[_T], table: object, place: str) -> _T:
     """Make a value of a class from a table that has its fields as keys."""
     if not isinstance(table, dict):
         raise ConfigError("", place, "must be a table")
-    known = {_KEYS.get(each.name, each.name): each for each in _fields(cls)}
+    known = {_KEYS.get(each.name, each.name): each for each in _fields(cls) if each.init}
     for key in table:
         if key not in known:
             raise ConfigError("", _join(place, key), "is not a key here")

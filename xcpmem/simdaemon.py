@@ -102,6 +102,11 @@ class Kept:
     ranges: dict[str, DynamicRange] = field(default_factory=dict)
     reservation_ids: dict[str, str] = field(default_factory=dict)
 
+    def name(self, name: str, reservation_id: str) -> None:
+        """Remember the script's name for a reservation, if it has one."""
+        if name:
+            self.reservation_ids[name] = reservation_id
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -220,10 +225,10 @@ class SimDaemon:
             case Granted(request_id, size_kib), script.Start(guest=guest):
                 self._start(record, guest, request_id, size_kib)
             case Granted(request_id, size_kib), script.ReserveMemoryRange(as_name=name):
-                self._kept.reservation_ids[name] = request_id
+                self._kept.name(name, request_id)
                 record.succeed(now_us, [request_id, size_kib])
             case Granted(request_id), script.ReserveMemory(as_name=name):
-                self._kept.reservation_ids[name] = request_id
+                self._kept.name(name, request_id)
                 record.succeed(now_us, request_id)
 
     def _end_balancing(self, now_us: int) -> None:
@@ -341,7 +346,8 @@ class SimDaemon:
 
     def _set_range(self, guest: SimGuest, min_kib: int, max_kib: int) -> None:
         spec = guest.spec
-        if not spec.static_min_kib <= min_kib <= max_kib <= spec.static_max_kib:
+        most_kib = spec.static_max_kib if spec.has_static_max else max_kib
+        if not spec.static_min_kib <= min_kib <= max_kib <= most_kib:
             raise ConstraintOrder
         self._kept.ranges[guest.uuid] = DynamicRange(min_kib, max_kib)
 

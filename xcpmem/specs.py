@@ -97,7 +97,7 @@ class GuestSpec:
         dynamic_min_kib: its keys in xenstore.
         dynamic_max_kib: its keys in xenstore.
         static_min_kib: for the VM record only.
-        static_max_kib: what it was booted for; follows ``dynamic_max_kib``.
+        static_max_kib: what it was booted for; follows ``dynamic_max_kib``, also when that changes.
         target_kib: what it was last told; follows ``dynamic_max_kib``.
         actual_kib: what it holds; follows ``target_kib``.
         weight: for weighted policies, 1 or more.
@@ -108,6 +108,7 @@ class GuestSpec:
         name_label: of its VM; made from the domid if empty.
         vcpus: 1 or more.
         domain_type: kind of domain.
+        has_static_max: whether ``static_max_kib`` was given.
     """
 
     domid: int
@@ -125,8 +126,10 @@ class GuestSpec:
     name_label: str = ""
     vcpus: int = 1
     domain_type: DomainType = DomainType.PVH
+    has_static_max: bool = field(init=False, default=True, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "has_static_max", self.static_max_kib != FOLLOWS)
         for key, leader in (
             ("static_max_kib", "dynamic_max_kib"),
             ("target_kib", "dynamic_max_kib"),

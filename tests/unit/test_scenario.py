@@ -257,6 +257,7 @@ BAD_FILES = (
     ),
     (GUEST + "static_max_kib = 2999", "guest[0].static_max_kib: 2999 is below dynamic_max_kib 3000"),
     (GUEST + "static_min_kib = 1001", "guest[0].dynamic_min_kib: 1000 is below static_min_kib 1001"),
+    (GUEST + "has_static_max = true", "guest[0].has_static_max: is not a key here"),
     (GUEST + "weight = 0", "guest[0].weight: must be a whole number"),
     (GUEST + "vcpus = 0", "guest[0].vcpus: must be a whole number"),
     (GUEST + "uuid = 'x'", "guest[0].uuid: must be a uuid"),

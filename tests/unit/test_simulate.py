@@ -199,7 +199,6 @@ def test_a_reservation_goes_to_a_domain_and_can_be_asked_for() -> None:
         (script.QueryReservation(domid=9), ["INVALID_VALUE", "domid", "9"]),
         (script.SetDynamicRange(domid=9, min_kib=1, max_kib=2), ["INVALID_VALUE", "domid", "9"]),
         (script.SetDynamicRange(domid=1, min_kib=2, max_kib=1), ["MEMORY_CONSTRAINT_VIOLATION_ORDER"]),
-        (script.SetDynamicRange(domid=1, min_kib=1, max_kib=9001), ["MEMORY_CONSTRAINT_VIOLATION_ORDER"]),
         (script.SetPolicy(name="chaos"), ["INVALID_VALUE", "policy", "chaos"]),
         (script.SetPolicy(name="proportional", parameters={"x": 1}), ["INVALID_VALUE", "x", "1"]),
         (script.SetBalloon(domid=9, changes={"stuck": True}), ["INVALID_VALUE", "domid", "9"]),
@@ -211,6 +210,21 @@ def test_a_reservation_goes_to_a_domain_and_can_be_asked_for() -> None:
 def test_a_call_that_cannot_be_is_refused_at_once(call: script.Call, error: list[str]) -> None:
     found = outcomes(scene((1.0, RESERVE), (9.0, call), guests=(peer(1), peer(2))))
     assert found[1] == (False, error, 0.0)
+
+
+def test_static_max_follows_dynamic_max_unless_it_is_given() -> None:
+    wider = script.SetDynamicRange(domid=1, min_kib=1000, max_kib=12000)
+    free, fixed = peer(1), peer(1, static_max_kib=9000)
+    assert outcomes(scene((1.0, wider), guests=(free,))) == [(True, None, 0.0)]
+    assert outcomes(scene((1.0, wider), guests=(fixed,))) == [
+        (False, ["MEMORY_CONSTRAINT_VIOLATION_ORDER"], 0.0)
+    ]
+
+
+def test_a_reservation_without_a_name_is_not_meant_by_any() -> None:
+    unnamed = script.ReserveMemory(size_kib=100)
+    answer = run(scene((1.0, unnamed), (5.0, script.DeleteReservation(domid=1)), guests=(peer(1), peer(2))))
+    assert answer["final"]["free_kib"] >= 100
 
 
 def test_deleting_an_unknown_reservation_is_no_error() -> None:

@@ -380,6 +380,7 @@ balloons = st.builds(
 
 
 @given(balloons, st.lists(st.integers(1, 2_000_000), max_size=30), st.integers(0, 5000))
+@settings(deadline=None)
 def test_time_passed_in_pieces_ends_as_time_passed_at_once(
     balloon: BalloonSpec, pieces_us: list[int], target_kib: int
 ) -> None:
@@ -399,7 +400,7 @@ def test_time_passed_in_pieces_ends_as_time_passed_at_once(
     ),
     st.sampled_from([0.0, 500.0]),
 )
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_memory_is_neither_made_nor_lost(asks: list[tuple[int, int, float]], scrub_kib_s: float) -> None:
     guests = tuple(
         GuestSpec(
