@@ -188,9 +188,7 @@ class SimHost:
         """
         match action:
             case SetTarget(domid, target_kib):
-                self._refuse_if(
-                    not 0 <= target_kib <= self.guest(domid).maxmem_kib, "target_kib", target_kib
-                )
+                self._refuse_if(not 0 <= target_kib <= self.guest(domid).maxmem_kib, "target_kib", target_kib)
                 self.write_target(domid, target_kib)
             case SetMaxmem(domid, maxmem_kib):
                 self._refuse_if(maxmem_kib < self.guest(domid).target_kib, "maxmem_kib", maxmem_kib)
