@@ -66,7 +66,10 @@ class Manner:
 
 @dataclass
 class Guest:
-    """A domain with its driver; ``low_kib`` and ``high_kib`` are its dynamic range in xenstore."""
+    """A domain with its driver; ``low_kib`` and ``high_kib`` are its dynamic range.
+
+    Without ``has_range`` nobody wrote a range for it, and it is pinned where it was found.
+    """
 
     domid: int
     low_kib: int
@@ -79,6 +82,7 @@ class Guest:
     maxmem_kib: int = -1
     uuid: str = ""
     initial_reservation_kib: int = 0
+    has_range: bool = True
     uncooperative: bool = False
     asked_s: float | None = None
     carry_kib: float = 0.0
@@ -139,6 +143,7 @@ class Guest:
             can_balloon=self.can_balloon,
             lifecycle=self.lifecycle,
             initial_reservation_kib=self.initial_reservation_kib,
+            has_range=self.has_range,
             uncooperative=self.uncooperative,
         )
 
@@ -163,8 +168,11 @@ class PlainHost:
     def promised_kib(self) -> int:
         """What is held, may be taken at any moment, or is reserved."""
         held_kib = sum(guest.held_kib for guest in self.guests.values())
-        waiting = (r for r in self.reservations.values() if r.domid not in self.guests)
-        return held_kib + sum(reservation.size_kib for reservation in waiting)
+        return held_kib + sum(
+            reservation.size_kib
+            for reservation in self.reservations.values()
+            if not any(reservation.is_for(guest.seen()) for guest in self.guests.values())
+        )
 
     @property
     def spare_kib(self) -> int:
@@ -209,9 +217,9 @@ class PlainHost:
                 assert maxmem_kib >= guest.target_kib, f"{action} comes before its target"
                 guest.maxmem_kib = maxmem_kib
             case SetDynamicMin(_, min_kib):
-                guest.low_kib = min_kib
+                guest.low_kib, guest.has_range = min_kib, True
             case SetDynamicMax(_, max_kib):
-                guest.high_kib = max_kib
+                guest.high_kib, guest.has_range = max_kib, True
             case SetUncooperative(_, uncooperative):
                 assert uncooperative != guest.uncooperative, f"{action} changes nothing"
                 guest.uncooperative = uncooperative

@@ -65,13 +65,16 @@ manners = st.one_of(
 @st.composite
 def guests(draw: st.DrawFn) -> Guest:
     low_kib, width_kib, within_kib = draw(small_sizes), draw(sizes), draw(sizes)
+    actual_kib = low_kib + within_kib % (width_kib + 1)
+    has_range = draw(st.integers(0, 4)) > 0
     return Guest(
         domid=0,
-        low_kib=low_kib,
-        high_kib=low_kib + width_kib,
-        actual_kib=low_kib + within_kib % (width_kib + 1),
+        low_kib=low_kib if has_range else actual_kib,
+        high_kib=low_kib + width_kib if has_range else actual_kib,
+        actual_kib=actual_kib,
         manner=draw(manners),
         can_balloon=draw(st.integers(0, 5)) > 0,
+        has_range=has_range,
     )
 
 
@@ -89,8 +92,7 @@ class HostMachine(RuleBasedStateMachine):
     def a_host(self, drawn: list[Guest], free_kib: int, extra_kib: int, slush_kib: int) -> None:
         for domid, guest in enumerate(drawn):
             guest.domid, guest.uuid = domid, uuid_of(domid)
-            if number_may_take := extra_kib // len(drawn):
-                guest.maxmem_kib += number_may_take
+            guest.maxmem_kib += extra_kib // len(drawn)
         self.host = PlainHost(drawn, free_kib=free_kib + extra_kib, slush_kib=slush_kib)
         self.ring = Ring(self.host)
         self.next_domid = len(drawn)
@@ -122,9 +124,12 @@ class HostMachine(RuleBasedStateMachine):
         min_kib=small_sizes,
         more_kib=sizes,
         exact=st.booleans(),
+        for_a_vm=st.booleans(),
         timeout_s=st.sampled_from([0.0, 2.0, 20.0, 60.0]),
     )
-    def somebody_asks_for_memory(self, min_kib: int, more_kib: int, exact: bool, timeout_s: float) -> None:
+    def somebody_asks_for_memory(
+        self, min_kib: int, more_kib: int, exact: bool, for_a_vm: bool, timeout_s: float
+    ) -> None:
         self.asked += 1
         self.ring.ask(
             a_request(
@@ -133,6 +138,7 @@ class HostMachine(RuleBasedStateMachine):
                 name=f"r{self.asked}",
                 order=self.asked,
                 deadline_s=self.ring.now_s + timeout_s,
+                vm_uuid=f"vm{self.asked}" if for_a_vm else "",
             )
         )
         self.turn()
@@ -154,7 +160,11 @@ class HostMachine(RuleBasedStateMachine):
 
     @rule(number=picks, manner=manners, can_balloon=st.integers(0, 5).map(bool))
     def a_vm_starts(self, number: int, manner: Manner, can_balloon: bool) -> None:
-        free = sorted(name for name, r in self.host.reservations.items() if r.domid is None)
+        free = sorted(
+            name
+            for name, r in self.host.reservations.items()
+            if r.domid is None and not any(r.is_for(guest.seen()) for guest in self.host.guests.values())
+        )
         if not free:
             return
         reservation = self.host.reservations[free[number % len(free)]]
@@ -168,6 +178,8 @@ class HostMachine(RuleBasedStateMachine):
             manner=manner,
             can_balloon=can_balloon,
             lifecycle=Lifecycle.BUILDING,
+            uuid=reservation.vm_uuid,
+            initial_reservation_kib=reservation.size_kib if reservation.vm_uuid else 0,
         )
         assert self.host.look().spare_kib == spare_kib
         self.host.apply(TransferReservation(reservation, domid))

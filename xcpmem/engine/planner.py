@@ -85,7 +85,8 @@ class Plan:
         verdicts: on requests, true once all actions are applied.
         reasons: by domid.
         beliefs: to be handed in at the next turn.
-        stable: nothing moves that could, and nobody waits.
+        stable: nothing moves that could, nobody waits, and nobody was answered, after whom others may want
+            to move again.
         look_again_s: the ring should look again after so many seconds; None: only when something happens.
     """
 
@@ -138,7 +139,7 @@ def plan(
     range_actions: list[Action] = []
     domains = [_with_wished_range(domain, wishes, range_actions) for domain in host.domains]
     host = replace(host, domains=tuple(domains)) if range_actions else host
-    beliefs = beliefs.learn(domains, now_s, caution)
+    before, beliefs = beliefs.by_domid, beliefs.learn(domains, now_s, caution)
     parties = [
         _party(domain, beliefs.by_domid[domain.domid]) for domain in domains if _can_move(domain, wishes)
     ]
@@ -159,12 +160,13 @@ def plan(
     for party, target_kib in zip(parties, targets_kib, strict=True):
         draft.shrink(party.domain, target_kib, keeps_maxmem=party.keeps_maxmem)
     coming = any(_is_giving(party, draft.target_kib(party.domain), caution) for party in parties)
+    settling = bool(requests) and any(_is_settling(party, before) for party in parties)
     waiting = grant(
         requests,
         goals_kib[len(parties) :],
         draft,
         now_s=now_s,
-        coming=coming or host.scrub_kib > 0 or bool(unmeasured),
+        coming=coming or settling or host.scrub_kib > 0 or bool(unmeasured),
         slow=[p.domain for p in parties if _owes(p, draft.target_kib(p.domain), caution)],
         verdicts=verdicts,
     )
@@ -190,11 +192,12 @@ def plan(
         verdicts=tuple(verdicts),
         reasons=reasons,
         beliefs=beliefs,
-        stable=not moving and not waiting and not host.scrub_kib,
+        stable=not (moving or waiting or verdicts or host.scrub_kib),
         look_again_s=min(
             [
                 *(max(LOOK_SOONEST_S, request.deadline_s - now_s) for request, _ in waiting),
-                *((LOOK_LATEST_S,) if host.scrub_kib else ()),
+                *((LOOK_LATEST_S,) if host.scrub_kib or (settling and waiting) else ()),
+                *((LOOK_SOONEST_S,) if verdicts else ()),
                 *((OFFSET_STILL_S / 2,) if unmeasured else ()),
                 *_looks_s(parties, moving, caution),
             ],
@@ -302,6 +305,17 @@ def _is_giving(party: _Party, target_kib: int, caution: Caution) -> bool:
     """Tell whether a party still gives memory back that somebody may wait for."""
     return _owes(party, target_kib, caution) and not (
         party.belief.direction < 0 and party.belief.gave_up(caution)
+    )
+
+
+def _is_settling(party: _Party, before: Mapping[int, Belief]) -> bool:
+    """Tell whether a party near enough to its target may yet give its last page: it moved just now."""
+    belief = before.get(party.domain.domid)
+    return (
+        party.belief.direction == 0
+        and party.domain.actual_kib > party.domain.target_kib
+        and belief is not None
+        and belief.mark_kib != party.domain.actual_kib
     )
 
 
