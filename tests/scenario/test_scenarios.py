@@ -1,61 +1,19 @@
 """The scenario files here, each with what must come out: squeezed's own tests and its weak spots.
 
-Each row names a file and checks its answer; the figures beside squeezed's are in the README's table.
+Each row names a file and checks its answer; `make bench` sets the figures beside squeezed's.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from xcpmem.scenario import Scenario, load_scenario
+from tests.scenario.runs import FILES, answer, call, guest, overshoot_kib, scenario, target_writes
 from xcpmem.script import Shutdown
 from xcpmem.simulation import Simulation
 from xcpmem.units import mib_to_kib
-
-FOLDER = Path(__file__).parent
-FILES = sorted(path.stem for path in FOLDER.glob("*.toml"))
-
-Answer = dict[str, Any]
-
-
-def scenario(name: str) -> Scenario:
-    return load_scenario(str(FOLDER / f"{name}.toml"))
-
-
-@cache
-def answer(name: str) -> Answer:
-    simulation = Simulation(scenario(name), trace=True)
-    result = simulation.run()
-    assert simulation.broken == []
-    return result
-
-
-def call(result: Answer, number: int = 0) -> dict[str, Any]:
-    found = result["calls"][number]
-    assert isinstance(found, dict)
-    return found
-
-
-def guest(result: Answer, domid: int) -> dict[str, Any]:
-    found = result["final"]["guests"][str(domid)]
-    assert isinstance(found, dict)
-    return found
-
-
-def target_writes(result: Answer) -> list[tuple[float, int, int]]:
-    """All targets that were set: when, to whom, how many KiB."""
-    return [
-        (instant["t_s"], action["domid"], action["target_kib"])
-        for instant in result["trace"]
-        for action in instant.get("actions", [])
-        if action["action"] == "SetTarget"
-    ]
 
 
 def near(size_kib: float, expected_kib: float, tolerance: float = 0.005) -> bool:
@@ -186,14 +144,8 @@ def test_x5_memory_moves_on_while_it_is_being_freed() -> None:
 
 def test_x6_a_grower_never_exceeds_its_newest_target() -> None:
     result = answer("x6_grower")
-    newest_kib = 0
-    for instant in result["trace"]:
-        for action in instant.get("actions", []):
-            if action["action"] == "SetTarget" and action["domid"] == 1:
-                newest_kib = action["target_kib"]
-        held = instant["guests"].get("1")
-        if newest_kib and held:
-            assert held["actual_kib"] <= newest_kib + 4
+    assert overshoot_kib(result, 1) <= 4
+    *_, newest_kib = (target_kib for _, domid, target_kib in target_writes(result) if domid == 1)
     assert near(newest_kib, mib_to_kib(4889))
     assert call(result)["ok"]
 
