@@ -310,3 +310,14 @@ def test_guest_at_its_ceiling_is_at_a_limit_even_if_it_is_asked_no_further() -> 
     stuck = watched(*stands(2000 * MIB, asked_kib=3000 * MIB))
     resting = seen(2000 * MIB, asked_kib=2000 * MIB)
     assert balloon_state(learn(stuck, resting, 1.0, CAUTION), resting, CAUTION) is BalloonState.AT_LIMIT
+
+
+def test_guest_that_arrives_within_one_look_shows_how_long_it_had_paused() -> None:
+    late = a_domain(1000 * MIB, 4000 * MIB, 2000 * MIB, target_kib=2001 * MIB)
+    belief = learn(None, late, 0.0, CAUTION)
+    for _ in range(60):
+        belief = learn(belief, late, 0.1, CAUTION)
+    assert belief.ceiling_kib == 2000 * MIB
+    belief = learn(belief, replace(late, actual_kib=2001 * MIB), 0.1, CAUTION)
+    assert belief.ceiling_kib is None
+    assert belief.patience_s(CAUTION) > 6

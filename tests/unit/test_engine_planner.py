@@ -359,10 +359,10 @@ def test_guest_with_a_floor_is_asked_a_little_past_it() -> None:
 
 
 def test_guest_with_a_floor_and_a_narrow_range_is_asked_no_further() -> None:
-    guest = a_domain(1000, 3000, 2500)
-    beliefs = believing(guest, mark_kib=2500, floor_kib=2000)
-    plan = planned(a_host(guest), wanting(a_request(500)), beliefs, settings=EXACT)
-    assert targets_of(plan.actions) == {1: 2000}
+    guest = a_domain(1000, 2000, 1800)
+    beliefs = believing(guest, mark_kib=1800, floor_kib=1500)
+    plan = planned(a_host(guest), wanting(a_request(300)), beliefs, settings=EXACT)
+    assert targets_of(plan.actions) == {1: 1500}
 
 
 def test_guest_with_a_floor_grows_when_there_is_more_for_it() -> None:

@@ -189,6 +189,7 @@ def _arrived(belief: Belief, domain: DomainState) -> Belief:
     settled = belief.direction == 0 and belief.mark_kib == domain.actual_kib
     if settled and floor_kib == belief.floor_kib and ceiling_kib == belief.ceiling_kib:
         return belief
+    moved_on = belief.direction != 0 and belief.mark_kib != domain.actual_kib
     return replace(
         belief,
         direction=0,
@@ -197,6 +198,7 @@ def _arrived(belief: Belief, domain: DomainState) -> Belief:
         away_s=0.0,
         floor_kib=floor_kib,
         ceiling_kib=ceiling_kib,
+        pause_s=max(belief.pause_s, belief.waited_s) if moved_on else belief.pause_s,
         offset_error_kib=0,
     )
 

@@ -50,8 +50,11 @@ TOLERANCE_SHARE: Final = 256
 PROBE_KIB: Final = 1024
 """A guest that met a limit is asked this far past it, so that it is seen when the limit is gone."""
 
-PROBED_WIDTH_KIB: Final = 64 * PROBE_KIB
-"""... but not guests with a range narrower than this, for which the probe would be a real cost."""
+PROBE_SHARE: Final = 64
+"""... and one with a narrow range by the range over this, for which a whole probe would be a real cost."""
+
+PROBE_LEAST_KIB: Final = 16
+"""... but not at all by less than this, which could not be told from inaccuracy."""
 
 LOOK_SOONEST_S: Final = 0.02
 LOOK_LATEST_S: Final = 0.1
@@ -234,7 +237,9 @@ def _can_move(domain: DomainState, wishes: Wishes) -> bool:
 
 def _party(domain: DomainState, belief: Belief) -> _Party:
     dynamic = domain.dynamic_range
-    probe_kib = PROBE_KIB if dynamic.max_kib - dynamic.min_kib >= PROBED_WIDTH_KIB else 0
+    probe_kib = min(PROBE_KIB, (dynamic.max_kib - dynamic.min_kib) // PROBE_SHARE)
+    if probe_kib < PROBE_LEAST_KIB:
+        probe_kib = 0
     low_kib, high_kib = dynamic.min_kib, dynamic.max_kib
     if belief.floor_kib is not None:
         low_kib = max(low_kib, belief.floor_kib)
