@@ -9,6 +9,7 @@ def test_shrinking_lowers_the_target_before_maxmem() -> None:
     domain = a_domain(1000, 3000, 2000)
     draft = Draft(a_host(domain))
     draft.shrink(domain, 1500)
+    draft.cap(domain, 1500)
     assert draft.actions == [SetTarget(1, 1500), SetMaxmem(1, 1500)]
     assert (draft.target_kib(domain), draft.maxmem_kib(domain)) == (1500, 1500)
 
@@ -17,6 +18,7 @@ def test_shrinking_makes_nothing_spare_before_the_guest_has_given_it() -> None:
     domain = a_domain(1000, 3000, 2000)
     draft = Draft(a_host(domain))
     draft.shrink(domain, 1500)
+    draft.cap(domain, 1500)
     assert draft.spare_kib == 0
 
 
@@ -25,6 +27,7 @@ def test_shrinking_frees_what_a_guest_did_not_take_yet() -> None:
     draft = Draft(a_host(growing, free_kib=800))
     assert draft.spare_kib == 0
     draft.shrink(growing, 2100)
+    draft.cap(growing, 2100)
     assert draft.spare_kib == 700
 
 
@@ -32,13 +35,14 @@ def test_shrinking_leaves_growth_to_others() -> None:
     domain = a_domain(1000, 3000, 2000, maxmem_kib=2700)
     draft = Draft(a_host(domain))
     draft.shrink(domain, 2500)
+    draft.cap(domain, 2500)
     assert draft.actions == []
 
 
 def test_shrinking_lowers_a_maxmem_that_a_dead_daemon_left_high() -> None:
     domain = a_domain(1000, 3000, 2000, maxmem_kib=2700)
     draft = Draft(a_host(domain, free_kib=700))
-    draft.shrink(domain, 2000)
+    draft.cap(domain, 2000)
     assert draft.actions == [SetMaxmem(1, 2000)]
     assert draft.spare_kib == 700
 
@@ -46,7 +50,7 @@ def test_shrinking_lowers_a_maxmem_that_a_dead_daemon_left_high() -> None:
 def test_shrinking_keeps_a_maxmem_that_is_to_be_kept() -> None:
     domain = a_domain(2000, 2000, 2000, maxmem_kib=2700)
     draft = Draft(a_host(domain))
-    draft.shrink(domain, 2000, keeps_maxmem=True)
+    draft.cap(domain, 2000, keeps_maxmem=True)
     assert draft.actions == []
 
 
@@ -54,6 +58,7 @@ def test_shrinking_does_not_touch_who_is_where_it_should_be() -> None:
     domain = a_domain(1000, 3000, 2000)
     draft = Draft(a_host(domain))
     draft.shrink(domain, 2000)
+    draft.cap(domain, 2000)
     assert draft.actions == []
 
 

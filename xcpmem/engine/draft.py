@@ -37,20 +37,23 @@ class Draft:
         """Tell what the domain's maxmem will be, KiB."""
         return self._maxmems_kib.get(domain.domid, domain.maxmem_kib)
 
-    def shrink(self, domain: DomainState, target_kib: int, *, keeps_maxmem: bool = False) -> None:
-        """Ask for memory back at once: the target first, then maxmem, so that nothing is taken again.
+    def shrink(self, domain: DomainState, target_kib: int) -> None:
+        """Ask for memory back at once; a domain that is to grow is left for `grow`.
 
-        A domain that is to grow is left for `grow`. Of one that is at its target only a maxmem that is
-        too high comes down.
+        All are asked before the first is capped: the sooner a guest hears of it, the sooner it gives.
+        """
+        if target_kib < domain.target_kib:
+            self._set_target(domain, target_kib)
+
+    def cap(self, domain: DomainState, target_kib: int, *, keeps_maxmem: bool = False) -> None:
+        """Lower the maxmem of a domain that is not to grow to its target, so that nothing is taken again.
 
         Args:
             domain: as seen.
             target_kib: where it is to be, KiB.
-            keeps_maxmem: leave its maxmem as it was found.
+            keeps_maxmem: leave the maxmem of a domain at its target as it was found.
         """
-        if target_kib < domain.target_kib:
-            self._set_target(domain, target_kib)
-        elif target_kib > domain.target_kib or keeps_maxmem:
+        if target_kib > domain.target_kib or (target_kib == domain.target_kib and keeps_maxmem):
             return
         if domain.maxmem_kib > target_kib:
             self._set_maxmem(domain, target_kib)

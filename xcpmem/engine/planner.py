@@ -161,7 +161,9 @@ def plan(
     draft = Draft(host)
     draft.actions += range_actions
     for party, target_kib in zip(parties, targets_kib, strict=True):
-        draft.shrink(party.domain, target_kib, keeps_maxmem=party.keeps_maxmem)
+        draft.shrink(party.domain, target_kib)
+    for party, target_kib in zip(parties, targets_kib, strict=True):
+        draft.cap(party.domain, target_kib, keeps_maxmem=party.keeps_maxmem)
     coming = any(_is_giving(party, draft.target_kib(party.domain), caution) for party in parties)
     settling = bool(requests) and any(_is_settling(party, before) for party in parties)
     waiting = grant(
