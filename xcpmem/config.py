@@ -98,10 +98,10 @@ class Settings:
         ),
     ]
     tls_cert: Annotated[
-        Path | None, Setting(PATH, "certificate chain, PEM", "FILE", is_input=True, is_available=False)
+        Path | None, Setting(PATH, "certificate chain, PEM: TCP then speaks TLS", "FILE", is_input=True)
     ] = None
     tls_key: Annotated[
-        Path | None, Setting(PATH, "its private key, PEM", "FILE", is_input=True, is_available=False)
+        Path | None, Setting(PATH, "its private key, PEM, without a passphrase", "FILE", is_input=True)
     ] = None
     root_password_file: Annotated[
         Path | None,

@@ -28,7 +28,7 @@ from xcpmem.api.http import make_app
 from xcpmem.api.methods import make_handlers
 from xcpmem.api.passwords import RootPasswordFile
 from xcpmem.api.records import Records
-from xcpmem.api.server import Server
+from xcpmem.api.server import Server, make_ssl_context
 from xcpmem.api.sessions import Sessions
 from xcpmem.config import DriverKind, OverheadFormula, Settings, parse_command_line
 from xcpmem.controller import Controller
@@ -44,6 +44,7 @@ from xcpmem.service import Service, ServiceSettings
 from xcpmem.store import Store
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Mapping, Sequence
 
     from xcpmem.engine.policies import Policy
@@ -124,7 +125,8 @@ async def _serve(settings: Settings, policy: Policy) -> None:
         stack.push_async_callback(parts.server.close)
         stack.push_async_callback(parts.controller.close)  # first of all: who waits is told while we serve
         address = settings.listen.host
-        url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
+        scheme = "https" if settings.tls_cert else "http"
+        url = f"{scheme}://{f'[{address}]' if ':' in address else address}:{port}"
         sys.stdout.write(
             f"xcpmemd ready url={url} socket={settings.socket_path} state={settings.state_dir}\n"
         )
@@ -189,9 +191,19 @@ async def _assemble(settings: Settings, policy: Policy, password_file: Path, sta
         cli=make_cli_handler(dispatcher),
     )
     server = Server(
-        app, host=settings.listen.host, port=settings.listen.port, socket_path=settings.socket_path
+        app,
+        host=settings.listen.host,
+        port=settings.listen.port,
+        socket_path=settings.socket_path,
+        ssl_context=_ssl_context(settings),
     )
     return _Parts(host, controller, service, server, metrics)
+
+
+def _ssl_context(settings: Settings) -> ssl.SSLContext | None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return make_ssl_context(settings.tls_cert, settings.tls_key)
 
 
 def _own_state_dir(path: Path, stack: AsyncExitStack) -> None:

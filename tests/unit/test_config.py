@@ -242,7 +242,8 @@ def test_file_is_refused_when_it_is_not_utf_8(tmp_path: Path) -> None:
 def test_certificate_is_refused_when_its_key_is_missing(tmp_path: Path) -> None:
     cert = tmp_path / "cert.pem"
     cert.touch()
-    assert complaint("--tls-cert", str(cert)) == "command line: --tls-cert: not available in this version"
+    expected = "command line: --tls-cert: needs tls_key, and tls_key needs tls_cert"
+    assert complaint("--tls-cert", str(cert)) == expected
 
 
 def test_socket_path_is_refused_when_linux_could_not_bind_it() -> None:
