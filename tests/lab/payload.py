@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import compileall
+import py_compile
 import shutil
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import zipfile
 from pathlib import Path
 from typing import Final
 
-from tests.lab.image import PROJECT, ImageError, pack_cpio
+from tests.lab.image import DOM0_PYTHON, PROJECT, ImageError, pack_cpio
 
 # What runs inside dom0 from the tree itself, under the same names as outside.
 TEST_SOURCES: Final = ("tests/lab/dom0", "tests/contract")
@@ -37,6 +39,11 @@ def pack_payload(target: Path, only: tuple[str, ...]) -> None:
         (lab / "only").write_text("\n".join(only))
         with zipfile.ZipFile(_wheel(Path(scratch))) as wheel:
             wheel.extractall(root / "opt" / "project")
+        if f"{sys.version_info.major}.{sys.version_info.minor}" == DOM0_PYTHON:
+            # Or else dom0 compiles it under emulation, which takes many seconds of each boot.
+            compileall.compile_dir(
+                root / "opt", quiet=1, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
+            )
         pack_cpio(root, target)
 
 
