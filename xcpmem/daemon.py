@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
+import math
 import os
 import secrets
 import signal
@@ -270,7 +271,7 @@ async def _first_look(controller: Controller, settings: Settings) -> None:
 async def _watch(stop: asyncio.Event, ring: asyncio.Task[None], controller: Controller) -> None:
     """Serve until told to stop; feed systemd's watchdog as long as the ring turns."""
     interval_s = notify.watchdog_interval_s()
-    fed_s = controller.turned_s
+    fed_s = -math.inf  # the turns before READY count: where nothing happens, the next comes after a wake
     stopped = asyncio.create_task(stop.wait())
     try:
         while not stopped.done() and not ring.done():
