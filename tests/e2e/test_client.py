@@ -58,9 +58,9 @@ def test_vm_list_gives_the_uuids_that_xenapi_gives(client: Client, api: XenApi) 
 
 
 def test_range_is_set_waited_for_and_obeyed(client: Client, uuid: str, store: Xenstore) -> None:
-    assert client("vm-memory-dynamic-range-set", f"uuid={uuid}", "min=1GiB", "max=2GiB") == ""
+    assert client("vm-memory-dynamic-range-set", f"uuid={uuid}", "min=1GiB", "max=2816MiB") == ""
     assert client("vm-memory-target-wait", f"uuid={uuid}") == ""
-    assert store.memory_kib(2) == {"dynamic-min": GIB_KIB, "dynamic-max": 2 * GIB_KIB, "target": 2 * GIB_KIB}
+    assert store.memory_kib(2) == {"dynamic-min": GIB_KIB, "dynamic-max": 2816 * 1024, "target": 2816 * 1024}
 
 
 def test_free_memory_is_what_xenapi_computes(shared_shop: Workshop, quiet: Daemon, api: XenApi) -> None:

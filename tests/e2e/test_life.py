@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 import socket
 import stat
 import time
@@ -28,13 +27,13 @@ balloon = { rate_kib_s = 1024 }
 """
 
 
-def test_daemon_says_one_line_and_ends_with_0_at_ctrl_c(shop: Workshop) -> None:
-    daemon = shop.daemon()
-    state = shop.folder / "d"
-    assert daemon.ready == f"xcpmemd ready url={daemon.url} socket={state}/xcpmem.sock state={state}\n"
-    assert daemon.end(signal.SIGINT) == 0
-    assert daemon.remaining_output() == ""
-    assert not daemon.socket.exists()
+def test_ready_line_says_where_the_daemon_serves_and_keeps_its_state(quiet: Daemon) -> None:
+    state = quiet.state_dir
+    assert (
+        quiet.ready
+        == f"xcpmemd ready url=http://127.0.0.1:{quiet.port} socket={state}/xcpmem.sock state={state}\n"
+    )
+    assert quiet.socket.is_socket()
 
 
 def test_sigterm_ends_the_daemon_in_time_and_who_waits_for_memory_is_told(shop: Workshop) -> None:
@@ -50,6 +49,8 @@ def test_sigterm_ends_the_daemon_in_time_and_who_waits_for_memory_is_told(shop: 
         with pytest.raises(Failure) as told:
             waiting.result(END_S)
     assert told.value.details == ["INTERNAL_ERROR", "connection lost"]
+    assert daemon.remaining_output() == ""
+    assert not daemon.socket.exists()
 
 
 def test_password_is_made_at_the_first_start_for_nobody_else_to_read(quiet: Daemon) -> None:
