@@ -164,6 +164,10 @@ class PlainHost:
         self.now_s = 0.0
         self.starved: list[int] = []
 
+    def __repr__(self) -> str:
+        guests, kept = list(self.guests.values()), list(self.reservations.values())
+        return f"PlainHost({guests}, free_kib={self.free_kib}, slush_kib={self.slush_kib}) with {kept}"
+
     @property
     def promised_kib(self) -> int:
         """What is held, may be taken at any moment, or is reserved."""
