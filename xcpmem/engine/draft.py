@@ -73,11 +73,11 @@ class Draft:
             wanted: domains and the targets they should end with, KiB.
             kept_kib: spare memory that others wait for.
         """
-        growers = [(domain, target) for domain, target in wanted if target > self.target_kib(domain)]
-        growers += [
+        growers = [
             (domain, target)
             for domain, target in wanted
-            if target == self.target_kib(domain) and self.maxmem_kib(domain) < target
+            if target > self.target_kib(domain)
+            or (target == self.target_kib(domain) and target > self.maxmem_kib(domain))
         ]
         costs_kib = [max(0, target - self._held_kib(domain)) for domain, target in growers]
         total_kib, spare_kib = sum(costs_kib), self.spare_kib - kept_kib
@@ -112,7 +112,6 @@ class Draft:
         self._targets_kib[domain.domid] = target_kib
 
     def _set_maxmem(self, domain: DomainState, maxmem_kib: int) -> None:
-        before_kib = self._held_kib(domain)
+        self.spare_kib += self._held_kib(domain) - max(domain.actual_kib, maxmem_kib)
         self.actions.append(SetMaxmem(domain.domid, maxmem_kib))
         self._maxmems_kib[domain.domid] = maxmem_kib
-        self.spare_kib += before_kib - self._held_kib(domain)

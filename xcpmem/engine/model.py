@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from xcpmem.errors import HostError, InvalidValue
 from xcpmem.units import format_kib
@@ -338,8 +338,7 @@ class Motive(StrEnum):
     LEFT_ALONE = "left_alone"
 
 
-@dataclass(frozen=True, slots=True)
-class Reason:
+class Reason(NamedTuple):
     """Why a domain has the target it has.
 
     Args:

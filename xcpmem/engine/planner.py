@@ -14,16 +14,14 @@ asks and reservations only as far as `HostState.spare_kib` reaches.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from xcpmem.engine.belief import OFFSET_STILL_S, Beliefs, Caution, balloon_state, direction_of
+from xcpmem.engine.belief import OFFSET_STILL_S, Beliefs, Caution, direction_of
 from xcpmem.engine.draft import Draft
 from xcpmem.engine.model import (
     Action,
-    BalloonState,
     DomainState,
     Lifecycle,
-    Motive,
     Reason,
     SetDynamicMax,
     SetDynamicMin,
@@ -32,6 +30,7 @@ from xcpmem.engine.model import (
     Verdict,
 )
 from xcpmem.engine.policies import Claim
+from xcpmem.engine.reasons import reason_to_move, reason_to_stay
 from xcpmem.engine.requests import admit, grant
 
 if TYPE_CHECKING:
@@ -101,8 +100,7 @@ class Plan:
     look_again_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Party:
+class _Party(NamedTuple):
     """A domain that can be moved, what is believed of it, and what the policy may give it.
 
     One that was merely found pinned keeps the maxmem it was found with, since adopting a host must change
@@ -180,18 +178,26 @@ def plan(
         draft.grow(grown, kept_kib=sum(goal for _, goal in waiting))
     else:
         draft.grow_regardless(grown)
-    for domain in filter(lambda domain: _may_be_touched(domain, wishes), domains):
-        _flag(domain, beliefs.by_domid[domain.domid], draft, caution)
-        _measure(domain, beliefs.by_domid[domain.domid], draft)
+    for domain in domains:
+        if _may_be_touched(domain, wishes):
+            _flag(domain, beliefs.by_domid[domain.domid], draft, caution)
+            _measure(domain, beliefs.by_domid[domain.domid], draft)
 
-    wanted = {domain.domid: target for domain, target in grown}
     reasons = {
-        domain.domid: _reason(domain, beliefs.by_domid[domain.domid], wanted, draft, caution)
-        for domain in domains
+        party.domain.domid: reason_to_move(
+            party.domain,
+            party.belief,
+            caution,
+            target_kib=draft.target_kib(party.domain),
+            wanted_kib=wanted_kib,
+            goal_kib=goal_kib,
+        )
+        for party, wanted_kib, goal_kib in zip(parties, targets_kib, goals_kib, strict=False)
     }
-    for party, goal_kib in zip(parties, goals_kib, strict=False):
-        reasons[party.domain.domid] = replace(reasons[party.domain.domid], goal_kib=goal_kib)
-    moving = _moving(parties, draft, wanted, caution, coming=coming or host.scrub_kib > 0)
+    for domain in domains:
+        if domain.domid not in reasons:
+            reasons[domain.domid] = reason_to_stay(domain, beliefs.by_domid[domain.domid], caution)
+    moving = _moving(parties, targets_kib, draft, caution, coming=coming or host.scrub_kib > 0)
     return Plan(
         actions=tuple(draft.actions),
         verdicts=tuple(verdicts),
@@ -317,13 +323,10 @@ def _is_giving(party: _Party, target_kib: int, caution: Caution) -> bool:
 
 def _is_settling(party: _Party, before: Mapping[int, Belief]) -> bool:
     """Tell whether a party near enough to its target may yet give its last page: it moved just now."""
+    if party.domain.actual_kib <= party.domain.target_kib or party.belief.direction:
+        return False
     belief = before.get(party.domain.domid)
-    return (
-        party.belief.direction == 0
-        and party.domain.actual_kib > party.domain.target_kib
-        and belief is not None
-        and belief.mark_kib != party.domain.actual_kib
-    )
+    return belief is not None and belief.mark_kib != party.domain.actual_kib
 
 
 def _owes(party: _Party, target_kib: int, caution: Caution) -> bool:
@@ -350,47 +353,14 @@ def _measure(domain: DomainState, belief: Belief, draft: Draft) -> None:
         draft.actions.append(SetMemoryOffset(domain.domid, offset_kib))
 
 
-def _reason(
-    domain: DomainState,
-    belief: Belief,
-    wanted: Mapping[int, int],
-    draft: Draft,
-    caution: Caution,
-) -> Reason:
-    target_kib = draft.target_kib(domain)
-    goal_kib = wanted.get(domain.domid, target_kib)
-    state = balloon_state(belief, domain, caution)
-    if state in {BalloonState.AT_TARGET, BalloonState.MOVING}:
-        on_the_way = abs(goal_kib - domain.actual_kib) > caution.inaccuracy_kib
-        state = BalloonState.MOVING if on_the_way else BalloonState.AT_TARGET
-    dynamic = domain.dynamic_range
-    if not domain.can_balloon:
-        motive = Motive.NO_DRIVER
-    elif domain.domid not in wanted:
-        motive, state = Motive.LEFT_ALONE, balloon_state(belief, domain, caution)
-    elif belief.meets_ceiling(domain.actual_kib, caution) and belief.direction >= 0:
-        motive = Motive.CEILING
-    elif belief.direction < 0 and belief.gave_up(caution):
-        motive = Motive.FLOOR
-    elif dynamic.min_kib == dynamic.max_kib:
-        motive = Motive.PINNED
-    elif goal_kib > target_kib:
-        motive = Motive.WAITS
-    elif goal_kib >= dynamic.max_kib:
-        motive = Motive.ALL
-    else:
-        motive = Motive.MINIMUM if goal_kib <= dynamic.min_kib else Motive.SHARE
-    return Reason(state, motive, goal_kib, target_kib, domain.actual_kib, dynamic)
-
-
 def _moving(
-    parties: Sequence[_Party], draft: Draft, wanted: Mapping[int, int], caution: Caution, *, coming: bool
+    parties: Sequence[_Party], targets_kib: Sequence[int], draft: Draft, caution: Caution, *, coming: bool
 ) -> list[_Party]:
     """List the parties that are on their way, or will be asked once memory that is coming is free."""
     return [
         party
-        for party in parties
-        if (coming and wanted[party.domain.domid] != draft.target_kib(party.domain))
+        for party, wanted_kib in zip(parties, targets_kib, strict=True)
+        if (coming and wanted_kib != draft.target_kib(party.domain))
         or draft.target_kib(party.domain) != party.domain.target_kib
         or (direction_of(party.domain, caution) and not party.belief.gave_up(caution))
     ]

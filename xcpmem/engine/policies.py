@@ -7,7 +7,7 @@ planner decides in which order to get there and what to do when somebody does no
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from xcpmem.engine import proportional
 from xcpmem.errors import InvalidValue
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """One party that wants memory: a domain, or a reservation that is still to be granted; KiB.
 
     Args:
