@@ -5,6 +5,7 @@
     XcpmemError                       INTERNAL_ERROR [message]
     ├── ApiError                      the caller's fault
     │   ├── SessionInvalid            SESSION_INVALID [handle]
+    │   ├── SessionNotRegistered      SESSION_NOT_REGISTERED [handle]
     │   ├── AuthenticationFailed      SESSION_AUTHENTICATION_FAILED [uname, message]
     │   ├── MethodUnknown             MESSAGE_METHOD_UNKNOWN [method]
     │   ├── MethodRemoved             MESSAGE_REMOVED []
@@ -15,6 +16,9 @@
     │   ├── PermissionDenied          RBAC_PERMISSION_DENIED [permission, message]
     │   ├── InvalidValue              INVALID_VALUE [field, value]
     │   ├── MapDuplicateKey           MAP_DUPLICATE_KEY [class, field, ref, key]
+    │   ├── EventTokenInvalid         EVENT_FROM_TOKEN_PARSE_FAILURE [token]
+    │   ├── SubscriptionInvalid       EVENT_SUBSCRIPTION_PARSE_FAILURE [subscription]
+    │   ├── EventsLost                EVENTS_LOST []
     │   ├── HandleInvalid             HANDLE_INVALID [class, handle]
     │   ├── UuidInvalid               UUID_INVALID [class, uuid]
     │   ├── BadPowerState             VM_BAD_POWER_STATE [vm, expected, actual]
@@ -54,6 +58,11 @@ class XcpmemError(Exception):
 
     code: ClassVar[str] = "INTERNAL_ERROR"
 
+    def __init_subclass__(cls, code: str = "") -> None:
+        """Give the class a code of its own, if one is given."""
+        if code:
+            cls.code = code
+
     @property
     def params(self) -> tuple[str, ...]:
         """The parameters after the code, as strings, in xapi's order."""
@@ -76,136 +85,108 @@ class ApiError(XcpmemError):
         return f"{self.code}({', '.join(self._params)})"
 
 
-class SessionInvalid(ApiError):
+class SessionInvalid(ApiError, code="SESSION_INVALID"):
     """The session reference is unknown or has expired: [handle]."""
 
-    code = "SESSION_INVALID"
+
+class SessionNotRegistered(ApiError, code="SESSION_NOT_REGISTERED"):
+    """``event.next`` before ``event.register``: [handle]."""
 
 
-class AuthenticationFailed(ApiError):
+class AuthenticationFailed(ApiError, code="SESSION_AUTHENTICATION_FAILED"):
     """User or password is wrong, without a hint which: [uname, message]."""
 
-    code = "SESSION_AUTHENTICATION_FAILED"
 
-
-class MethodUnknown(ApiError):
+class MethodUnknown(ApiError, code="MESSAGE_METHOD_UNKNOWN"):
     """No such message: [method]."""
 
-    code = "MESSAGE_METHOD_UNKNOWN"
 
-
-class MethodRemoved(ApiError):
+class MethodRemoved(ApiError, code="MESSAGE_REMOVED"):
     """The message or field is no longer part of XenAPI: []."""
 
-    code = "MESSAGE_REMOVED"
 
-
-class NoAsyncMode(ApiError):
+class NoAsyncMode(ApiError, code="Fault"):
     """``Async.`` before a message that has no such form: [text], under the code that xapi gives it."""
 
-    code = "Fault"
 
-
-class ParameterCount(ApiError):
+class ParameterCount(ApiError, code="MESSAGE_PARAMETER_COUNT_MISMATCH"):
     """Wrong number of arguments, the session not counted: [method, expected, received]."""
 
-    code = "MESSAGE_PARAMETER_COUNT_MISMATCH"
 
-
-class ArgumentType(ApiError):
+class ArgumentType(ApiError, code="INTERNAL_ERROR"):
     """An argument has another type than the datamodel says: [text], as xapi words it."""
 
-    code = "INTERNAL_ERROR"
 
-
-class InternalError(ApiError):
+class InternalError(ApiError, code="INTERNAL_ERROR"):
     """Refused where xapi itself has no better word for it: [text], as xapi words it."""
 
-    code = "INTERNAL_ERROR"
 
-
-class PermissionDenied(ApiError):
+class PermissionDenied(ApiError, code="RBAC_PERMISSION_DENIED"):
     """The session's role does not include the call: [permission, message]."""
 
-    code = "RBAC_PERMISSION_DENIED"
 
-
-class InvalidValue(ApiError):
+class InvalidValue(ApiError, code="INVALID_VALUE"):
     """A value is out of its range: [field, value]."""
 
-    code = "INVALID_VALUE"
 
-
-class MapDuplicateKey(ApiError):
+class MapDuplicateKey(ApiError, code="MAP_DUPLICATE_KEY"):
     """A map already has the key: [class, field, ref, key]."""
 
-    code = "MAP_DUPLICATE_KEY"
+
+class EventTokenInvalid(ApiError, code="EVENT_FROM_TOKEN_PARSE_FAILURE"):
+    """A token that ``event.from`` never gave: [token]."""
 
 
-class HandleInvalid(ApiError):
+class SubscriptionInvalid(ApiError, code="EVENT_SUBSCRIPTION_PARSE_FAILURE"):
+    """Neither ``*`` nor a class nor a class and a reference: [subscription]."""
+
+
+class EventsLost(ApiError, code="EVENTS_LOST"):
+    """So much was deleted since the last ``event.next`` that not all of it can be told: []."""
+
+
+class HandleInvalid(ApiError, code="HANDLE_INVALID"):
     """The reference names no living object: [class, handle]."""
 
-    code = "HANDLE_INVALID"
 
-
-class UuidInvalid(ApiError):
+class UuidInvalid(ApiError, code="UUID_INVALID"):
     """No object has the uuid: [class, uuid]."""
 
-    code = "UUID_INVALID"
 
-
-class BadPowerState(ApiError):
+class BadPowerState(ApiError, code="VM_BAD_POWER_STATE"):
     """The VM is in a power state that forbids the call: [vm, expected, actual]."""
 
-    code = "VM_BAD_POWER_STATE"
 
-
-class OperationNotAllowed(ApiError):
+class OperationNotAllowed(ApiError, code="OPERATION_NOT_ALLOWED"):
     """The operation is never allowed on such an object: [reason]."""
 
-    code = "OPERATION_NOT_ALLOWED"
 
-
-class OperationBlocked(ApiError):
+class OperationBlocked(ApiError, code="OPERATION_BLOCKED"):
     """An administrator blocked the operation: [vm, code]."""
 
-    code = "OPERATION_BLOCKED"
 
-
-class VmIsSnapshot(ApiError):
+class VmIsSnapshot(ApiError, code="VM_IS_SNAPSHOT"):
     """Snapshots cannot be changed: [vm, operation]."""
 
-    code = "VM_IS_SNAPSHOT"
 
-
-class VmUsesNestedVirt(ApiError):
+class VmUsesNestedVirt(ApiError, code="VM_IS_USING_NESTED_VIRT"):
     """The VM uses nested virtualisation: [vm]."""
 
-    code = "VM_IS_USING_NESTED_VIRT"
 
-
-class UnknownReservation(ApiError):
+class UnknownReservation(ApiError, code="UNKNOWN_RESERVATION"):
     """No such reservation: [id]."""
 
-    code = "UNKNOWN_RESERVATION"
 
-
-class NoReservation(ApiError):
+class NoReservation(ApiError, code="NO_RESERVATION"):
     """The domain has no reservation: [domid]."""
 
-    code = "NO_RESERVATION"
 
-
-class ConstraintOrder(ApiError):
+class ConstraintOrder(ApiError, code="MEMORY_CONSTRAINT_VIOLATION_ORDER"):
     """static-min <= dynamic-min <= dynamic-max <= static-max does not hold: []."""
 
-    code = "MEMORY_CONSTRAINT_VIOLATION_ORDER"
 
-
-class ConstraintMaxPin(ApiError):
+class ConstraintMaxPin(ApiError, code="MEMORY_CONSTRAINT_VIOLATION_MAXPIN"):
     """The VM must have dynamic-min = dynamic-max = static-max: [reason]."""
-
-    code = "MEMORY_CONSTRAINT_VIOLATION_MAXPIN"
 
 
 class HostError(XcpmemError):
