@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xcpmem.api.datamodel import Type, parse_type
 from xcpmem.api.marshal import check_strings, make_check, unmarshal
+from xcpmem.api.typenames import Type, parse_type
 from xcpmem.api.values import INT64_MAX, INT64_MIN, DateTime, Value
 from xcpmem.errors import ArgumentType, InvalidValue
 

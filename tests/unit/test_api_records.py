@@ -11,11 +11,12 @@ import pytest
 
 from tests.apistack import GIB, NETWORK, PASSWORD, OneUser, no_delay
 from xcpmem.api import codec, jsonrpc
-from xcpmem.api.datamodel import EPOCH, load_datamodel
+from xcpmem.api.datamodel import load_datamodel
 from xcpmem.api.fields import complete
 from xcpmem.api.marshal import make_check
 from xcpmem.api.records import Records
 from xcpmem.api.sessions import SessionClock, Sessions
+from xcpmem.api.typenames import EPOCH
 from xcpmem.errors import HandleInvalid, UuidInvalid
 from xcpmem.refs import NULL_REF, opaque_ref
 from xcpmem.vm import HostFacts, Vm

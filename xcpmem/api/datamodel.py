@@ -10,20 +10,18 @@ order of parameters, roles and errors are xapi's (a test compares them with xapi
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from xcpmem.refs import NULL_REF
+from xcpmem.api.typenames import MapOf, RecordOf, Ref, SetOf, Simple, default_of, parse_type
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
-EPOCH: Final = datetime.fromtimestamp(0, UTC)
+    from xcpmem.api.typenames import Type
 
 ROLES: Final = (
     "pool-admin",
@@ -34,123 +32,6 @@ ROLES: Final = (
     "client-cert",
     "read-only",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Simple:
-    """``int``, ``string``, ``bool``, ``float``, ``datetime`` or ``void``."""
-
-    name: str
-
-    def __str__(self) -> str:
-        return self.name
-
-
-@dataclass(frozen=True, slots=True)
-class Ref:
-    """A reference to an object of a class, which need not be a served one."""
-
-    of: str
-
-    def __str__(self) -> str:
-        return f"{self.of} ref"
-
-
-@dataclass(frozen=True, slots=True)
-class Enum:
-    """A word out of a fixed set, spelled as it is stored."""
-
-    name: str
-
-    def __str__(self) -> str:
-        return f"enum {self.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class SetOf:
-    """A set, which XenAPI sends as an array in a stable order."""
-
-    of: Type
-
-    def __str__(self) -> str:
-        return f"{self.of} set"
-
-
-@dataclass(frozen=True, slots=True)
-class MapOf:
-    """A map; its keys are strings on every wire."""
-
-    key: Type
-    value: Type
-
-    def __str__(self) -> str:
-        return f"({self.key} -> {self.value}) map"
-
-
-@dataclass(frozen=True, slots=True)
-class RecordOf:
-    """All fields of an object of a class."""
-
-    of: str
-
-    def __str__(self) -> str:
-        return f"{self.of} record"
-
-
-@dataclass(frozen=True, slots=True)
-class TupleOf:
-    """A fixed number of values in an array; squeezed answers so, xapi never does."""
-
-    of: tuple[Type, ...]
-
-    def __str__(self) -> str:
-        return f"({', '.join(str(part) for part in self.of)}) tuple"
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """``[name, value]``, the type of the value depending on the name; squeezed answers so."""
-
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.name} variant"
-
-
-Type = Simple | Ref | Enum | SetOf | MapOf | RecordOf | TupleOf | Variant
-
-_SIMPLE: Final = frozenset({"int", "string", "bool", "float", "datetime", "void"})
-_NAMED: Final[Mapping[str, Callable[[str], Type]]] = {"ref": Ref, "record": RecordOf, "variant": Variant}
-_DEFAULTS: Final[Mapping[str, object]] = {
-    "int": 0,
-    "string": "",
-    "bool": False,
-    "float": 0.0,
-    "datetime": EPOCH,
-    "void": None,
-}
-
-
-@cache
-def parse_type(text: str) -> Type:
-    """Read a type as xapi's documents spell it: ``VM ref set``, ``(string -> string) map``.
-
-    Raises:
-        ValueError: no such spelling.
-    """
-    if text in _SIMPLE:
-        return Simple(text)
-    if match := re.fullmatch(r"\((.+?) -> (.+)\) map", text):
-        return MapOf(parse_type(match[1]), parse_type(match[2]))
-    if match := re.fullmatch(r"\((.+)\) tuple", text):
-        return TupleOf(tuple(parse_type(part) for part in match[1].split(", ")))
-    if match := re.fullmatch(r"(.+) set", text):
-        return SetOf(parse_type(match[1]))
-    if match := re.fullmatch(r"enum (\w+)", text):
-        return Enum(match[1])
-    if match := re.fullmatch(r"(\w+) (ref|record|variant)", text):
-        return _NAMED[match[2]](match[1])
-    raise ValueError(f"no XenAPI type: {text}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +92,8 @@ class Message:
         errors: the codes that xapi declares, far from all that can happen.
         lifecycle: as for fields.
         doc: what it does.
+        is_async: whether there is an ``Async.`` form, which answers with a task.
+        is_cancellable: whether that task can be given up halfway, with nothing done.
     """
 
     class_name: str
@@ -224,6 +107,8 @@ class Message:
     errors: tuple[str, ...] = ()
     lifecycle: str = "published"
     doc: str = ""
+    is_async: bool = False
+    is_cancellable: bool = False
 
     @property
     def wire_name(self) -> str:
@@ -319,25 +204,10 @@ def _read_field(raw: Mapping[str, Any], enums: Mapping[str, tuple[str, ...]]) ->
         name=raw["name"],
         type=field_type,
         access=raw["access"],
-        default=_read_default(field_type, raw.get("default"), enums),
+        default=default_of(field_type, raw.get("default"), enums),
         lifecycle=raw.get("lifecycle", "published"),
         doc=raw.get("doc", ""),
     )
-
-
-def _read_default(field_type: Type, raw: Any, enums: Mapping[str, tuple[str, ...]]) -> object:
-    """Give xapi's default, or where it has none what its type starts from."""
-    match field_type:
-        case SetOf():
-            return tuple(raw or ())
-        case MapOf():
-            return dict(raw or {})
-        case Ref():
-            return raw or NULL_REF
-        case Enum(name):
-            return raw or enums[name][0]
-        case _:
-            return raw if raw is not None else _DEFAULTS[str(field_type)]
 
 
 def _read_message(class_name: str, raw: Mapping[str, Any]) -> Message:
@@ -354,11 +224,16 @@ def _read_message(class_name: str, raw: Mapping[str, Any]) -> Message:
         errors=tuple(raw.get("errors", ())),
         lifecycle=raw.get("lifecycle", "published"),
         doc=raw["doc"],
+        is_async=raw.get("async", False),
+        is_cancellable=raw.get("cancellable", False),
     )
 
 
 def _derive_messages(class_name: str, generic: list[str], fields: Mapping[str, Field]) -> Iterator[Message]:
-    """Derive what xapi calls implicit messages; the words for their parameters are xapi's."""
+    """Derive what xapi calls implicit messages; the words for their parameters are xapi's.
+
+    Only objects that one can ask for have getters: an event has fields, but comes and goes.
+    """
     ref = Ref(class_name)
     record = RecordOf(class_name)
     this = Parameter("self", ref)
@@ -373,7 +248,7 @@ def _derive_messages(class_name: str, generic: list[str], fields: Mapping[str, F
     for name in generic:
         kind, result, params = shapes[name]
         yield Message(class_name, name, result, params, "read-only", kind, doc=f"Get {kind}.")
-    for field in fields.values():
+    for field in fields.values() if "get_record" in generic else ():
         yield Message(
             class_name,
             f"get_{field.name}",

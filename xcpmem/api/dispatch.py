@@ -13,8 +13,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
-from xcpmem.api.datamodel import Ref, Simple, load_datamodel
+from xcpmem.api.datamodel import load_datamodel
 from xcpmem.api.marshal import check_strings, unmarshal
+from xcpmem.api.typenames import Ref, Simple
 from xcpmem.errors import (
     InternalError,
     MethodRemoved,

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final
 from uuid import NAMESPACE_OID, uuid5
 
 from xcpmem import __version__
-from xcpmem.api.datamodel import EPOCH, load_datamodel
+from xcpmem.api.datamodel import load_datamodel
 from xcpmem.api.marshal import make_check
+from xcpmem.api.typenames import EPOCH
 from xcpmem.api.values import Record
 from xcpmem.errors import ApiError
 from xcpmem.law import (

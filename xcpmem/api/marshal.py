@@ -14,7 +14,8 @@ from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from xcpmem.api.datamodel import Enum, MapOf, Ref, SetOf, Simple, Type, load_datamodel
+from xcpmem.api.datamodel import load_datamodel
+from xcpmem.api.typenames import Enum, MapOf, Ref, SetOf, Simple, Type
 from xcpmem.api.values import (
     INT64_MAX,
     INT64_MIN,
