@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xcpmem.api import codec
-from xcpmem.api.values import DateTime, Record, Value
+from xcpmem.api.values import I4, DateTime, Record, Value
 from xcpmem.errors import WireError
 
 HEAD = b"<?xml version='1.0'?>\n<methodCall>\n<methodName>VM.get_record</methodName>\n<params>\n"
@@ -189,6 +189,7 @@ def test_decoder_reads_values_nested_as_deep_as_allowed() -> None:
         ("ä漢😀", "<value>ä漢😀</value>"),
         (8589934592, "<value>8589934592</value>"),
         (-1, "<value>-1</value>"),
+        (I4(7), "<value><i4>7</i4></value>"),
         (True, "<value><boolean>1</boolean></value>"),
         (False, "<value><boolean>0</boolean></value>"),
         (1.0, "<value><double>1</double></value>"),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xcpmem.api import jsonrpc
-from xcpmem.api.values import Record
+from xcpmem.api.values import I4, Record
 from xcpmem.errors import WireError
 
 V1 = jsonrpc.Request("m", (), 7, is_version_2=False)
@@ -91,6 +91,7 @@ def test_what_is_no_request_is_refused(body: bytes) -> None:
         ("", '""'),
         ('a"\\\n\x01ä<&>', '"a\\"\\\\\\n\\u0001ä<&>"'),
         (8589934592, "8589934592"),
+        (I4(7), "7"),
         (True, "true"),
         (False, "false"),
         (1.0, "1.0"),

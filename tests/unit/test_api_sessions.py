@@ -228,6 +228,21 @@ async def test_logout_releases_before_it_returns_and_only_once() -> None:
     await sessions.close()
 
 
+async def test_each_end_of_a_session_is_told_once_and_when_the_session_is_gone() -> None:
+    virtual = Virtual()
+    sessions, _ = make_sessions(virtual, SessionLimits(default_group=2))
+    ended: list[tuple[str, bool]] = []
+    sessions.on_end(lambda session: ended.append((session.uuid, sessions.is_open(session.uuid))))
+    evicted, logged_out = [await sessions.login("root", "right", NETWORK) for _ in range(2)]
+    expired = await sessions.login("root", "right", NETWORK)
+    await sessions.logout(logged_out)
+    await sessions.logout(logged_out)
+    virtual.now_s += 24 * HOUR_S
+    sessions.expire()
+    assert ended == [(session.uuid, False) for session in (evicted, logged_out, expired)]
+    await sessions.close()
+
+
 async def test_logout_ends_the_session_even_if_nothing_can_be_released(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lxml import etree
 
 from xcpmem.api.values import (
+    I4,
     MAX_DEPTH,
     DateTime,
     Record,
@@ -261,6 +262,7 @@ def _encode_datetime(moment: datetime) -> bytes:
 _SCALAR_WRITERS: Final[Mapping[type, Callable[[Any], bytes]]] = {
     str: _encode_string,
     int: b"<value>%d</value>".__mod__,
+    I4: b"<value><i4>%d</i4></value>".__mod__,
     bool: b"<value><boolean>%d</boolean></value>".__mod__,
     float: b"<value><double>%.16g</double></value>".__mod__,
     datetime: _encode_datetime,

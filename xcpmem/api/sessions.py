@@ -147,6 +147,7 @@ class Sessions:
         self._waiting_logins = 0
         self._expiry: asyncio.TimerHandle | None = None
         self._releases: set[asyncio.Task[None]] = set()
+        self._listeners: list[Callable[[Session], None]] = []
         self.login_failures = 0
 
     def __len__(self) -> int:
@@ -213,6 +214,10 @@ class Sessions:
         """Tell whether the owner of that public name is a session that still lives."""
         return uuid in self._by_uuid
 
+    def on_end(self, callback: Callable[[Session], None]) -> None:
+        """Call back, in the loop, with each session that ends, however it ends."""
+        self._listeners.append(callback)
+
     async def logout(self, session: Session) -> None:
         """End a session; return when what it owned has been given back."""
         if session.ref in self._by_ref:
@@ -268,6 +273,8 @@ class Sessions:
         self._group_sizes[session.group] -= 1
         if not self._group_sizes[session.group]:
             del self._group_sizes[session.group]
+        for callback in self._listeners:
+            callback(session)
 
     async def _give_back(self, session: Session) -> None:
         try:

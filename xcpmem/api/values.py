@@ -32,6 +32,12 @@ class DateTime:
     text: str
 
 
+class I4(int):
+    """An integer that XML-RPC writes as ``<i4>``, where XenAPI's int is text: ``valid_ref_counts`` alone."""
+
+    __slots__ = ()
+
+
 Value = None | bool | int | float | str | bytes | DateTime | list["Value"] | dict[str, "Value"]
 
 
