@@ -37,7 +37,7 @@ from xcpmem.engine.model import (
     Reservation,
     TransferReservation,
 )
-from xcpmem.engine.planner import BALANCE_TOLERANCE_KIB, TOLERANCE_SHARE
+from xcpmem.engine.planner import BALANCE_TOLERANCE_KIB, PROBE_KIB, TOLERANCE_SHARE
 
 STEPS_IN_CI: Final = 20_000
 STEPS_PER_HOST: Final = 100
@@ -53,8 +53,8 @@ small_sizes = sizes.map(lambda size_kib: size_kib // 4)
 rates = st.sampled_from([1_000_000.0, 250_000.0, 64_000.0])
 manners = st.one_of(
     st.builds(Manner, rate_kib_s=rates, short_kib=st.sampled_from([0, 4])),
-    st.builds(Manner, rate_kib_s=rates, delay_s=st.sampled_from([0.5, 2.0, 4.0])),
-    st.builds(Manner, rate_kib_s=rates, pause_s=st.sampled_from([0.25, 1.5, 4.0])),
+    st.builds(Manner, rate_kib_s=rates, delay_s=st.sampled_from([0.5, 2.0, 4.0, 8.0])),
+    st.builds(Manner, rate_kib_s=rates, pause_s=st.sampled_from([0.25, 1.5, 4.0, 8.0])),
     st.builds(Manner, rate_kib_s=rates, short_kib=st.sampled_from([12, 100, 1000])),
     st.builds(Manner, rate_kib_s=rates, floor_kib=sizes),
     st.builds(Manner, rate_kib_s=rates, ceiling_kib=sizes),
@@ -276,11 +276,20 @@ class HostMachine(RuleBasedStateMachine):
         assert not self.ring.requests
         assert self.ring.turn().stable, self.describe()
         assert not self.host.starved
+        self.nobody_keeps_what_it_cannot_use()
         self.everybody_has_a_fair_share()
 
+    def movable(self) -> list[Guest]:
+        return [g for g in self.host.guests.values() if g.can_balloon and g.lifecycle is Lifecycle.RUNNING]
+
+    def nobody_keeps_what_it_cannot_use(self) -> None:
+        for guest in self.movable():
+            if guest.has_range and guest.actual_kib >= guest.low_kib:
+                most_kib = max(PROBE_KIB, guest.manner.short_kib) + CAUTION.inaccuracy_kib
+                assert guest.held_kib - guest.actual_kib <= most_kib, self.describe()
+
     def everybody_has_a_fair_share(self) -> None:
-        beliefs = self.ring.beliefs.by_domid
-        movable = [g for g in self.host.guests.values() if g.can_balloon and g.lifecycle is Lifecycle.RUNNING]
+        beliefs, movable = self.ring.beliefs.by_domid, self.movable()
         if short := [g for g in movable if g.target_kib < g.low_kib]:
             assert all(self.host.spare_kib < g.low_kib - g.held_kib for g in short), self.describe()
             return
