@@ -24,6 +24,8 @@
     │   ├── BadPowerState             VM_BAD_POWER_STATE [vm, expected, actual]
     │   ├── OperationNotAllowed       OPERATION_NOT_ALLOWED [reason]
     │   ├── OperationBlocked          OPERATION_BLOCKED [vm, code]
+    │   ├── OtherOperationInProgress  OTHER_OPERATION_IN_PROGRESS [class, object, operation, task]
+    │   ├── VmIsTemplate              VM_IS_TEMPLATE [vm, operation]
     │   ├── VmIsSnapshot              VM_IS_SNAPSHOT [vm, operation]
     │   ├── VmUsesNestedVirt          VM_IS_USING_NESTED_VIRT [vm]
     │   ├── UnknownReservation        UNKNOWN_RESERVATION [id]
@@ -34,6 +36,10 @@
     │   ├── NotEnoughMemory           HOST_NOT_ENOUGH_FREE_MEMORY [needed, free]
     │   ├── DomainsUncooperative      VMS_FAILED_TO_COOPERATE [vm…]
     │   ├── TargetWaitTimeout         VM_MEMORY_TARGET_WAIT_TIMEOUT [task]
+    │   ├── ShutdownTimeout           VM_SHUTDOWN_TIMEOUT [vm, timeout]
+    │   ├── TaskCancelled             TASK_CANCELLED [task]
+    │   ├── ToolstackError            INTERNAL_ERROR [text]
+    │   ├── NotSeen                   INTERNAL_ERROR [text]
     │   ├── TooBusy                   TOO_BUSY []
     │   ├── ConnectionLost            INTERNAL_ERROR [connection lost]
     │   └── DriverError               never leaves the ring
@@ -165,6 +171,14 @@ class OperationBlocked(ApiError, code="OPERATION_BLOCKED"):
     """An administrator blocked the operation: [vm, code]."""
 
 
+class OtherOperationInProgress(ApiError, code="OTHER_OPERATION_IN_PROGRESS"):
+    """Something else is being done to the object: [class, object, operation, task]."""
+
+
+class VmIsTemplate(ApiError, code="VM_IS_TEMPLATE"):
+    """Templates cannot be run: [vm, operation]."""
+
+
 class VmIsSnapshot(ApiError, code="VM_IS_SNAPSHOT"):
     """Snapshots cannot be changed: [vm, operation]."""
 
@@ -190,7 +204,21 @@ class ConstraintMaxPin(ApiError, code="MEMORY_CONSTRAINT_VIOLATION_MAXPIN"):
 
 
 class HostError(XcpmemError):
-    """The world's fault: the call was right, the host could not."""
+    """The world's fault: the call was right, the host could not.
+
+    Args:
+        text: a sentence for people.
+        params: what a XenAPI client is told after the code; nothing: the sentence.
+    """
+
+    def __init__(self, text: str, *params: object) -> None:
+        self._params = tuple(str(param) for param in params) or (text,)
+        super().__init__(text)
+
+    @property
+    def params(self) -> tuple[str, ...]:
+        """What was given, or else the sentence."""
+        return self._params
 
 
 class NotEnoughMemory(HostError):
@@ -206,12 +234,7 @@ class NotEnoughMemory(HostError):
     def __init__(self, needed: int, available: int) -> None:
         self.needed = needed
         self.available = available
-        super().__init__(f"needed {needed}, available {available}")
-
-    @property
-    def params(self) -> tuple[str, ...]:
-        """[needed, available] as decimal strings."""
-        return (str(self.needed), str(self.available))
+        super().__init__(f"needed {needed}, available {available}", needed, available)
 
 
 class DomainsUncooperative(HostError):
@@ -229,7 +252,7 @@ class DomainsUncooperative(HostError):
 
     @property
     def params(self) -> tuple[str, ...]:
-        """The VMs to blame."""
+        """Those VMs."""
         return self.vms
 
 
@@ -239,13 +262,33 @@ class TargetWaitTimeout(HostError):
     code = "VM_MEMORY_TARGET_WAIT_TIMEOUT"
 
     def __init__(self, task: str) -> None:
-        self.task = task
-        super().__init__(f"target not reached in time, task {task}")
+        super().__init__(f"target not reached in time, task {task}", task)
 
-    @property
-    def params(self) -> tuple[str, ...]:
-        """[task reference]."""
-        return (self.task,)
+
+class ShutdownTimeout(HostError):
+    """A guest did not shut down; ``timeout`` is how long it had, as xapi writes seconds: ``1200.``."""
+
+    code = "VM_SHUTDOWN_TIMEOUT"
+
+    def __init__(self, vm: str, timeout: str) -> None:
+        super().__init__(f"{vm} did not shut down within {timeout} s", vm, timeout)
+
+
+class TaskCancelled(HostError):
+    """Somebody else ended what was under way; [task] on the wire."""
+
+    code = "TASK_CANCELLED"
+
+    def __init__(self, task: str) -> None:
+        super().__init__(f"cancelled: {task}", task)
+
+
+class ToolstackError(HostError):
+    """A domain could not be built, ended, paused or let run; the text names the VM and says why."""
+
+
+class NotSeen(HostError):
+    """What was waited for did not show at the host in time; the text says what, and how long that was."""
 
 
 class TooBusy(HostError):

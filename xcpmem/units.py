@@ -64,6 +64,11 @@ def mib_to_kib(size_mib: int) -> int:
     return size_mib * KIB_PER_MIB
 
 
+def kib_to_mib_floor(size_kib: int) -> int:
+    """Convert KiB to MiB, rounding down."""
+    return size_kib // KIB_PER_MIB
+
+
 def pages_to_kib(pages: int) -> int:
     """Convert 4 KiB pages to KiB, exactly."""
     return pages * KIB_PER_PAGE

@@ -16,7 +16,8 @@ from xcpmem.script import DeleteReservation, ScriptCall, SetBalloon, Shutdown, T
 from xcpmem.specs import AgentKind, AgentSpec, BalloonSpec, DomainType, GuestSpec, HostSpec, LoadPoint
 from xcpmem.xen import paths
 from xcpmem.xen.hypervisor import PhysInfo
-from xcpmem.xen.simhypervisor import CLIENTS_MOST, DOMAIN_ZERO_UUID, HypervisorServer, RemoteHypervisor
+from xcpmem.xen.simhypervisor import DOMAIN_ZERO_UUID, HypervisorServer, RemoteHypervisor
+from xcpmem.xen.simline import CLIENTS_MOST
 from xcpmem.xen.simulated import HYPERVISOR_SUFFIX, MAXMEM_SLACK_KIB, SimulatedHost
 
 if TYPE_CHECKING:

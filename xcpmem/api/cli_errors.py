@@ -60,6 +60,7 @@ DESCRIPTIONS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "NO_HOSTS_AVAILABLE": ("No host can take the VM.", ()),
     "VMS_FAILED_TO_COOPERATE": ("These VMs did not give back the memory they were asked for.", _EVERY_VM),
     "VM_MEMORY_TARGET_WAIT_TIMEOUT": ("The VM did not reach its memory target in time.", ("task",)),
+    "VM_SHUTDOWN_TIMEOUT": ("The VM was asked to shut down and did not.", ("vm", "timeout")),
     "TASK_CANCELLED": ("The task was cancelled.", ("task",)),
     "TOO_BUSY": ("The server has as much to do as it can take at once; try again later.", ()),
     "UNKNOWN_RESERVATION": ("No such reservation is open.", ("reservation",)),

@@ -12,23 +12,26 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
+from dataclasses import replace
+from itertools import chain
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from xcpmem.engine.model import Lifecycle
 from xcpmem.errors import DomainVanished, InvalidValue
 from xcpmem.script import SetBalloon, Shutdown, TakeMemory
-from xcpmem.specs import MICROSECONDS_PER_SECOND, AgentKind, microseconds
+from xcpmem.specs import DOMID_END, MICROSECONDS_PER_SECOND, AgentKind, microseconds
 from xcpmem.xen import paths
 from xcpmem.xen.domainkeys import read_size_kib
 from xcpmem.xen.simhost import SimHost
 from xcpmem.xen.simhypervisor import DOMAIN_ZERO_UUID, HypervisorServer, SimulatedHypervisor
 from xcpmem.xen.simstore import StoreServer
+from xcpmem.xen.simtoolstack import SimulatedToolstack, ToolstackServer
 from xcpmem.xen.storetree import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from xcpmem.engine.model import Lifecycle
     from xcpmem.scenario import Scenario
     from xcpmem.script import Call
     from xcpmem.specs import GuestSpec
@@ -38,6 +41,9 @@ _log = logging.getLogger(__name__)
 
 HYPERVISOR_SUFFIX: Final = ".hypervisor"
 """What is appended to the store's socket path for the hypervisor's."""
+
+TOOLSTACK_SUFFIX: Final = ".toolstack"
+"""What is appended to the store's socket path for the toolstack's."""
 
 MAXMEM_SLACK_KIB: Final = 1024
 """What a toolstack lets a domain hold above its target: libxl's LIBXL_MAXMEM_CONSTANT."""
@@ -71,6 +77,8 @@ class SimulatedHost:
         self.hypervisor = SimulatedHypervisor(self.catch_up, scenario.others_kib)
         self.store_server = StoreServer(self.store)
         self.hypervisor_server = HypervisorServer(self.hypervisor)
+        self.toolstack = SimulatedToolstack(self)
+        self.toolstack_server = ToolstackServer(self.toolstack)
         self._clock = clock
         self._started_s = clock()
         self._tick_us = max(1, microseconds(scenario.tick_s))
@@ -80,6 +88,8 @@ class SimulatedHost:
             key=lambda line: line.at_s,
         )
         self._reports: dict[int, _Report] = {}
+        self._characters: dict[str, GuestSpec] = {}
+        self._last_domid = max((guest.domid for guest in scenario.guests), default=0)
         self._wake = asyncio.Event()
         self._life: asyncio.Task[None] | None = None
         self.store.subscribe(self._note_write)
@@ -91,18 +101,21 @@ class SimulatedHost:
         """Begin to serve and to live.
 
         Args:
-            path: of the store's socket; the hypervisor's is beside it with `HYPERVISOR_SUFFIX`.
+            path: of the store's socket; the hypervisor's is beside it with `HYPERVISOR_SUFFIX`, the
+                toolstack's with `TOOLSTACK_SUFFIX`.
 
         Raises:
             OSError: a socket cannot be made.
         """
         await self.hypervisor_server.start(path + HYPERVISOR_SUFFIX)
+        await self.toolstack_server.start(path + TOOLSTACK_SUFFIX)
         await self.store_server.start(path)
         self._life = asyncio.create_task(self._live(), name="simulated host")
 
     async def close(self) -> None:
         """Hang up on everybody; what the host's own task failed with, if it did, is raised."""
         await self.store_server.close()
+        await self.toolstack_server.close()
         await self.hypervisor_server.close()
         if self._life is not None:
             self._life.cancel()
@@ -135,10 +148,50 @@ class SimulatedHost:
         self._create(physics.guest(spec.domid))
         self._wake.set()
 
+    def next_domid(self) -> int:
+        """Give the number that the next domain gets: Xen counts on and begins anew at the end."""
+        taken = self._physics.guests
+        later = chain(range(self._last_domid + 1, DOMID_END), range(1, DOMID_END))
+        self._last_domid = next(domid for domid in later if domid not in taken)
+        return self._last_domid
+
+    def character(self, uuid: str) -> GuestSpec | None:
+        """Tell what a VM's guest is like, also while it does not run; None if there never was one."""
+        return self._characters.get(uuid)
+
+    def hears(self, domid: int) -> bool:
+        """Tell whether a guest would do what it is asked. Raises DomainVanished."""
+        guest = self.catch_up().guest(domid)
+        return guest.lifecycle is Lifecycle.RUNNING and not guest.balloon.stuck
+
+    def begin_guest(self, spec: GuestSpec, size_kib: int) -> None:
+        """Take the first step of a build: a paused domain with its pages; see `add_guest`."""
+        physics = self.catch_up()
+        physics.add_guest(spec, size_kib)
+        physics.set_lifecycle(spec.domid, Lifecycle.BUILDING)
+        physics.write_maxmem(spec.domid, size_kib + MAXMEM_SLACK_KIB)
+
+    def furnish_guest(self, domid: int) -> None:
+        """Take the last step of a build: its keys, as libxl writes them. Raises DomainVanished."""
+        self._create(self.catch_up().guest(domid), has_range=False)
+        self.set_lifecycle(domid, Lifecycle.PAUSED)
+
+    def reboot_guest(self, domid: int) -> None:
+        """Replace a guest's domain by a new one of the same size that runs. Raises DomainVanished."""
+        guest = self.catch_up().guest(domid)
+        size_kib = guest.target_kib
+        self.remove_guest(domid)
+        spec = replace(self._characters[guest.uuid], domid=self.next_domid())
+        self.begin_guest(spec, size_kib)
+        self.furnish_guest(spec.domid)
+        self.set_lifecycle(spec.domid, Lifecycle.RUNNING)
+
     def remove_guest(self, domid: int) -> None:
         """End a guest: its memory is free at once, then its keys go. Raises DomainVanished."""
         physics = self.catch_up()
-        uuid = physics.guest(domid).uuid
+        guest = physics.guest(domid)
+        uuid = guest.uuid
+        self._characters[uuid] = replace(guest.spec, uuid=uuid, balloon=guest.balloon)
         physics.remove_guest(domid)
         self._reports.pop(domid, None)
         self.store.remove(paths.domain(domid))
@@ -173,7 +226,7 @@ class SimulatedHost:
             self._act(self._agenda.pop(0).call)
         due_s = [line.at_s for line in self._agenda[:1]]
         for guest in physics.guests.values():
-            if guest.spec.agent.kind is not AgentKind.NONE:
+            if guest.spec.agent.kind is not AgentKind.NONE and guest.lifecycle is Lifecycle.RUNNING:
                 if self._report_due_s(guest) <= now_s:
                     self._report(guest, now_s)
                 due_s.append(self._report_due_s(guest))
@@ -222,8 +275,8 @@ class SimulatedHost:
         ):
             self.store.write(path, value)
 
-    def _create(self, guest: SimGuest) -> None:
-        """Write what a toolstack writes of a domain, introduce it, and boot it."""
+    def _create(self, guest: SimGuest, *, has_range: bool = True) -> None:
+        """Write what a toolstack writes of a domain (xenopsd a dynamic range too), and introduce it."""
         spec, domid = guest.spec, guest.spec.domid
         self._physics.write_maxmem(domid, guest.target_kib + MAXMEM_SLACK_KIB)
         for path, value in (
@@ -234,8 +287,8 @@ class SimulatedHost:
             (paths.name(domid), spec.name_label),
             (paths.domain_type(domid), spec.domain_type.replace("_", "-")),
             (paths.static_max(domid), str(spec.static_max_kib)),
-            (paths.dynamic_min(domid), str(spec.dynamic_min_kib)),
-            (paths.dynamic_max(domid), str(spec.dynamic_max_kib)),
+            *((paths.dynamic_min(domid), str(spec.dynamic_min_kib)),) * has_range,
+            *((paths.dynamic_max(domid), str(spec.dynamic_max_kib)),) * has_range,
             (paths.memory_offset(domid), "0"),
             (paths.target(domid), str(guest.target_kib)),
         ):

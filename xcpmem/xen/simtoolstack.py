@@ -1,0 +1,202 @@
+"""The toolstack of the simulated host: in this process, or at the other end of a Unix socket.
+
+It builds as libxl does: a domain appears, paused and with its pages, then come its keys in xenstore, without
+a dynamic range. A guest that was there before keeps its character.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from xcpmem.engine.model import Lifecycle
+from xcpmem.errors import DomainVanished, DriverError, InvalidValue, ToolstackError
+from xcpmem.specs import DomainType, GuestSpec
+from xcpmem.units import format_kib, mib_to_kib
+from xcpmem.xen.simline import LineClient, LineServer
+from xcpmem.xen.toolstack import Blueprint, Size, Subject
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from xcpmem.xen.simulated import SimulatedHost
+    from xcpmem.xen.toolstack import Toolstack
+
+CALL_DEADLINE_S: Final = 60.0
+"""A call to a simulated toolstack that runs elsewhere takes no longer than this."""
+
+
+class SimulatedToolstack:
+    """A `Toolstack` over the simulated host.
+
+    Args:
+        host: where domains are built.
+    """
+
+    def __init__(self, host: SimulatedHost) -> None:
+        self._host = host
+        self.gate: Callable[[str, str], Awaitable[None]] | None = None
+        """For tests: awaited before each step with its name and the VM's title; what it raises is passed on.
+        The steps are the names of the calls, and of ``create`` also ``furnish`` and ``created``."""
+
+    def check(self, blueprint: Blueprint) -> None:
+        """Find nothing wrong: whatever is described can be simulated."""
+
+    async def create(self, blueprint: Blueprint, size: Size) -> None:
+        """Build a paused domain."""
+        await self._pass("create", blueprint.title)
+        memory_kib, static_max_kib = mib_to_kib(size.memory_mib), mib_to_kib(size.static_max_mib)
+        known = self._host.character(blueprint.uuid)
+        domid = self._host.next_domid()
+        spec = replace(
+            known or GuestSpec(domid=domid, dynamic_min_kib=0, dynamic_max_kib=static_max_kib),
+            domid=domid,
+            uuid=blueprint.uuid,
+            name_label=blueprint.name_label,
+            vcpus=blueprint.vcpus,
+            domain_type=DomainType(blueprint.domain_type),
+            static_min_kib=0,
+            dynamic_min_kib=0,
+            dynamic_max_kib=static_max_kib,
+            static_max_kib=static_max_kib,
+            target_kib=memory_kib,
+            actual_kib=memory_kib,
+        )
+        try:
+            self._host.begin_guest(spec, memory_kib)
+        except InvalidValue as error:
+            size_text = format_kib(memory_kib)
+            raise ToolstackError(f"{blueprint.title}: {size_text} are not free to build it with") from error
+        await self._pass("furnish", blueprint.title)
+        with _named(blueprint.title):
+            self._host.furnish_guest(domid)
+        await self._pass("created", blueprint.title)
+
+    async def unpause(self, subject: Subject) -> None:
+        """Let a paused domain run."""
+        await self._set_lifecycle("unpause", subject, Lifecycle.RUNNING)
+
+    async def pause(self, subject: Subject) -> None:
+        """Stop a domain from running."""
+        await self._set_lifecycle("pause", subject, Lifecycle.PAUSED)
+
+    async def shutdown(self, subject: Subject) -> None:
+        """Ask the guest; one that is paused or stuck does not hear it."""
+        await self._pass("shutdown", subject.title)
+        with _named(subject.title):
+            if self._host.hears(subject.domid):
+                self._host.remove_guest(subject.domid)
+
+    async def reboot(self, subject: Subject) -> None:
+        """Ask the guest as for a shutdown; its next domain runs at once, with the memory that it had."""
+        await self._pass("reboot", subject.title)
+        with _named(subject.title):
+            if self._host.hears(subject.domid):
+                self._host.reboot_guest(subject.domid)
+
+    async def destroy(self, subject: Subject) -> None:
+        """End a domain."""
+        await self._pass("destroy", subject.title)
+        with _named(subject.title):
+            self._host.remove_guest(subject.domid)
+
+    async def _set_lifecycle(self, step: str, subject: Subject, lifecycle: Lifecycle) -> None:
+        await self._pass(step, subject.title)
+        with _named(subject.title):
+            self._host.set_lifecycle(subject.domid, lifecycle)
+
+    async def _pass(self, step: str, title: str) -> None:
+        if self.gate is not None:
+            await self.gate(step, title)
+
+
+@contextmanager
+def _named(title: str) -> Iterator[None]:
+    """Say of which VM there is no domain."""
+    try:
+        yield
+    except DomainVanished as error:
+        raise ToolstackError(f"{title}: {error}") from error
+
+
+class ToolstackServer(LineServer):
+    """Serves a toolstack on a Unix socket.
+
+    Args:
+        toolstack: which.
+    """
+
+    def __init__(self, toolstack: Toolstack) -> None:
+        super().__init__(self._call)
+        self._toolstack = toolstack
+        self._acts = {
+            "unpause": toolstack.unpause,
+            "pause": toolstack.pause,
+            "shutdown": toolstack.shutdown,
+            "reboot": toolstack.reboot,
+            "destroy": toolstack.destroy,
+        }
+
+    async def _call(self, request: Any) -> None:
+        try:
+            match request:
+                case {"call": "create", "blueprint": dict(blueprint), "size": dict(size)}:
+                    return await self._toolstack.create(Blueprint(**blueprint), Size(**size))
+                case {"call": str(call), "subject": dict(subject)} if call in self._acts:
+                    return await self._acts[call](Subject(**subject))
+        except TypeError as error:
+            raise DriverError("no such call") from error
+        raise DriverError("no such call")
+
+
+class RemoteToolstack:
+    """A `Toolstack` at the other end of a Unix socket.
+
+    Args:
+        path: of the socket.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._line = LineClient(path, "toolstack", call_deadline_s=CALL_DEADLINE_S)
+
+    def check(self, blueprint: Blueprint) -> None:
+        """Find nothing wrong: whatever is described can be simulated."""
+
+    async def create(self, blueprint: Blueprint, size: Size) -> None:
+        """Build a paused domain."""
+        facts = asdict(replace(blueprint, settings=dict(blueprint.settings)))
+        await self._call(blueprint.title, call="create", blueprint=facts, size=asdict(size))
+
+    async def unpause(self, subject: Subject) -> None:
+        """Let a paused domain run."""
+        await self._act("unpause", subject)
+
+    async def pause(self, subject: Subject) -> None:
+        """Stop a domain from running."""
+        await self._act("pause", subject)
+
+    async def shutdown(self, subject: Subject) -> None:
+        """Ask the guest to shut down."""
+        await self._act("shutdown", subject)
+
+    async def reboot(self, subject: Subject) -> None:
+        """Ask the guest to reboot."""
+        await self._act("reboot", subject)
+
+    async def destroy(self, subject: Subject) -> None:
+        """End a domain."""
+        await self._act("destroy", subject)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._line.close()
+
+    async def _act(self, call: str, subject: Subject) -> None:
+        await self._call(subject.title, call=call, subject=asdict(subject))
+
+    async def _call(self, title: str, **request: Any) -> None:
+        try:
+            await self._line.call(request)
+        except DriverError as error:
+            raise ToolstackError(f"{title}: {error}") from error
