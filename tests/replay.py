@@ -81,11 +81,24 @@ class ReplayRing:
         """Forget a wish."""
         self.wishes.pop(uuid, None)
 
+    def wake(self) -> None:
+        """It turns only when it is fed."""
+
     async def reserve(
-        self, *, owner: str, min_kib: int, max_kib: int, timeout_s: float = 60.0
+        self, *, owner: str, min_kib: int, max_kib: int, timeout_s: float = 60.0, vm_uuid: str = ""
     ) -> Reservation:
         """Not part of any replay."""
-        raise AssertionError(f"{owner} asks a replay for {min_kib} to {max_kib} KiB in {timeout_s} s")
+        raise AssertionError(
+            f"{owner} asks a replay for {min_kib} to {max_kib} KiB, {timeout_s} s, {vm_uuid}"
+        )
+
+    async def keep(self, *, owner: str, vm_uuid: str, overhead_kib: int) -> Reservation:
+        """Not part of any replay."""
+        raise AssertionError(f"{owner} keeps what {vm_uuid} and its overhead of {overhead_kib} KiB hold")
+
+    async def confirm(self, reservation_id: str, domid: int) -> None:
+        """Not part of any replay."""
+        raise AssertionError(f"{domid} is confirmed for {reservation_id}")
 
     async def transfer(self, reservation_id: str, domid: int) -> None:
         """Not part of any replay."""

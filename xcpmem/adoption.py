@@ -4,7 +4,7 @@ A domain that nobody knows is adopted as it was found. Of a VM that is known, th
 domain is first seen; later, a range that somebody else wrote to xenstore becomes the VM's limits, if the
 order law allows. Our own wish that is not carried out yet is never mistaken for that: while the ring still
 has the wish, xenstore is ours; once the keys say what was wished, the wish is withdrawn and any other value
-is somebody else's.
+is somebody else's. A VM whose domain we ourselves build or replace is left as it was until that is over.
 """
 
 from __future__ import annotations
@@ -114,10 +114,13 @@ class Adoption:
         targets_kib = {a.domid: a.target_kib for a in report.actions if isinstance(a, SetTarget)}
         touched = {getattr(action, "domid", None) for action in report.actions}
         domains = _by_uuid(report.look.host.domains)
-        for uuid in self._present - domains.keys():
+        veiled = {uuid for uuid in self._present | domains.keys() if self._ledger.is_veiled(uuid)}
+        for uuid in self._present - domains.keys() - veiled:
             self._lose(uuid)
-        self._present = set(domains)
+        self._present = domains.keys() | (self._present & veiled)
         for uuid, domain in domains.items():
+            if uuid in veiled:
+                continue
             self._know(domain, report.look.descriptions.get(domain.domid))
             before = self._ledger.live(uuid)
             came = before is None or before.domid != domain.domid

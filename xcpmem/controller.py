@@ -13,7 +13,9 @@ import logging
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
+from uuid import uuid4
 
+from xcpmem import commands
 from xcpmem.engine.belief import Beliefs
 from xcpmem.engine.model import (
     DeleteReservation,
@@ -21,7 +23,6 @@ from xcpmem.engine.model import (
     RecordReservation,
     Refused,
     Reservation,
-    TransferReservation,
 )
 from xcpmem.engine.planner import PlannerSettings, plan
 from xcpmem.engine.policies import find_policy
@@ -29,8 +30,6 @@ from xcpmem.errors import (
     ConnectionLost,
     DomainVanished,
     DriverError,
-    InvalidValue,
-    UnknownReservation,
     XcpmemError,
 )
 from xcpmem.inbox import Inbox
@@ -41,7 +40,7 @@ from xcpmem.units import format_kib
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from xcpmem.engine.model import Action, DynamicRange, HostState
+    from xcpmem.engine.model import Action, DynamicRange
     from xcpmem.engine.planner import Plan
     from xcpmem.engine.policies import Policy
     from xcpmem.xen.driver import HostDriver, Look
@@ -159,16 +158,32 @@ class Controller:
             InvalidValue: there is no such domain.
             DriverError: the host refused.
         """
+        await self._inbox.command(commands.transfer(reservation_id, domid))
 
-        def make(host: HostState) -> tuple[Action, ...]:
-            reservation = next((r for r in host.reservations if r.reservation_id == reservation_id), None)
-            if reservation is None:
-                raise UnknownReservation(reservation_id)
-            if all(domain.domid != domid for domain in host.domains):
-                raise InvalidValue("domid", domid)
-            return (TransferReservation(reservation, domid),)
+    async def confirm(self, reservation_id: str, domid: int) -> None:
+        """Note in a reservation that the domain which it was for is complete.
 
-        await self._inbox.command(make)
+        Raises:
+            UnknownReservation: there is none of that id.
+            InvalidValue: there is no such domain.
+            DriverError: the host refused.
+        """
+        await self._inbox.command(commands.confirm(reservation_id, domid))
+
+    async def keep(self, *, owner: str, vm_uuid: str, overhead_kib: int) -> Reservation:
+        """Set aside what a VM holds, so that it is still there when its domain has gone.
+
+        Args:
+            owner: whose it is; one xenstore node name.
+            vm_uuid: the VM that is to be built again.
+            overhead_kib: what it costs beside its pages.
+
+        Raises:
+            InvalidValue: the VM has no domain.
+            DriverError: the host refused.
+        """
+        done = await self._inbox.command(commands.keep(str(uuid4()), owner, vm_uuid, overhead_kib))
+        return next(action.reservation for action in done if isinstance(action, RecordReservation))
 
     async def delete(self, reservation_id: str) -> None:
         """Give a reservation back; an unknown one is no error.
@@ -176,11 +191,7 @@ class Controller:
         Raises:
             DriverError: the host refused.
         """
-        await self._inbox.command(
-            lambda host: tuple(
-                DeleteReservation(r) for r in host.reservations if r.reservation_id == reservation_id
-            )
-        )
+        await self._inbox.command(commands.delete(reservation_id))
 
     async def release(self, owner: str) -> None:
         """Give back all of an owner's reservations that were not transferred.
@@ -189,11 +200,7 @@ class Controller:
             DriverError: the host refused.
         """
         self._inbox.fail(ConnectionLost, lambda request: request.owner == owner)
-        await self._inbox.command(
-            lambda host: tuple(
-                DeleteReservation(r) for r in host.reservations if r.owner == owner and r.domid is None
-            )
-        )
+        await self._inbox.command(commands.release(owner))
 
     def reservation_of_domain(self, domid: int) -> str | None:
         """Tell which reservation was transferred to a domain, as of the latest look."""
@@ -308,7 +315,8 @@ class Controller:
         touched = False
         for command in self._inbox.take_commands():
             try:
-                for action in command.make(look.host):
+                actions = command.make(look.host)
+                for action in actions:
                     touched = True
                     await self._driver.apply(action)
                     turn.done.append(action)
@@ -317,7 +325,7 @@ class Controller:
                     command.done.set_exception(error)
             else:
                 if not command.done.done():
-                    command.done.set_result(None)
+                    command.done.set_result(actions)
         for reservation in self._orphans.find(look.host, self._clock()):
             _log.warning(
                 "freed reservation %s of %s: its owner or domain is gone",

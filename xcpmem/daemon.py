@@ -124,7 +124,9 @@ async def _serve(settings: Settings, policy: Policy) -> None:
         await _first_look(parts.controller, settings)
         port = await parts.server.start()
         stack.push_async_callback(parts.server.close)
-        stack.push_async_callback(parts.controller.close)  # first of all: who waits is told while we serve
+        # First of all: who waits is told while we serve.
+        stack.push_async_callback(parts.service.lifecycle.close)
+        stack.push_async_callback(parts.controller.close)
         address = settings.listen.host
         scheme = "https" if settings.tls_cert else "http"
         url = f"{scheme}://{f'[{address}]' if ':' in address else address}:{port}"
@@ -157,6 +159,7 @@ async def _assemble(settings: Settings, policy: Policy, password_file: Path, sta
             host=_identity(settings),
             formula=NEW_FORMULA if settings.overhead_formula is OverheadFormula.NEW else OLD_FORMULA,
         ),
+        toolstack=host.toolstack,
     )
     await service.start()
     stack.push_async_callback(service.close)

@@ -10,13 +10,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 from uuid import UUID, uuid4
 
-from xcpmem.engine.accounting import host_memory_overhead
+from xcpmem.engine.accounting import compute_free_memory, host_memory_overhead
 from xcpmem.engine.limits import MemoryLimits
 from xcpmem.errors import ConfigError
 from xcpmem.units import kib_to_bytes
 from xcpmem.vm import DomainZero, HostFacts, Live, Vm
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from xcpmem.law import VmLaw
     from xcpmem.ledger import Entry, Ledger
     from xcpmem.report import CycleReport
@@ -114,6 +116,20 @@ class HostRecord:
             except ValueError as error:
                 raise ConfigError("state", _BOOT_FREE, str(error)) from error
             self._sampled = self.domain_zero is not None
+
+    def compute_free_memory(self, vms: Mapping[str, Vm], *, without: str = "") -> int:
+        """Count what is left at maximum compression, bytes, as xapi's memory_check.ml does.
+
+        Args:
+            vms: all of them by uuid; those that are being started count as if they ran.
+            without: a VM that is not to count while it is being started.
+        """
+        counted = (
+            (vm.memory_dynamic_min, vm.memory_overhead)
+            for vm in vms.values()
+            if vm.is_resident or (vm.is_scheduled and vm.uuid != without)
+        )
+        return compute_free_memory(self._facts.memory_total, self._facts.memory_overhead, counted)
 
     def absorb(self, report: CycleReport) -> None:
         """Take up what a look saw of the host and of domain 0."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,8 +14,10 @@ from xcpmem.vm import Vm
 from xcpmem.xen.hypervisor import open_hypervisor
 from xcpmem.xen.live import LiveDriver
 from xcpmem.xen.simhypervisor import RemoteHypervisor
-from xcpmem.xen.simulated import HYPERVISOR_SUFFIX, SimulatedHost
+from xcpmem.xen.simtoolstack import RemoteToolstack
+from xcpmem.xen.simulated import HYPERVISOR_SUFFIX, TOOLSTACK_SUFFIX, SimulatedHost
 from xcpmem.xen.xenstore import Xenstore
+from xcpmem.xen.xl import XlToolstack
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from xcpmem.config import Settings
     from xcpmem.scenario import Scenario
     from xcpmem.xen.hypervisor import Hypervisor
+    from xcpmem.xen.toolstack import Toolstack
 
 XENSTORED_SOCKETS: Final = ("/run/xenstored/socket", "/var/run/xenstored/socket")
 """Where xenstored listens; ``XENSTORED_PATH`` in the environment wins, as for Xen's own tools."""
@@ -38,12 +41,14 @@ class OpenHost:
     Args:
         driver: for the controller.
         xenstore: for its counters.
+        toolstack: starts and stops its VMs.
         definitions: VMs that the host's toolstack would know of.
         close: lets go of it, in the right order.
     """
 
     driver: LiveDriver
     xenstore: Xenstore
+    toolstack: Toolstack
     definitions: tuple[Vm, ...]
     close: Callable[[], Awaitable[None]]
 
@@ -56,17 +61,28 @@ async def open_host(settings: Settings) -> OpenHost:
         DriverError: the host is not there.
     """
     if settings.driver is DriverKind.XEN:
-        return await _connect(settings, _xenstored_socket(), open_hypervisor())
+        return await _connect(settings, _xenstored_socket(), open_hypervisor(), XlToolstack())
     scenario = load_scenario(settings.scenario)
     definitions, slush_kib = _definitions(scenario), scenario.host.slush_kib
     if settings.host is not None:
+        remote = RemoteToolstack(f"{settings.host}{TOOLSTACK_SUFFIX}")
         hypervisor = RemoteHypervisor(f"{settings.host}{HYPERVISOR_SUFFIX}")
-        return await _connect(settings, str(settings.host), hypervisor, definitions, slush_kib)
+        host = await _connect(
+            settings, str(settings.host), hypervisor, remote, definitions, slush_kib=slush_kib
+        )
+
+        async def hang_up() -> None:
+            remote.close()
+            await host.close()
+
+        return replace(host, close=hang_up)
     store = str(settings.state_dir / SIMULATED_STORE)
     simulated = SimulatedHost(scenario)
     await simulated.start(store)
     try:
-        host = await _connect(settings, store, simulated.hypervisor, definitions, slush_kib)
+        host = await _connect(
+            settings, store, simulated.hypervisor, simulated.toolstack, definitions, slush_kib=slush_kib
+        )
     except BaseException:
         await simulated.close()
         raise
@@ -75,14 +91,16 @@ async def open_host(settings: Settings) -> OpenHost:
         await host.close()
         await simulated.close()
 
-    return OpenHost(host.driver, host.xenstore, host.definitions, close)
+    return replace(host, close=close)
 
 
 async def _connect(
     settings: Settings,
     store: str,
     hypervisor: Hypervisor,
+    toolstack: Toolstack,
     definitions: tuple[Vm, ...] = (),
+    *,
     slush_kib: int | None = None,
 ) -> OpenHost:
     xenstore = Xenstore(store)
@@ -93,7 +111,7 @@ async def _connect(
         domain_zero_min_kib=settings.domain_zero_dynamic_min_kib if settings.manage_domain_zero else None,
     )
     await driver.start()
-    return OpenHost(driver, xenstore, definitions, driver.close)
+    return OpenHost(driver, xenstore, toolstack, definitions, driver.close)
 
 
 def _xenstored_socket() -> str:

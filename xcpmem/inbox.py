@@ -31,11 +31,11 @@ class Command:
 
     Args:
         make: says for the host as it is which actions fulfil it, or raises what the caller is to hear.
-        done: where the caller waits.
+        done: where the caller waits for the actions that were carried out.
     """
 
     make: Callable[[HostState], tuple[Action, ...]]
-    done: asyncio.Future[None]
+    done: asyncio.Future[tuple[Action, ...]]
 
 
 class Inbox:
@@ -51,6 +51,7 @@ class Inbox:
         self._requests: dict[str, tuple[MemoryRequest, asyncio.Future[Reservation]]] = {}
         self._commands: deque[Command] = deque()
         self._order = 0
+        self._is_closed = False
 
     @property
     def requests(self) -> tuple[MemoryRequest, ...]:
@@ -88,13 +89,17 @@ class Inbox:
             if future.cancelled():
                 self._wake()
 
-    async def command(self, make: Callable[[HostState], tuple[Action, ...]]) -> None:
-        """Wait until a turn has carried out what ``make`` says, or raised what it or the host raises."""
+    async def command(self, make: Callable[[HostState], tuple[Action, ...]]) -> tuple[Action, ...]:
+        """Wait until a turn has carried out what ``make`` says, or raised what it or the host raises.
+
+        Returns:
+            What was done.
+        """
         self._check_room()
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[tuple[Action, ...]] = asyncio.get_running_loop().create_future()
         self._commands.append(Command(make, future))
         self._wake()
-        await future
+        return await future
 
     def take_commands(self) -> Iterator[Command]:
         """Take the commands one by one, by arrival."""
@@ -110,7 +115,7 @@ class Inbox:
             else:
                 future.set_exception(answer)
         elif isinstance(answer, Reservation):
-            unheard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            unheard: asyncio.Future[tuple[Action, ...]] = asyncio.get_running_loop().create_future()
             unheard.add_done_callback(asyncio.Future.exception)
             self._commands.append(Command(lambda _: (DeleteReservation(answer),), unheard))
             self._wake()
@@ -122,12 +127,15 @@ class Inbox:
                 future.set_exception(error())
 
     def close(self) -> None:
-        """Tell everyone who waits that the daemon ends."""
+        """Tell everyone who waits that the daemon ends, and whoever comes later."""
+        self._is_closed = True
         self.fail(ConnectionLost, lambda _: True)
         for command in self.take_commands():
             if not command.done.done():
                 command.done.set_exception(ConnectionLost())
 
     def _check_room(self) -> None:
+        if self._is_closed:
+            raise ConnectionLost
         if len(self._requests) + len(self._commands) >= PENDING_MOST:
             raise InvalidValue("requests waiting", PENDING_MOST)

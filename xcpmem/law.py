@@ -1,8 +1,8 @@
 """What XenAPI's setters make of a VM, or why they refuse: xapi's rules, values in, values out.
 
 The service calls a rule with the VM as it is at that moment and stores what comes back. The order in which
-xapi checks is part of its behaviour: blocked operations, power state, snapshots, nested virtualisation,
-control domains, and only then the call's own rules. Sizes are bytes.
+xapi checks is part of its behaviour: blocked operations, power state, other operations under way, templates,
+snapshots, nested virtualisation, control domains, and only then the call's own rules. Sizes are bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from xcpmem.errors import (
     NotEnoughMemory,
     OperationBlocked,
     OperationNotAllowed,
+    OtherOperationInProgress,
     VmIsSnapshot,
+    VmIsTemplate,
     VmUsesNestedVirt,
 )
 from xcpmem.units import bytes_to_kib_floor, mib_to_bytes
@@ -44,6 +46,8 @@ class Operation:
         control_states: the same for control domains; empty: never allowed on them.
         printed: how errors print the name, where xapi's table lacks it.
         balloons: whether VMs with nested virtualisation refuse it.
+        on_templates: whether it makes sense for what never runs.
+        rebuilds: whether the VM's domain comes or is replaced by it, so that a look in between means nothing.
     """
 
     name: str
@@ -51,6 +55,8 @@ class Operation:
     control_states: tuple[str, ...] = ()
     printed: str = ""
     balloons: bool = False
+    on_templates: bool = True
+    rebuilds: bool = False
 
 
 CHANGING_MEMORY_LIMITS: Final = Operation(
@@ -65,6 +71,15 @@ AWAITING_MEMORY_LIVE: Final = Operation("awaiting_memory_live", ("running",), ("
 CHANGING_SHADOW_MEMORY: Final = Operation("changing_shadow_memory", ("halted",))
 CHANGING_SHADOW_MEMORY_LIVE: Final = Operation("changing_shadow_memory_live", ("running",))
 CHANGING_VCPUS: Final = Operation("changing_VCPUs", ("halted",), ("halted", "running"))
+START: Final = Operation("start", ("halted",), ("halted",), on_templates=False, rebuilds=True)
+START_ON: Final = Operation("start_on", ("halted",), ("halted",), on_templates=False, rebuilds=True)
+PAUSE: Final = Operation("pause", ("running",), on_templates=False)
+UNPAUSE: Final = Operation("unpause", ("paused",), on_templates=False)
+CLEAN_SHUTDOWN: Final = Operation("clean_shutdown", ("running",), on_templates=False)
+HARD_SHUTDOWN: Final = Operation("hard_shutdown", ("paused", "suspended", "running"), on_templates=False)
+SHUTDOWN: Final = Operation("shutdown", ("paused", "suspended", "running"), on_templates=False)
+CLEAN_REBOOT: Final = Operation("clean_reboot", ("running",), on_templates=False, rebuilds=True)
+HARD_REBOOT: Final = Operation("hard_reboot", ("paused", "running"), on_templates=False, rebuilds=True)
 
 
 def uses_nested_virt(vm: Vm) -> bool:
@@ -78,6 +93,8 @@ def check_operation(vm: Vm, operation: Operation) -> None:
     Raises:
         OperationBlocked: an administrator did.
         BadPowerState: it is not possible now.
+        OtherOperationInProgress: something else is being done to the VM; whoever can waits for its end.
+        VmIsTemplate: it is never possible on templates.
         VmIsSnapshot: it is never possible on snapshots.
         VmUsesNestedVirt: the VM cannot balloon.
         OperationNotAllowed: it is never possible on control domains.
@@ -87,6 +104,10 @@ def check_operation(vm: Vm, operation: Operation) -> None:
     states = (vm.is_control_domain and operation.control_states) or operation.states
     if vm.power_state.lower() not in states:
         raise BadPowerState(vm.ref, ", ".join(states), vm.power_state.lower())
+    for task, name in vm.current_operations.items():
+        raise OtherOperationInProgress("VM", vm.ref, name, task)
+    if vm.is_a_template and not operation.on_templates:
+        raise VmIsTemplate(vm.ref, operation.printed or operation.name)
     if vm.is_a_snapshot:
         raise VmIsSnapshot(vm.ref, operation.printed or operation.name)
     if operation.balloons and uses_nested_virt(vm):
@@ -113,6 +134,22 @@ class VmLaw:
     def with_overhead(self, vm: Vm) -> Vm:
         """Give a VM its memory overhead, counted anew."""
         return replace(vm, memory_overhead=memory_overhead(vm.shape, self.formula))
+
+    def start(self, vm: Vm, *, force: bool) -> Vm:
+        """Rule ``VM.start`` and whatever else boots a VM: its overhead is counted anew.
+
+        The operation itself is checked by whoever begins it.
+
+        Args:
+            vm: as it is.
+            force: boot it even if it had to be pinned.
+
+        Raises:
+            ConstraintMaxPin: it has nested virtualisation and is not pinned.
+        """
+        if uses_nested_virt(vm) and not force:
+            check_limits(vm.limits, pinned_because="nested virt")
+        return self.with_overhead(vm)
 
     def set_memory_limits(self, vm: Vm, limits: MemoryLimits) -> Vm:
         """Rule ``VM.set_memory_limits``: five sizes at once; a running control domain needs a reboot.
@@ -231,14 +268,14 @@ class VmLaw:
 
     def _check_multiplier(self, vm: Vm, multiplier: float) -> None:
         if not 1.0 <= multiplier < math.inf or not self._can_count(vm.shape, multiplier):
-            raise InvalidValue("multiplier", _format_ocaml_float(multiplier))
+            raise InvalidValue("multiplier", format_ocaml_float(multiplier))
 
     def _can_count(self, shape: VmShape, multiplier: float) -> bool:
         plain = replace(shape, shadow_multiplier=1.0)
         return mib_to_bytes(plain.shadow_mib) * multiplier < INT64_MAX / 2
 
 
-def _format_ocaml_float(number: float) -> str:
+def format_ocaml_float(number: float) -> str:
     """Write a float as OCaml's string_of_float does: 12 digits, and a point if it would look like an int."""
     text = f"{number:.12g}"
     return f"{text}." if text.lstrip("-").isdigit() else text

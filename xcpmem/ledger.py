@@ -12,8 +12,10 @@ import asyncio
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from uuid import uuid4
 
 from xcpmem.errors import ConnectionLost, HostError
+from xcpmem.refs import opaque_ref
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -72,6 +74,15 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class _UnderWay:
+    """An operation on a VM."""
+
+    task: str
+    name: str
+    is_veiled: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Change:
     decide: Callable[[Entry], Any]
     then: Callable[[], None]
@@ -98,6 +109,7 @@ class Ledger:
         self._stored: set[str] = set()
         self._rows: dict[str, Vm] = {}
         self._live: dict[str, Live] = {}
+        self._under_way: dict[str, _UnderWay] = {}
         self._vms: dict[str, Vm] = {}
         self._values: dict[str, str] = {}
         self._version = 0
@@ -211,6 +223,31 @@ class Ledger:
         """Give what was last laid over a VM."""
         return self._live.get(uuid)
 
+    def begin(self, uuid: str, operation: str, *, is_veiled: bool = False) -> None:
+        """Note that an operation on a VM is under way, until `end`; there must be none yet.
+
+        Args:
+            uuid: of the VM, which need not be known yet.
+            operation: XenAPI's name of it.
+            is_veiled: whether what is seen of the VM's domain is to be overlooked for now; see `unveil`.
+        """
+        self._under_way[uuid] = _UnderWay(opaque_ref("task", str(uuid4())), operation, is_veiled)
+        self._relay(uuid)
+
+    def unveil(self, uuid: str) -> None:
+        """Let it be seen again what became of the VM's domain; its operation is still under way."""
+        self._under_way[uuid] = replace(self._under_way[uuid], is_veiled=False)
+
+    def end(self, uuid: str) -> None:
+        """Note that the operation on a VM is over."""
+        del self._under_way[uuid]
+        self._relay(uuid)
+
+    def is_veiled(self, uuid: str) -> bool:
+        """Whether what is seen of the VM's domain is to be overlooked for now."""
+        under_way = self._under_way.get(uuid)
+        return under_way is not None and under_way.is_veiled
+
     def touch(self, class_name: str, uuid: str) -> None:
         """Note that an object changed which is not kept here."""
         self._touched.add((class_name, uuid))
@@ -279,7 +316,15 @@ class Ledger:
             self._rows[uuid] = vm
             self._lay(uuid, "VM")
 
+    def _relay(self, uuid: str) -> None:
+        """Show a VM anew, if it is known, and tell subscribers."""
+        if uuid in self._rows:
+            self._lay(uuid, "VM")
+        self.publish()
+
     def _lay(self, uuid: str, *classes: str) -> None:
         """Show a row with its live fields laid over it, as a new version."""
-        self._vms[uuid] = self._rows[uuid].with_live(self._live.get(uuid), self.next_version)
+        under_way = self._under_way.get(uuid)
+        operations = {under_way.task: under_way.name} if under_way else {}
+        self._vms[uuid] = self._rows[uuid].with_live(self._live.get(uuid), self.next_version, operations)
         self._touched |= {(class_name, uuid) for class_name in classes}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from xcpmem.engine.model import Action, DomainState, MemoryRequest, Reason
     from xcpmem.errors import DriverError
     from xcpmem.xen.driver import Look
+
+
+_LOOK: Final = "Look"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class Failure:
     @classmethod
     def of(cls, action: Action | None, error: DriverError) -> Self:
         """Describe why an action failed, or the look itself (None)."""
-        kind = "Look" if action is None else type(action).__name__
+        kind = _LOOK if action is None else type(action).__name__
         return cls(kind, type(error).__name__, f"{kind}: {error}")
 
     def __str__(self) -> str:
@@ -65,6 +68,11 @@ class CycleReport:
     pending: tuple[MemoryRequest, ...] = ()
     stable: bool = False
     duration_s: float = 0.0
+
+    @property
+    def saw_host(self) -> bool:
+        """Whether this turn's look worked; else ``look`` is an older one."""
+        return all(failure.kind != _LOOK for failure in self.failures)
 
     def domain_by_uuid(self, uuid: str) -> DomainState | None:
         """Find the domain of a VM, or None when it is not running."""

@@ -14,6 +14,7 @@ from xcpmem.units import format_kib
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from xcpmem.engine.model import Reservation
     from xcpmem.report import CycleReport
     from xcpmem.ring import Ring
 
@@ -76,14 +77,12 @@ class Reservations:
             raise InvalidValue("min_kib", min_kib)
         if max_kib < min_kib:
             raise InvalidValue("max_kib", max_kib)
-        try:
-            reservation = await self._ring.reserve(
-                owner=owner, min_kib=min_kib, max_kib=max_kib, timeout_s=self._timeout_s
-            )
-        except DomainsUncooperative as error:
-            named = (self._name_domain(int(domid)) for domid in error.vms)
-            raise DomainsUncooperative(*(ref for ref in named if ref is not None)) from error
+        reservation = await self._reserve(owner, min_kib, max_kib)
         return reservation.reservation_id, reservation.size_kib
+
+    async def reserve_for(self, vm_uuid: str, owner: str, min_kib: int, max_kib: int) -> Reservation:
+        """Set memory aside for a VM that is to be started; raises as `reserve`."""
+        return await self._reserve(owner, min_kib, max_kib, vm_uuid=vm_uuid)
 
     async def transfer(self, reservation_id: str, domid: int) -> None:
         """Serve ``Memory.transfer_reservation_to_domain``.
@@ -117,6 +116,15 @@ class Reservations:
     async def balance(self) -> None:
         """Serve ``Memory.balance_memory``: return when the host is stable or the deadline has passed."""
         await self._ring.settle(self._balance_s)
+
+    async def _reserve(self, owner: str, min_kib: int, max_kib: int, *, vm_uuid: str = "") -> Reservation:
+        try:
+            return await self._ring.reserve(
+                owner=owner, min_kib=min_kib, max_kib=max_kib, timeout_s=self._timeout_s, vm_uuid=vm_uuid
+            )
+        except DomainsUncooperative as error:
+            named = (self._name_domain(int(domid)) for domid in error.vms)
+            raise DomainsUncooperative(*(ref for ref in named if ref is not None)) from error
 
     def diagnose(self) -> str:
         """Serve ``Memory.get_diagnostics``: the latest turn in plain words, one line per fact."""

@@ -24,10 +24,19 @@ class Ring(Protocol):
     def forget_range(self, uuid: str) -> None:
         """Obey again what xenstore says of a VM's range."""
 
+    def wake(self) -> None:
+        """Let the ring turn soon."""
+
     async def reserve(
-        self, *, owner: str, min_kib: int, max_kib: int, timeout_s: float = 60.0
+        self, *, owner: str, min_kib: int, max_kib: int, timeout_s: float = 60.0, vm_uuid: str = ""
     ) -> Reservation:
-        """Set memory aside."""
+        """Set memory aside, for a VM that is to be started if ``vm_uuid`` names one."""
+
+    async def keep(self, *, owner: str, vm_uuid: str, overhead_kib: int) -> Reservation:
+        """Set aside what a VM holds, so that it is still there when its domain has gone."""
+
+    async def confirm(self, reservation_id: str, domid: int) -> None:
+        """Note that a domain is complete for which memory was set aside."""
 
     async def transfer(self, reservation_id: str, domid: int) -> None:
         """Give a reservation to a domain under construction."""

@@ -13,17 +13,21 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.adoption import Adoption
-from xcpmem.engine.accounting import NEW_FORMULA, AccountingFormula, compute_free_memory, maximise_memory
+from xcpmem.engine.accounting import NEW_FORMULA, AccountingFormula, maximise_memory
 from xcpmem.engine.accounting import memory_overhead as count_overhead
 from xcpmem.engine.limits import MemoryLimits
-from xcpmem.errors import HostError, TargetWaitTimeout, UuidInvalid
+from xcpmem.errors import TargetWaitTimeout
 from xcpmem.explanation import explain
 from xcpmem.host import HostIdentity, HostRecord
-from xcpmem.law import AWAITING_MEMORY_LIVE, CHANGING_MEMORY_LIVE, VmLaw, check_operation
+from xcpmem.labels import VmLabels
+from xcpmem.law import AWAITING_MEMORY_LIVE, CHANGING_MEMORY_LIVE, VmLaw
 from xcpmem.ledger import Entry, Ledger, Touched
+from xcpmem.lifecycle import VmLifecycle
+from xcpmem.operations import Operations
 from xcpmem.pool import PoolRecord
 from xcpmem.reservations import Reservations
 from xcpmem.units import BYTES_PER_MIB, kib_to_bytes
+from xcpmem.xen.toolstack import NO_TOOLSTACK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from xcpmem.ring import Ring
     from xcpmem.store import Store
     from xcpmem.vm import HostFacts, Vm
+    from xcpmem.xen.toolstack import Toolstack
 
 TARGET_TOLERANCE: Final = BYTES_PER_MIB
 """``wait_memory_target_live`` ends when a VM is this close to its target, bytes (xapi)."""
@@ -70,6 +75,7 @@ class Service:
         store: not loaded yet; it is closed with the service.
         ring: the controller; whoever runs it starts it after the service.
         settings: by the composition root.
+        toolstack: starts and stops VMs.
         clock: the one by which the ring stamps its reports, monotonic seconds.
     """
 
@@ -79,6 +85,7 @@ class Service:
         ring: Ring,
         settings: ServiceSettings | None = None,
         *,
+        toolstack: Toolstack = NO_TOOLSTACK,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings or ServiceSettings()
@@ -87,6 +94,7 @@ class Service:
         self._ledger = Ledger(store)
         self._host = HostRecord(self._ledger, self._law, self._settings.host)
         self._pool = PoolRecord(self._ledger, self._settings.pool_uuid)
+        self._operations = Operations(self._ledger, first_look_s=self._settings.first_look_s)
         self._adoption = Adoption(self._ledger, self._host, self._law, ring, clock)
         self._reservations = Reservations(
             ring,
@@ -94,8 +102,18 @@ class Service:
             timeout_s=self._settings.reservation_s,
             balance_s=self._settings.balance_s,
         )
+        self.lifecycle = VmLifecycle(
+            ring=ring,
+            toolstack=toolstack,
+            operations=self._operations,
+            ledger=self._ledger,
+            law=self._law,
+            host=self._host,
+            reservations=self._reservations,
+            clock=clock,
+        )
+        self.labels = VmLabels(self._ledger)
         self._seen_number = 0
-        self._first_look = asyncio.Event()
         self._unsubscribe: Callable[[], None] | None = None
 
     async def start(self) -> None:
@@ -111,7 +129,11 @@ class Service:
         self._unsubscribe = self._ring.subscribe(self.absorb)
 
     async def close(self) -> None:
-        """Finish the changes that wait, refuse later ones, and close the store."""
+        """Finish the changes that wait, refuse later ones, and close the store.
+
+        Starts and stops that are under way are left to the next daemon.
+        """
+        await self.lifecycle.close()
         if self._unsubscribe is not None:
             self._unsubscribe()
             self._unsubscribe = None
@@ -119,9 +141,10 @@ class Service:
 
     def absorb(self, report: CycleReport) -> None:
         """Bring the records up to a report of the ring."""
+        self.lifecycle.absorb(report)
         self._adoption.absorb(report)
         self._seen_number = report.number
-        self._first_look.set()
+        self._operations.open()
 
     def subscribe(self, callback: Callable[[Touched], None]) -> Callable[[], None]:
         """Call back, in the loop, with (XenAPI class, uuid) of the objects that changed.
@@ -161,7 +184,7 @@ class Service:
         Raises:
             UuidInvalid: there is none of that uuid.
         """
-        return _find(self._ledger.vms, uuid)
+        return self._operations.find(uuid)
 
     def host(self) -> HostFacts:
         """The host as of the latest look."""
@@ -266,8 +289,7 @@ class Service:
             UuidInvalid: there is no such VM.
             BadPowerState: it does not run; further as `check_operation`.
         """
-        await self._wait_for_first_look()
-        check_operation(self.vm(uuid), CHANGING_MEMORY_LIVE)
+        await self._operations.check(uuid, CHANGING_MEMORY_LIVE)
 
     async def wait_memory_target_live(self, uuid: str, task: str) -> None:
         """Serve ``VM.wait_memory_target_live``: return when the VM is within 1 MiB of its target.
@@ -277,12 +299,10 @@ class Service:
             BadPowerState: it does not run, or stopped while we waited; further as `check_operation`.
             TargetWaitTimeout: 256 seconds were not enough; names ``task``.
         """
-        await self._wait_for_first_look()
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + TARGET_WAIT_S
         while True:
-            vm = self.vm(uuid)
-            check_operation(vm, AWAITING_MEMORY_LIVE)
+            vm = await self._operations.check(uuid, AWAITING_MEMORY_LIVE)
             is_near = abs(vm.memory_actual - vm.memory_target) <= TARGET_TOLERANCE
             if is_near and self._adoption.is_settled(uuid):
                 return
@@ -302,7 +322,7 @@ class Service:
 
     def compute_free_memory(self) -> int:
         """Serve ``host.compute_free_memory``, bytes: what is left at maximum compression."""
-        return self._free_memory(self._ledger.vms)
+        return self._host.compute_free_memory(self._ledger.vms)
 
     def compute_host_memory_overhead(self) -> int:
         """Serve ``host.compute_memory_overhead``, bytes."""
@@ -365,25 +385,11 @@ class Service:
         self, uuid: str, rule: Callable[[Vm, Callable[[], int]], Vm], *, is_range: bool = False
     ) -> None:
         """Apply a rule to a VM as it then is; durable when this returns, and a range passed to the ring."""
-        await self._wait_for_first_look()
-
-        def decide(entry: Entry) -> None:
-            entry.put_vm(rule(_find(entry.vms, uuid), lambda: self._free_memory(entry.vms)))
-
-        await self._ledger.post(decide, lambda: self._adoption.hold(uuid) if is_range else None)
-
-    async def _wait_for_first_look(self) -> None:
-        """Before it, nobody knows which VMs run, so nothing may be judged by that."""
-        try:
-            async with asyncio.timeout(self._settings.first_look_s):
-                await self._first_look.wait()
-        except TimeoutError:
-            raise HostError("the host could not be seen yet") from None
-
-    def _free_memory(self, vms: Mapping[str, Vm]) -> int:
-        facts = self._host.facts
-        residents = ((vm.memory_dynamic_min, vm.memory_overhead) for vm in vms.values() if vm.is_resident)
-        return compute_free_memory(facts.memory_total, facts.memory_overhead, residents)
+        await self._operations.change(
+            uuid,
+            lambda vm, entry: rule(vm, lambda: self._host.compute_free_memory(entry.vms)),
+            lambda: self._adoption.hold(uuid) if is_range else None,
+        )
 
     def _spare(self) -> int:
         report = self._ring.report
@@ -391,10 +397,3 @@ class Service:
 
     def _name_domain(self, domid: int) -> str | None:
         return next((vm.ref for vm in self._ledger.vms.values() if vm.domid == domid), None)
-
-
-def _find(vms: Mapping[str, Vm], uuid: str) -> Vm:
-    vm = vms.get(uuid)
-    if vm is None:
-        raise UuidInvalid("VM", uuid)
-    return vm

@@ -46,6 +46,8 @@ class Troubles:
 class Orphans:
     """Reservations whose owner is gone.
 
+    Those that name a VM are not among them: whoever starts VMs brings them to their end.
+
     Args:
         is_owner: whether an owner still lives.
         patience_s: how long a reservation may stand without one, seconds.
@@ -62,11 +64,11 @@ class Orphans:
         self._since_s = {
             r.reservation_id: self._since_s.get(r.reservation_id, now_s)
             for r in host.reservations
-            if r.domid is None and not self.is_owner(r.owner)
+            if r.domid is None and not r.vm_uuid and not self.is_owner(r.owner)
         }
         return [
             r
             for r in host.reservations
-            if (r.domid is not None and r.domid not in domids)
+            if (r.domid is not None and r.domid not in domids and not r.vm_uuid)
             or now_s - self._since_s.get(r.reservation_id, now_s) >= self._patience_s
         ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.engine.accounting import DOMAIN_TYPES, VmShape
@@ -27,8 +28,14 @@ INT64_MAX: Final = 2**63 - 1
 """XenAPI's int; larger figures can be neither answered nor stored."""
 
 _LIVE_FIELDS: Final = frozenset(
-    {"memory_actual", "power_state", "domid", "start_time_s", "uncooperative", "version"}
+    {
+        *("memory_actual", "power_state", "domid", "start_time_s", "uncooperative", "version"),
+        "current_operations",
+    }
 )
+
+_STARTS: Final = frozenset({"start", "start_on"})
+"""XenAPI's operations that bring a VM to a host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +91,7 @@ class Vm:
         requires_reboot: a change waits for the host's next boot.
         start_time_s: Unix time at which its present domain was first seen; 0: none.
         uncooperative: its domain does not follow its target.
+        current_operations: what is being done to it: the operation by its task.
         version: rises with every change of the object.
 
     Raises:
@@ -116,6 +124,7 @@ class Vm:
     requires_reboot: bool = False
     start_time_s: float = 0.0
     uncooperative: bool = False
+    current_operations: Mapping[str, str] = field(default_factory=dict)
     version: int = 0
 
     def __post_init__(self) -> None:
@@ -166,6 +175,11 @@ class Vm:
         """Whether a domain of it exists on this host."""
         return self.domid >= 0
 
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether it is being started: its memory counts as taken before a domain of it exists."""
+        return not self.is_resident and not _STARTS.isdisjoint(self.current_operations.values())
+
     def with_limits(self, limits: MemoryLimits) -> Vm:
         """Give a copy with other limits, bytes. Raises ConstraintOrder."""
         return replace(
@@ -177,12 +191,15 @@ class Vm:
             memory_target=limits.target,
         )
 
-    def with_live(self, live: Live | None, version: int) -> Vm:
+    def with_live(
+        self, live: Live | None, version: int, current_operations: Mapping[str, str] = MappingProxyType({})
+    ) -> Vm:
         """Lay over it what was last seen.
 
         Args:
             live: of its domain, or None when it has none.
             version: of the result.
+            current_operations: what is being done to it.
         """
         if live is None:
             return replace(
@@ -192,6 +209,7 @@ class Vm:
                 memory_actual=0,
                 start_time_s=0.0,
                 uncooperative=False,
+                current_operations=current_operations,
                 version=version,
             )
         return replace(
@@ -202,6 +220,7 @@ class Vm:
             memory_actual=live.memory_actual,
             start_time_s=live.start_time_s,
             uncooperative=live.uncooperative,
+            current_operations=current_operations,
             version=version,
         )
 

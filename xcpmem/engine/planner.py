@@ -219,11 +219,12 @@ def plan(
 
 def _with_wished_range(domain: DomainState, wishes: Wishes, actions: list[Action]) -> DomainState:
     wished = wishes.ranges.get(domain.uuid)
-    if wished is None or wished == domain.dynamic_range or not _may_be_touched(domain, wishes):
+    is_so = wished == domain.dynamic_range and domain.has_range
+    if wished is None or is_so or not _may_be_touched(domain, wishes):
         return domain
     set_min = SetDynamicMin(domain.domid, wished.min_kib)
     set_max = SetDynamicMax(domain.domid, wished.max_kib)
-    if wished.max_kib > domain.dynamic_range.max_kib:
+    if wished.max_kib > domain.dynamic_range.max_kib or not domain.has_range:
         actions += [set_max, set_min]
     else:
         actions += [set_min, set_max]
@@ -244,22 +245,27 @@ def _can_move(domain: DomainState, wishes: Wishes) -> bool:
 
 
 def _party(domain: DomainState, belief: Belief) -> _Party:
-    dynamic = domain.dynamic_range
-    probe_kib = min(PROBE_KIB, (dynamic.max_kib - dynamic.min_kib) // PROBE_SHARE)
-    if probe_kib < PROBE_LEAST_KIB:
-        probe_kib = 0
-    low_kib, high_kib = dynamic.min_kib, dynamic.max_kib
+    low_kib, high_kib = domain.dynamic_range.min_kib, domain.dynamic_range.max_kib
+    claim, probe_kib = Claim(low_kib, high_kib, low_kib, high_kib), 0
+    if belief.floor_kib is not None or belief.ceiling_kib is not None:
+        probe_kib = _probe_kib(high_kib - low_kib)
+        claim = _limited(claim, belief, probe_kib)
+    return _Party(domain, belief, claim, probe_kib, keeps_maxmem=not domain.has_range)
+
+
+def _probe_kib(width_kib: int) -> int:
+    probe_kib = min(PROBE_KIB, width_kib // PROBE_SHARE)
+    return probe_kib if probe_kib >= PROBE_LEAST_KIB else 0
+
+
+def _limited(claim: Claim, belief: Belief, probe_kib: int) -> Claim:
+    """Put the limits that a guest was seen to have in place of those of its range."""
+    low_kib, high_kib = claim.min_kib, claim.max_kib
     if belief.floor_kib is not None:
         low_kib = max(low_kib, belief.floor_kib)
     if belief.ceiling_kib is not None:
-        high_kib = max(dynamic.min_kib, min(high_kib, belief.ceiling_kib + probe_kib))
-    return _Party(
-        domain,
-        belief,
-        Claim(dynamic.min_kib, dynamic.max_kib, low_kib, max(low_kib, high_kib)),
-        probe_kib,
-        keeps_maxmem=not domain.has_range,
-    )
+        high_kib = max(claim.min_kib, min(high_kib, belief.ceiling_kib + probe_kib))
+    return claim._replace(low_kib=low_kib, high_kib=max(low_kib, high_kib))
 
 
 def _budget_kib(host: HostState, parties: Sequence[_Party]) -> int:

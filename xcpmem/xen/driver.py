@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from xcpmem.engine.model import Lifecycle
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -27,6 +29,7 @@ class DomainDescription:
         vcpus: as many as it was built with.
         domain_type: ``hvm``, ``pv``, ``pv_in_pvh`` or ``pvh``, XenAPI's words.
         balloon_evidence: why the daemon believes (or not) in its balloon driver, a sentence.
+        lifecycle: what it does by itself, whatever is set aside for it.
     """
 
     domid: int
@@ -36,6 +39,7 @@ class DomainDescription:
     vcpus: int = 1
     domain_type: str = "pv"
     balloon_evidence: str = ""
+    lifecycle: Lifecycle = Lifecycle.RUNNING
 
 
 @dataclass(frozen=True, slots=True)

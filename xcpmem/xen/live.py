@@ -245,6 +245,7 @@ class LiveDriver:
             vcpus=max(1, info.vcpus),
             domain_type=BINDING_TYPES.get(keys.domain_type or "", "hvm" if info.hvm else "pv"),
             balloon_evidence=evidence.text,
+            lifecycle=state.lifecycle,
         )
         return _Domain(state, description)
 
@@ -276,7 +277,7 @@ def _key(action: SetTarget | SetDynamicMin | SetDynamicMax | SetMemoryOffset) ->
 def _under_construction(domain: _Domain, reservations: Iterable[Reservation]) -> _Domain:
     """Mark a domain as being built as long as a reservation for it stands: that memory is its own."""
     sizes_kib = [r.size_kib for r in reservations if r.is_for(domain.state)]
-    if not sizes_kib:
+    if not sizes_kib or domain.state.lifecycle is Lifecycle.DYING:
         return domain
     state = replace(
         domain.state,

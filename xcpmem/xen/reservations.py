@@ -53,8 +53,6 @@ class ReservationStore:
         """
         known = self._known
         self._known = None
-        path = paths.reservation(reservation.owner, reservation.reservation_id)
-        await self._xenstore.write(path, str(reservation.size_kib))
         if reservation.vm_uuid:
             await self._xenstore.write(
                 paths.reservation_vm(reservation.owner, reservation.reservation_id), reservation.vm_uuid
@@ -62,6 +60,9 @@ class ReservationStore:
         if reservation.domid is not None:
             mark = paths.in_transfer(reservation.owner, reservation.reservation_id)
             await self._xenstore.write(mark, str(reservation.domid))
+        # The size last: whatever is left without one by a daemon that died here never stood.
+        path = paths.reservation(reservation.owner, reservation.reservation_id)
+        await self._xenstore.write(path, str(reservation.size_kib))
         if known is not None:
             self._known = known | {reservation.reservation_id: reservation}
 

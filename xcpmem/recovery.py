@@ -1,0 +1,137 @@
+"""Bringing to an end what a daemon that died had begun.
+
+Level-triggered: each report of the ring shows which reservations stand for VMs; one that nobody here is at
+work on was left behind. What is left to do is read off the host, never remembered:
+
+=========================  =========================================================================
+the VM's domain is         then
+=========================  =========================================================================
+named by the reservation   it is complete: the start is finished
+there, and runs            somebody else started it: the memory is given back
+there, paused              it is a ruin: destroyed, and the memory is given back
+not there                  the memory is given back
+=========================  =========================================================================
+
+Memory that was held for a reboot by the toolstack itself is only ever given back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+from xcpmem.construction import Errand
+from xcpmem.engine.model import Lifecycle
+from xcpmem.errors import XcpmemError
+from xcpmem.law import CLEAN_REBOOT, START
+from xcpmem.lookout import LOOK_S, sight_of
+from xcpmem.units import format_kib
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from xcpmem.construction import Construction
+    from xcpmem.engine.model import Reservation
+    from xcpmem.lookout import Lookout, Sight
+    from xcpmem.operations import Operations
+    from xcpmem.report import CycleReport
+    from xcpmem.ring import Ring
+    from xcpmem.vm import Vm
+
+RETRY_S: Final = (1.0, 30.0)
+"""First and longest wait after an end that could not be reached; doubles in between."""
+
+_log = logging.getLogger(__name__)
+
+
+class Recovery:
+    """Looks for reservations that were left behind.
+
+    Args:
+        ring: the controller.
+        construction: finishes domains, or clears them away.
+        lookout: sees what there is.
+        operations: keeps everybody else from the VM meanwhile.
+        vms: all VMs by uuid; a view that follows every change.
+    """
+
+    def __init__(
+        self,
+        ring: Ring,
+        construction: Construction,
+        lookout: Lookout,
+        operations: Operations,
+        vms: Mapping[str, Vm],
+    ) -> None:
+        self._ring = ring
+        self._construction = construction
+        self._lookout = lookout
+        self._operations = operations
+        self._vms = vms
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def absorb(self, report: CycleReport) -> None:
+        """Take on what a report shows to be left behind."""
+        if not report.saw_host:
+            return
+        for reservation in report.look.host.reservations:
+            operation = CLEAN_REBOOT if reservation.owner == Errand.REBOOT else START
+            if reservation.vm_uuid and self._operations.claim(reservation.vm_uuid, operation):
+                task = asyncio.create_task(
+                    self._bring_to_an_end(reservation), name=f"recovery of {reservation.vm_uuid}"
+                )
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Leave the rest for the next daemon."""
+        tasks = set(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _bring_to_an_end(self, reservation: Reservation) -> None:
+        pause_s, longest_s = RETRY_S
+        uuid = reservation.vm_uuid
+        try:
+            while True:
+                try:
+                    await self._try(reservation.reservation_id, uuid)
+                    self._operations.unveil(uuid)
+                    await self._lookout.look(uuid)
+                except XcpmemError as error:
+                    _log.warning("VM %s: cannot bring its start to an end yet: %s", uuid, error)
+                else:
+                    return
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, longest_s)
+        finally:
+            self._operations.end(uuid)
+
+    async def _try(self, reservation_id: str, uuid: str) -> None:
+        report = await self._lookout.report_until(lambda _: True, LOOK_S, "the host was not seen")
+        reservations = report.look.host.reservations
+        reservation = next((r for r in reservations if r.reservation_id == reservation_id), None)
+        if reservation is None:
+            return
+        sight, vm = sight_of(report, uuid), self._vms.get(uuid)
+        size = format_kib(reservation.size_kib)
+        if reservation.owner == Errand.REBOOT or _is_anothers(reservation, sight):
+            _log.warning("VM %s: gave back %s that were held for its reboot or start", uuid, size)
+            await self._ring.delete(reservation_id)
+        elif vm is not None and sight is not None and sight.domid == reservation.domid:
+            _log.info("VM %s: finishing its start, which another daemon began", uuid)
+            await self._construction.hand_over(vm, reservation)
+        else:
+            _log.warning("VM %s: its start was never finished; giving back %s", uuid, size)
+            await self._construction.abandon(reservation, f"VM {uuid}")
+
+
+def _is_anothers(reservation: Reservation, sight: Sight | None) -> bool:
+    """Tell whether somebody else got the VM a domain: ours would be paused."""
+    return (
+        sight is not None
+        and sight.domid != reservation.domid
+        and sight.lifecycle in {Lifecycle.RUNNING, Lifecycle.SUSPENDED}
+    )
