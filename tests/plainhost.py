@@ -24,6 +24,7 @@ from xcpmem.engine.model import (
     SetDynamicMax,
     SetDynamicMin,
     SetMaxmem,
+    SetMemoryOffset,
     SetTarget,
     SetUncooperative,
     TransferReservation,
@@ -83,6 +84,7 @@ class Guest:
     uuid: str = ""
     initial_reservation_kib: int = 0
     has_range: bool = True
+    offset_kib: int | None = 0
     uncooperative: bool = False
     asked_s: float | None = None
     carry_kib: float = 0.0
@@ -145,6 +147,7 @@ class Guest:
             initial_reservation_kib=self.initial_reservation_kib,
             has_range=self.has_range,
             uncooperative=self.uncooperative,
+            offset_kib=self.offset_kib,
         )
 
 
@@ -224,6 +227,9 @@ class PlainHost:
                 guest.low_kib, guest.has_range = min_kib, True
             case SetDynamicMax(_, max_kib):
                 guest.high_kib, guest.has_range = max_kib, True
+            case SetMemoryOffset(_, offset_kib):
+                assert offset_kib != guest.offset_kib, f"{action} changes nothing"
+                guest.offset_kib = offset_kib
             case SetUncooperative(_, uncooperative):
                 assert uncooperative != guest.uncooperative, f"{action} changes nothing"
                 guest.uncooperative = uncooperative

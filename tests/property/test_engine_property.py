@@ -121,6 +121,7 @@ def domain_states(draw: st.DrawFn, domid: int) -> DomainState:
         lifecycle=draw(st.sampled_from([Lifecycle.RUNNING, Lifecycle.RUNNING, *Lifecycle])),
         has_range=draw(st.integers(0, 3)) > 0,
         uncooperative=draw(st.booleans()),
+        offset_kib=draw(st.sampled_from([0, 0, 68 * MIB, None])),
     )
 
 
@@ -172,6 +173,7 @@ def beliefs_about(draw: st.DrawFn, host: HostState) -> Beliefs:
             mark_kib=domain.actual_kib,
             waited_s=waited_s,
             away_s=waited_s,
+            offset_error_kib=draw(st.sampled_from([0, 0, 4 * MIB])) if domain.offset_kib else 0,
             floor_kib=stood_kib if direction < 0 else draw(st.none() | sizes),
             ceiling_kib=stood_kib if direction > 0 else draw(st.none() | sizes),
         )
@@ -192,6 +194,7 @@ def as_plain_host(host: HostState) -> PlainHost:
                 target_kib=d.target_kib,
                 maxmem_kib=d.maxmem_kib,
                 has_range=d.has_range,
+                offset_kib=d.offset_kib,
                 uncooperative=d.uncooperative,
             )
             for d in host.domains
@@ -223,7 +226,11 @@ def test_every_action_of_every_plan_keeps_every_promise(
 @given(st.data(), host_states(), wishes_of_many())
 def test_plan_touches_only_who_may_be_touched(data: st.DataObject, host: HostState, wishes: Wishes) -> None:
     plan = planned(host, wishes, data.draw(beliefs_about(host)))
-    movable = {d.domid for d in host.domains if d.can_balloon and d.lifecycle is Lifecycle.RUNNING}
+    movable = {
+        d.domid
+        for d in host.domains
+        if d.can_balloon and d.lifecycle is Lifecycle.RUNNING and d.offset_kib is not None
+    }
     touched = {action.domid for action in plan.actions if hasattr(action, "domid")}
     assert set(targets_of(plan.actions)) <= movable
     assert not touched & wishes.left_alone

@@ -284,6 +284,12 @@ def test_range_that_stands_already_is_not_written_again() -> None:
     assert planned(a_host(guest), wanting(d1=DynamicRange(300, 400))).actions == ()
 
 
+def test_range_is_written_for_a_domain_found_without_one_even_if_it_pins_it_where_it_is() -> None:
+    found = replace(a_domain(300, 300, 300), has_range=False)
+    plan = planned(a_host(found), wanting(d1=DynamicRange(300, 300)))
+    assert plan.actions == (SetDynamicMax(1, 300), SetDynamicMin(1, 300))
+
+
 def test_range_of_a_dying_domain_is_not_written() -> None:
     dying = a_domain(300, 400, 350, lifecycle=Lifecycle.DYING)
     assert planned(a_host(dying), wanting(d1=DynamicRange(100, 200))).actions == ()
@@ -515,3 +521,13 @@ def test_belief_of_a_vm_does_not_pass_to_the_next_domain_of_that_number() -> Non
     beliefs = believing(stuck, direction=-1, waited_s=9.0, floor_kib=3000 * MIB)
     reborn = replace(stuck, uuid=uuid_of(99))
     assert planned(a_host(reborn), Wishes(), beliefs).beliefs.by_domid[1].floor_kib is None
+
+
+def test_look_that_contradicts_what_is_known_of_others_is_taken_again_and_nothing_called_settled() -> None:
+    host = a_host(a_domain(), a_domain(domid=2), free_kib=20 * MIB)
+    torn = replace(host, others_kib=host.total_kib - host.common_kib + 20 * MIB)
+    assert torn.torn_kib == -20 * MIB
+    plan = planned(torn)
+    assert (plan.stable, plan.look_again_s) == (False, LOOK_LATEST_S)
+    plan = planned(replace(host, others_kib=host.total_kib - host.common_kib))
+    assert (plan.stable, plan.look_again_s) == (True, None)
