@@ -69,6 +69,16 @@ def kib_to_mib_floor(size_kib: int) -> int:
     return size_kib // KIB_PER_MIB
 
 
+def kib_to_whole_pages_floor(size_kib: int) -> int:
+    """Round KiB down to whole pages, in KiB: what Xen makes of any size."""
+    return size_kib - size_kib % KIB_PER_PAGE
+
+
+def kib_to_whole_pages_ceil(size_kib: int) -> int:
+    """Round KiB up to whole pages, in KiB."""
+    return -(-size_kib // KIB_PER_PAGE) * KIB_PER_PAGE
+
+
 def pages_to_kib(pages: int) -> int:
     """Convert 4 KiB pages to KiB, exactly."""
     return pages * KIB_PER_PAGE

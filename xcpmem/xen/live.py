@@ -29,6 +29,7 @@ from xcpmem.engine.model import (
     TransferReservation,
 )
 from xcpmem.errors import DomainVanished
+from xcpmem.units import KIB_PER_PAGE, kib_to_whole_pages_ceil
 from xcpmem.xen import paths
 from xcpmem.xen.domainkeys import DomainKeys, KeyCache, read_size_kib
 from xcpmem.xen.domainzero import DOMAIN_ZERO, manage_domain_zero
@@ -205,7 +206,8 @@ class LiveDriver:
             return
         domain = self._domains.get(domid)
         offset_kib = (domain.state.offset_kib or 0) if domain else 0
-        await self._hypervisor.set_maxmem(domid, maxmem_kib + offset_kib + MAXMEM_SLACK_KIB)
+        whole_kib = kib_to_whole_pages_ceil(maxmem_kib + offset_kib + MAXMEM_SLACK_KIB)
+        await self._hypervisor.set_maxmem(domid, whole_kib)
 
     async def _write(self, domid: int, values: dict[str, str]) -> None:
         if not await self._xenstore.write_if_exists(paths.domain(domid), values):
@@ -227,9 +229,7 @@ class LiveDriver:
             has_range=found_range is not None,
             target_kib=target_kib,
             actual_kib=actual_kib,
-            maxmem_kib=target_kib
-            if info.domid == DOMAIN_ZERO
-            else max(0, info.maxmem_kib - (offset_kib or 0) - MAXMEM_SLACK_KIB),
+            maxmem_kib=_maxmem_kib(info, offset_kib or 0, target_kib),
             can_balloon=evidence.believed,
             lifecycle=_lifecycle(info, built=told_kib is not None),
             initial_reservation_kib=read_size_kib(keys.initial_reservation) or 0,
@@ -248,6 +248,13 @@ class LiveDriver:
             lifecycle=state.lifecycle,
         )
         return _Domain(state, description)
+
+
+def _maxmem_kib(info: DomainInfo, offset_kib: int, target_kib: int) -> int:
+    """Read maxmem in the terms of targets; less than a page of difference is Xen's rounding."""
+    maxmem_kib = max(0, info.maxmem_kib - offset_kib - MAXMEM_SLACK_KIB)
+    is_rounded_target = abs(maxmem_kib - target_kib) < KIB_PER_PAGE
+    return target_kib if info.domid == DOMAIN_ZERO or is_rounded_target else maxmem_kib
 
 
 def _bare_description(info: DomainInfo) -> DomainDescription:

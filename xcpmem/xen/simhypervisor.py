@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from xcpmem.engine.model import Lifecycle
 from xcpmem.errors import DriverDisconnected, DriverError
 from xcpmem.specs import DomainType
+from xcpmem.units import kib_to_whole_pages_floor
 from xcpmem.xen.hypervisor import DomainInfo, PhysInfo
 from xcpmem.xen.simline import CALL_DEADLINE_S, LineClient, LineServer
 
@@ -64,7 +65,7 @@ class SimulatedHypervisor:
         return tuple(infos)
 
     async def set_maxmem(self, domid: int, maxmem_kib: int) -> None:
-        """Cap what a domain may hold.
+        """Cap what a domain may hold, in whole pages as Xen does.
 
         Raises:
             DomainVanished: no such domain.
@@ -73,7 +74,7 @@ class SimulatedHypervisor:
         self._fail("set_maxmem", domid)
         if domid == 0 or maxmem_kib < 0:
             raise DriverError(f"cannot set maxmem of domain {domid} to {maxmem_kib} KiB")
-        self._catch_up().write_maxmem(domid, maxmem_kib)
+        self._catch_up().write_maxmem(domid, kib_to_whole_pages_floor(maxmem_kib))
 
     async def close(self) -> None:
         """Do nothing: the simulated host stays."""
