@@ -161,6 +161,11 @@ class HostState:
         return self.free_kib + self.scrub_kib + sum(domain.actual_kib for domain in self.domains)
 
     @property
+    def torn_kib(self) -> int:
+        """By how much the parts of this look contradict what is known of ``others_kib``; either sign."""
+        return self.common_kib - self.free_kib - self.scrub_kib - sum(d.actual_kib for d in self.domains)
+
+    @property
     def reserved_kib(self) -> int:
         """Sum of the reservations that no living domain accounts for."""
         if not self.reservations:

@@ -198,16 +198,17 @@ def plan(
         if domain.domid not in reasons:
             reasons[domain.domid] = reason_to_stay(domain, beliefs.by_domid[domain.domid], caution)
     moving = _moving(parties, targets_kib, draft, caution, coming=coming or host.scrub_kib > 0)
+    doubtful = abs(host.torn_kib) > BALANCE_TOLERANCE_KIB
     return Plan(
         actions=tuple(draft.actions),
         verdicts=tuple(verdicts),
         reasons=reasons,
         beliefs=beliefs,
-        stable=not (moving or waiting or verdicts or host.scrub_kib),
+        stable=not (moving or waiting or verdicts or host.scrub_kib or doubtful),
         look_again_s=min(
             [
                 *(max(LOOK_SOONEST_S, request.deadline_s - now_s) for request, _ in waiting),
-                *((LOOK_LATEST_S,) if host.scrub_kib or (settling and waiting) else ()),
+                *((LOOK_LATEST_S,) if host.scrub_kib or (settling and waiting) or doubtful else ()),
                 *((LOOK_SOONEST_S,) if verdicts else ()),
                 *((OFFSET_STILL_S / 2,) if unmeasured else ()),
                 *_looks_s(parties, moving, caution),
