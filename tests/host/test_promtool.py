@@ -1,8 +1,9 @@
-"""Prometheus's own checker on what we render."""
+"""Prometheus's own checker on what we render and ship."""
 
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 
 from xcpmem.engine.model import DomainState, DynamicRange, HostState, SetTarget
 from xcpmem.errors import DriverTimeout
@@ -10,6 +11,7 @@ from xcpmem.metrics import Metrics, Sources
 from xcpmem.report import CycleReport, Failure
 from xcpmem.xen.driver import DomainDescription, Look
 
+RULES = Path(__file__).parents[2] / "deploy/prometheus"
 UUID = "33333333-3333-3333-3333-333333333333"
 
 
@@ -39,3 +41,22 @@ def test_promtool_finds_nothing_to_say_about_the_metrics() -> None:
         ["promtool", "check", "metrics"], input=body, capture_output=True, timeout=60, check=False
     )
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
+def promtool(*words: str) -> tuple[int, str]:
+    """Run it on the shipped rules; give its status and all that it says."""
+    done = subprocess.run(
+        ["promtool", *words], cwd=RULES, capture_output=True, text=True, timeout=60, check=False
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_promtool_finds_nothing_to_say_about_the_rules() -> None:
+    status, said = promtool("check", "rules", "--lint=all", "--lint-fatal", "xcpmem.rules.yml")
+    assert (status, said) == (0, "Checking xcpmem.rules.yml\n  SUCCESS: 9 rules found\n\n")
+
+
+def test_each_alert_fires_and_resolves_in_its_rule_test() -> None:
+    status, said = promtool("test", "rules", "xcpmem.test.yml")
+    assert status == 0, said
+    assert "SUCCESS" in said
