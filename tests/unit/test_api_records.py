@@ -227,9 +227,12 @@ def test_allowed_operations_are_those_that_would_pass(records: Records) -> None:
     }
     assert allowed == {
         DOM0: ("changing_dynamic_range", "changing_static_range"),
-        RUNNING: ("changing_dynamic_range",),
-        PAUSED: (),
-        HALTED: ("changing_dynamic_range", "changing_shadow_memory"),
+        RUNNING: (
+            *("pause", "clean_shutdown", "clean_reboot", "hard_shutdown", "hard_reboot", "shutdown"),
+            "changing_dynamic_range",
+        ),
+        PAUSED: ("unpause", "hard_shutdown", "hard_reboot", "shutdown"),
+        HALTED: ("start", "start_on", "changing_dynamic_range", "changing_shadow_memory"),
     }
 
 

@@ -94,6 +94,7 @@ class Message:
         doc: what it does.
         is_async: whether there is an ``Async.`` form, which answers with a task.
         is_cancellable: whether that task can be given up halfway, with nothing done.
+        admits_client_cert: whether programs of other hosts may call it, which have a certificate and no role.
     """
 
     class_name: str
@@ -109,6 +110,7 @@ class Message:
     doc: str = ""
     is_async: bool = False
     is_cancellable: bool = False
+    admits_client_cert: bool = False
 
     @property
     def wire_name(self) -> str:
@@ -122,9 +124,12 @@ class Message:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """All roles that may call it, the mightiest first; a client certificate reads and no more."""
+        """All roles that may call it, the mightiest first; a client certificate reads, and little more."""
         allowed = ROLES[: ROLES.index(self.role) + 1]
-        return allowed if self.role == "read-only" else tuple(r for r in allowed if r != "client-cert")
+        if self.role == "read-only":
+            return allowed
+        ordinary = tuple(role for role in allowed if role != "client-cert")
+        return (*ordinary, "client-cert") if self.admits_client_cert else ordinary
 
     @property
     def required(self) -> int:
@@ -226,6 +231,7 @@ def _read_message(class_name: str, raw: Mapping[str, Any]) -> Message:
         doc=raw["doc"],
         is_async=raw.get("async", False),
         is_cancellable=raw.get("cancellable", False),
+        admits_client_cert=raw.get("client_cert", False),
     )
 
 

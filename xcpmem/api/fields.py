@@ -22,6 +22,15 @@ from xcpmem.law import (
     CHANGING_DYNAMIC_RANGE,
     CHANGING_SHADOW_MEMORY,
     CHANGING_STATIC_RANGE,
+    CLEAN_REBOOT,
+    CLEAN_SHUTDOWN,
+    HARD_REBOOT,
+    HARD_SHUTDOWN,
+    PAUSE,
+    SHUTDOWN,
+    START,
+    START_ON,
+    UNPAUSE,
     check_operation,
     uses_nested_virt,
 )
@@ -45,7 +54,10 @@ _SOFTWARE_VERSION: Final[Mapping[str, str]] = {
     "xen": "",
 }
 # Of the operations that are served, those that xapi ever lists as allowed.
-_LISTED_OPERATIONS: Final = (CHANGING_DYNAMIC_RANGE, CHANGING_STATIC_RANGE, CHANGING_SHADOW_MEMORY)
+_LISTED_OPERATIONS: Final = (
+    *(START, START_ON, PAUSE, UNPAUSE, CLEAN_SHUTDOWN, CLEAN_REBOOT, HARD_SHUTDOWN, HARD_REBOOT, SHUTDOWN),
+    *(CHANGING_DYNAMIC_RANGE, CHANGING_STATIC_RANGE, CHANGING_SHADOW_MEMORY),
+)
 
 _NAMES_KEPT: Final = 8192
 
@@ -113,12 +125,14 @@ def vm_fields(vm: Vm, host_ref: str) -> Fields:
     return {
         "uuid": vm.uuid,
         "allowed_operations": tuple(op.name for op in _LISTED_OPERATIONS if _is_allowed(vm, op)),
+        "current_operations": vm.current_operations,
         "name_label": vm.name_label,
         "name_description": vm.name_description,
         "power_state": vm.power_state,
         "user_version": 1,
         "is_a_template": vm.is_a_template,
         "resident_on": host_ref if vm.is_resident else NULL_REF,
+        "scheduled_to_be_resident_on": host_ref if vm.is_scheduled else NULL_REF,
         "memory_overhead": vm.memory_overhead,
         "memory_target": vm.memory_target,
         "memory_static_max": vm.memory_static_max,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xcpmem.api.datamodel import Kind, load_datamodel
+from xcpmem.api.lifecycle import LifecycleMethods
 from xcpmem.refs import NULL_REF
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def make_handlers(service: Service, records: Records, sessions: Sessions) -> dic
     handlers.update(_PoolMethods(service, records).handlers())
     handlers.update(_HostMethods(service, records).handlers())
     handlers.update(_VmMethods(service, records).handlers())
+    handlers.update(LifecycleMethods(service, records).handlers())
     handlers.update(_MemoryMethods(service, records).handlers())
     return handlers
 

@@ -1,0 +1,60 @@
+"""The messages that start, stop and name VMs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from xcpmem.api.dispatch import Caller, Handler
+    from xcpmem.api.records import Records
+    from xcpmem.service import Service
+
+
+class LifecycleMethods:
+    """Their handlers.
+
+    Args:
+        service: carries them out.
+        records: know the references.
+    """
+
+    def __init__(self, service: Service, records: Records) -> None:
+        self._service = service
+        self._records = records
+
+    def handlers(self) -> dict[str, Handler]:
+        """Give the handlers by ``Class.message``."""
+        lifecycle, labels = self._service.lifecycle, self._service.labels
+        return {
+            "VM.start": self._start,
+            "VM.start_on": self._start_on,
+            "VM.pause": self._on_vm(lifecycle.pause),
+            "VM.unpause": self._on_vm(lifecycle.unpause),
+            "VM.clean_shutdown": self._on_vm(lifecycle.clean_shutdown),
+            "VM.hard_shutdown": self._on_vm(lifecycle.hard_shutdown),
+            "VM.shutdown": self._on_vm(lifecycle.shutdown),
+            "VM.clean_reboot": self._on_vm(lifecycle.clean_reboot),
+            "VM.hard_reboot": self._on_vm(lifecycle.hard_reboot),
+            "VM.set_name_label": self._on_vm(labels.set_name_label),
+            "VM.set_other_config": self._on_vm(labels.set_other_config),
+            "VM.add_to_other_config": self._on_vm(labels.add_to_other_config),
+            "VM.remove_from_other_config": self._on_vm(labels.remove_from_other_config),
+        }
+
+    def _on_vm(self, act: Callable[..., Awaitable[None]]) -> Handler:
+        async def handle(_: Caller, ref: str, *args: object) -> None:
+            await act(self._records.vm_uuid(ref), *args)
+
+        return handle
+
+    async def _start(self, _: Caller, ref: str, start_paused: bool, force: bool) -> None:
+        await self._service.lifecycle.start(
+            self._records.vm_uuid(ref), start_paused=start_paused, force=force
+        )
+
+    async def _start_on(self, _: Caller, ref: str, host_ref: str, start_paused: bool, force: bool) -> None:
+        uuid = self._records.vm_uuid(ref)
+        self._records.record("host", host_ref)
+        await self._service.lifecycle.start_on(uuid, start_paused=start_paused, force=force)
