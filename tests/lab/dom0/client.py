@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 BYTES_PER_KIB: Final = 1024
 API_VERSION: Final = "1.0"
 ORIGINATOR: Final = "xcpmem lab"
+# Less than the minute after which the daemon answers whether the host is stable or not.
+STABLE_DEADLINE_S: Final = 45
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +91,12 @@ class Client:
         return int(self._session.xenapi.Memory.get_host_reserved_memory())
 
     def balance(self) -> None:
-        """Call `Memory.balance_memory`, which returns when the host is stable."""
+        """Call `Memory.balance_memory`; require that the host became stable, not that a deadline passed."""
+        began = time.perf_counter()
         self._session.xenapi.Memory.balance_memory()
+        if time.perf_counter() - began > STABLE_DEADLINE_S:
+            diagnostics = self._session.xenapi.Memory.get_diagnostics()
+            raise CheckError(f"the host is stable within {STABLE_DEADLINE_S} s, but it is\n{diagnostics}")
 
     def _vm(self, guest: Guest) -> str:
         return str(self._session.xenapi.VM.get_by_uuid(guest.uuid))
