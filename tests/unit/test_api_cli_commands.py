@@ -51,6 +51,17 @@ class Odd(XcpmemError):
         (["vm-memory-balloon", "target=1g"], ("VM.set_memory_dynamic_range", WEB1, GIB, GIB)),
         (["vm-memory-target-wait"], ("VM.wait_memory_target_live", WEB1)),
         (["vm-memory-shadow-multiplier-set", "multiplier=1.5"], ("VM.set_shadow_multiplier_live", WEB1, 1.5)),
+        (["vm-start"], ("VM.start", WEB1, False, False)),
+        (["vm-start", "paused=true", "--force"], ("VM.start", WEB1, True, True)),
+        (["vm-start", "on=xen1"], ("VM.start_on", WEB1, HOST, False, False)),
+        (["vm-start", "on=xen1.example", "paused=t"], ("VM.start_on", WEB1, HOST, True, False)),
+        (["vm-shutdown"], ("VM.clean_shutdown", WEB1)),
+        (["vm-shutdown", "--force"], ("VM.hard_shutdown", WEB1)),
+        (["vm-shutdown", "force=true"], ("VM.hard_shutdown", WEB1)),
+        (["vm-reboot"], ("VM.clean_reboot", WEB1)),
+        (["vm-reboot", "--force"], ("VM.hard_reboot", WEB1)),
+        (["vm-pause"], ("VM.pause", WEB1)),
+        (["vm-unpause"], ("VM.unpause", WEB1)),
     ],
 )
 async def test_command_makes_one_call_and_prints_nothing(
@@ -60,6 +71,13 @@ async def test_command_makes_one_call_and_prints_nothing(
     line = await say(xen, *words, "vm=web1")
     assert xen.changes == [change]
     assert (line.stdout, line.stderr, line.code) == ("", "", 0)
+
+
+async def test_start_on_a_host_that_is_not_there_starts_nothing() -> None:
+    xen = XenDouble()
+    line = await say(xen, "vm-start", "vm=web1", "on=elsewhere")
+    assert (line.stdout, line.stderr, line.code) == ("", "Error: Host 'elsewhere' not found\n", 1)
+    assert xen.changes == []
 
 
 @pytest.mark.parametrize(
@@ -118,6 +136,12 @@ async def test_selector_finds_the_one_vm(selector: str) -> None:
     ("command", "ref", "is_taken"),
     [
         ("vm-memory-set memory=1", TEMPLATE, True),
+        ("vm-start", DOM0, True),
+        ("vm-start", TEMPLATE, False),
+        ("vm-shutdown", DOM0, False),
+        ("vm-reboot --force", DOM0, False),
+        ("vm-pause", DOM0, False),
+        ("vm-unpause", TEMPLATE, False),
         ("vm-memory-set memory=1", DOM0, True),
         ("vm-memory-limits-set static-min=1 static-max=1 dynamic-min=1 dynamic-max=1", TEMPLATE, True),
         ("vm-memory-dynamic-range-set min=1 max=1", TEMPLATE, True),

@@ -275,6 +275,53 @@ async def test_param_set_refuses_in_the_words_of_xe(word: str, text: str) -> Non
     assert xen.changes == []
 
 
+@pytest.mark.parametrize(
+    ("words", "changes"),
+    [
+        (
+            ["vm-param-add", "param-name=other-config", "a=b", "xcpmem-xl-config=/etc/xen/a.cfg"],
+            [
+                ("VM.add_to_other_config", WEB1, "a", "b"),
+                ("VM.add_to_other_config", WEB1, "xcpmem-xl-config", "/etc/xen/a.cfg"),
+            ],
+        ),
+        (["vm-param-add", "param-name=tags", "param-key=red"], [("VM.add_tags", WEB1, "red")]),
+        (
+            ["vm-param-remove", "param-name=other-config", "param-key=owner"],
+            [("VM.remove_from_other_config", WEB1, "owner")],
+        ),
+        (["vm-param-remove", "param-name=tags", "param-key=blue"], [("VM.remove_tags", WEB1, "blue")]),
+    ],
+)
+async def test_param_add_and_remove_make_a_call_for_each_key(words: list[str], changes: list[object]) -> None:
+    xen = XenDouble()
+    line = await say(xen, *words, f"uuid={UUID1}")
+    assert (line.stdout, line.stderr, line.code) == ("", "", 0)
+    assert xen.changes == changes
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["vm-param-add", "param-name=name-label", "a=b"], "Error: Cannot add parameters to this field"),
+        (["vm-param-add", "param-name=nothing", "a=b"], "Error: Unknown field 'nothing'"),
+        (
+            ["vm-param-remove", "param-name=nothing", "param-key=k"],
+            "Error: Unknown field 'nothing'",
+        ),
+        (
+            ["vm-param-remove", "param-name=power-state", "param-key=k"],
+            "Error: Cannot remove parameters from this field",
+        ),
+    ],
+)
+async def test_param_add_and_remove_refuse_what_is_no_map(words: list[str], text: str) -> None:
+    xen = XenDouble()
+    line = await say(xen, *words, f"uuid={UUID1}")
+    assert (line.stdout, line.stderr, line.code) == ("", f"{text}\n", 1)
+    assert xen.changes == []
+
+
 def test_every_field_reads_something_that_xapi_has() -> None:
     model = json.loads(gzip.decompress(MODEL.read_bytes()))
     for kind in RECORD_CLASSES.values():

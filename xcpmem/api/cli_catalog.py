@@ -65,9 +65,10 @@ class Command:
 
 _LOOK: Final = "Look"
 _LIMIT: Final = "Set limits"
+_RUN: Final = "Start and stop"
 _COMPUTE: Final = "Compute"
 _LEARN: Final = "Learn and try"
-GROUPS: Final = (_LOOK, _LIMIT, _COMPUTE, _LEARN)
+GROUPS: Final = (_LOOK, _LIMIT, _RUN, _COMPUTE, _LEARN)
 
 
 def _records(name: str, plural: str, *, is_standard: bool = False) -> Iterator[Command]:
@@ -175,6 +176,33 @@ COMMANDS: Final[dict[str, Command]] = {
             "uuid=$UUID memory-dynamic-min=1GiB",
             required=("uuid",),
         ),
+        Command(
+            "vm-param-add",
+            _LIMIT,
+            "Add keys to a map of a VM, as key=value.",
+            "uuid=$UUID param-name=other-config xcpmem-xl-config=/etc/xen/web1.cfg",
+            required=("uuid", "param-name"),
+            optional=("param-key",),
+        ),
+        Command(
+            "vm-param-remove",
+            _LIMIT,
+            "Remove a key from a map of a VM.",
+            "uuid=$UUID param-name=other-config param-key=xcpmem-xl-config",
+            required=("uuid", "param-name", "param-key"),
+        ),
+        _memory(
+            "vm-start",
+            "Start halted VMs with their fair share of memory.",
+            group=_RUN,
+            optional="on paused force",
+        ),
+        _memory(
+            "vm-shutdown", "Ask VMs to shut down, or end them with --force.", group=_RUN, optional="force"
+        ),
+        _memory("vm-reboot", "Ask VMs to reboot, or end them with --force.", group=_RUN, optional="force"),
+        _memory("vm-pause", "Stop running VMs from running; they keep their memory.", group=_RUN),
+        _memory("vm-unpause", "Let paused VMs run on.", group=_RUN),
         _memory(
             "vm-compute-memory-overhead",
             "Print the bytes that a VM needs beside what its guest sees.",

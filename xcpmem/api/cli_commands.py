@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Final
 from xcpmem.api import cli_catalog
 from xcpmem.api.cli_fields import RECORD_CLASSES
 from xcpmem.api.cli_frames import Print, PrintStderr
-from xcpmem.api.cli_params import get_param, list_params, list_records, set_params
+from xcpmem.api.cli_params import (
+    add_param,
+    get_param,
+    list_params,
+    list_records,
+    remove_param,
+    set_params,
+)
 from xcpmem.api.cli_records import Item, Records, keep_matching
 from xcpmem.api.cli_run import STANDARD, Failed, Run, describe
 from xcpmem.api.values import parse_double
@@ -202,6 +209,37 @@ def _compute_on_host(method: str) -> Callable[[Run], Awaitable[None]]:
     return compute
 
 
+async def _start(run: Run) -> None:
+    """Start the selected VMs, on a host if one is named; control domains may be selected, as in `xe`."""
+    options = (run.words.flag("paused"), run.words.flag("force"))
+    host = await _find_host(run, run.words.get("on")) if run.words.has("on") else None
+
+    async def start(item: Item) -> None:
+        if host is None:
+            await run.call("VM.start", item.ref, *options)
+        else:
+            await run.call("VM.start_on", item.ref, host.ref, *options)
+
+    await _VmCommand("VM.start").for_each(run, start, ["on", "paused", "progress"])
+
+
+async def _find_host(run: Run, wanted: str) -> Item:
+    names = ("uuid", "name_label", "hostname")
+    for item in await run.records.every(_HOST):
+        if wanted in [item.record.get(name) for name in names]:
+            return item
+    raise CommandError(f"Host '{wanted}' not found")
+
+
+def _cleanly_or_hard(clean: str, hard: str) -> Callable[[Run], Awaitable[None]]:
+    async def end(run: Run) -> None:
+        method = hard if run.words.flag("force") else clean
+        command = _VmCommand(method, with_control_domains=False)
+        await command.for_each(run, lambda item: run.call(method, item.ref), ["progress"])
+
+    return end
+
+
 def _int(value: object) -> int:
     if not isinstance(value, int):
         raise TypeError(f"an int, not {type(value).__name__}")
@@ -232,6 +270,13 @@ HANDLERS: Final[Mapping[str, Callable[[Run], Awaitable[None]]]] = {
     **{f"{word}-param-list": _for(list_params, word) for word in RECORD_CLASSES},
     **{f"{word}-param-get": _for(get_param, word) for word in RECORD_CLASSES},
     "vm-param-set": _for(set_params, "vm"),
+    "vm-param-add": _for(add_param, "vm"),
+    "vm-param-remove": _for(remove_param, "vm"),
+    "vm-start": _start,
+    "vm-shutdown": _cleanly_or_hard("VM.clean_shutdown", "VM.hard_shutdown"),
+    "vm-reboot": _cleanly_or_hard("VM.clean_reboot", "VM.hard_reboot"),
+    "vm-pause": _VmCommand("VM.pause", with_control_domains=False),
+    "vm-unpause": _VmCommand("VM.unpause", with_control_domains=False),
     "vm-memory-limits-set": _VmCommand(
         "VM.set_memory_limits",
         ("static-min", "static-max", "dynamic-min", "dynamic-max"),

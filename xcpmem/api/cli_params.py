@@ -103,6 +103,43 @@ async def set_params(run: Run, kind: RecordClass) -> None:
             await (_set_key(run, item, field, key, value) if key else _set_field(run, item, field, value))
 
 
+async def add_param(run: Run, kind: RecordClass) -> None:
+    """Add keys to a map of one object, or a member to a set.
+
+    Raises:
+        UuidInvalid: there is no such object.
+        CommandError: the field is unknown, or nothing can be added to it.
+    """
+    item = await run.records.one(kind, run.words.require("uuid"))
+    field, _ = find_field(kind, run.words.require("param-name"))
+    if field.access is Access.SRW:
+        await run.call(f"{kind.name}.add_{field.path}", item.ref, run.words.require("param-key"))
+    elif field.access is Access.MRW:
+        for key, value in run.words.params:
+            if key not in {"uuid", "param-name", "param-key", *STANDARD}:
+                await run.call(f"{kind.name}.add_to_{field.path}", item.ref, key, value)
+    else:
+        raise CommandError("Cannot add parameters to this field")
+
+
+async def remove_param(run: Run, kind: RecordClass) -> None:
+    """Remove a key from a map of one object, or a member from a set.
+
+    Raises:
+        UuidInvalid: there is no such object.
+        CommandError: the field is unknown, or nothing can be removed from it.
+    """
+    item = await run.records.one(kind, run.words.require("uuid"))
+    field, _ = find_field(kind, run.words.require("param-name"))
+    key = run.words.require("param-key")
+    if field.access is Access.SRW:
+        await run.call(f"{kind.name}.remove_{field.path}", item.ref, key)
+    elif field.access is Access.MRW:
+        await run.call(f"{kind.name}.remove_from_{field.path}", item.ref, key)
+    else:
+        raise CommandError("Cannot remove parameters from this field")
+
+
 async def _set_field(run: Run, item: Item, field: Field, text: str) -> None:
     if field.access in {Access.MRW, Access.SRW}:
         raise CommandError(f"Field '{field.name}' is a map or set. use the 'name:key=value' syntax.")
