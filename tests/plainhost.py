@@ -88,11 +88,19 @@ class Guest:
     uncooperative: bool = False
     asked_s: float | None = None
     carry_kib: float = 0.0
+    keys: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.keys = {"min": self.low_kib, "max": self.high_kib} if self.has_range else {}
         self.target_kib = self.actual_kib if self.target_kib < 0 else self.target_kib
         self.maxmem_kib = max(self.target_kib, self.actual_kib) if self.maxmem_kib < 0 else self.maxmem_kib
         self.uuid = self.uuid or uuid_of(self.domid)
+
+    def write_key(self, key: str, size_kib: int) -> None:
+        """Write one end of the range; it is a range once both are written."""
+        self.keys[key] = size_kib
+        if len(self.keys) == 2:
+            self.low_kib, self.high_kib, self.has_range = self.keys["min"], self.keys["max"], True
 
     @property
     def held_kib(self) -> int:
@@ -224,9 +232,9 @@ class PlainHost:
                 assert maxmem_kib >= guest.target_kib, f"{action} comes before its target"
                 guest.maxmem_kib = maxmem_kib
             case SetDynamicMin(_, min_kib):
-                guest.low_kib, guest.has_range = min_kib, True
+                guest.write_key("min", min_kib)
             case SetDynamicMax(_, max_kib):
-                guest.high_kib, guest.has_range = max_kib, True
+                guest.write_key("max", max_kib)
             case SetMemoryOffset(_, offset_kib):
                 assert offset_kib != guest.offset_kib, f"{action} changes nothing"
                 guest.offset_kib = offset_kib

@@ -285,7 +285,7 @@ class HostMachine(RuleBasedStateMachine):
     def nobody_keeps_what_it_cannot_use(self) -> None:
         for guest in self.movable():
             if guest.has_range and guest.actual_kib >= guest.low_kib:
-                most_kib = max(PROBE_KIB, guest.manner.short_kib) + CAUTION.inaccuracy_kib
+                most_kib = max(PROBE_KIB, guest.manner.short_kib) + tolerance_kib(guest)
                 assert guest.held_kib - guest.actual_kib <= most_kib, self.describe()
 
     def everybody_has_a_fair_share(self) -> None:
