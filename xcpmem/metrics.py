@@ -325,6 +325,8 @@ class _DomainLines:
         ):
             known = ((domain, read_bytes(domain)) for domain in domains)
             lines += self._family(f"memory_{name}_bytes", about, known)
+        free = ((domain, self._guest_free(domain)) for domain in domains)
+        lines += self._family("memory_guest_free_bytes", "Memory that its agent says is free inside.", free)
         stuck = ((domain, self._is_stuck(domain)) for domain in domains)
         lines += self._family("balloon_stuck", "Whether the domain stopped short of its target.", stuck)
         return "\n".join(lines) + "\n"
@@ -357,6 +359,12 @@ class _DomainLines:
             return vm.memory_static_max
         description = self._report.look.descriptions.get(domain.domid)
         return kib_to_bytes(description.static_max_kib) if description else None
+
+    def _guest_free(self, domain: DomainState) -> int | None:
+        description = self._report.look.descriptions.get(domain.domid)
+        if description is None or description.guest_free_kib is None:
+            return None
+        return kib_to_bytes(description.guest_free_kib)
 
     def _is_stuck(self, domain: DomainState) -> int:
         reason = self._report.reasons.get(domain.domid)

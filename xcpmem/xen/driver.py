@@ -29,6 +29,7 @@ class DomainDescription:
         vcpus: as many as it was built with.
         domain_type: ``hvm``, ``pv``, ``pv_in_pvh`` or ``pvh``, XenAPI's words.
         balloon_evidence: why the daemon believes (or not) in its balloon driver, a sentence.
+        guest_free_kib: what the guest's agent says is free inside, KiB; None when it is silent or absurd.
         lifecycle: what it does by itself, whatever is set aside for it.
     """
 
@@ -39,6 +40,7 @@ class DomainDescription:
     vcpus: int = 1
     domain_type: str = "pv"
     balloon_evidence: str = ""
+    guest_free_kib: int | None = None
     lifecycle: Lifecycle = Lifecycle.RUNNING
 
 

@@ -34,6 +34,7 @@ from xcpmem.xen import paths
 from xcpmem.xen.domainkeys import DomainKeys, KeyCache, read_size_kib
 from xcpmem.xen.domainzero import DOMAIN_ZERO, manage_domain_zero
 from xcpmem.xen.driver import DomainDescription, Look
+from xcpmem.xen.guestreports import GuestReports
 from xcpmem.xen.others import Others
 from xcpmem.xen.reservations import ReservationStore
 
@@ -88,6 +89,8 @@ class LiveDriver:
         self._domain_zero_min_kib = domain_zero_min_kib
         self._keys = KeyCache(xenstore)
         self._reservations = ReservationStore(xenstore)
+        self._guest_reports = GuestReports(xenstore)
+        self._is_unfinished = False
         self._others = Others()
         self._clock = clock
         self._domains: dict[int, _Domain] = {}
@@ -129,6 +132,9 @@ class LiveDriver:
         """
         self._changed.clear()
         events = self._xenstore.take_events()
+        if self._is_unfinished:
+            events = replace(events, resync=True)
+        self._is_unfinished = True
         if events.resync:
             self._reservations.forget()
         everyone = await self._hypervisor.domains()
@@ -148,6 +154,8 @@ class LiveDriver:
             sum(info.actual_kib for info in infos),
             self._clock(),
         )
+        free_kib = await self._guest_reports.free_kib(list(self._domains), self._clock())
+        self._is_unfinished = False
         offsets_kib = sum(domain.state.offset_kib or 0 for domain in self._domains.values())
         return Look(
             host=HostState(
@@ -162,7 +170,12 @@ class LiveDriver:
             descriptions={
                 info.domid: _bare_description(info) for info in everyone if info.domid == DOMAIN_ZERO
             }
-            | {domid: domain.description for domid, domain in self._domains.items()},
+            | {
+                domid: replace(domain.description, guest_free_kib=free_kib[domid])
+                if 0 <= free_kib.get(domid, -1) <= domain.state.actual_kib
+                else domain.description
+                for domid, domain in self._domains.items()
+            },
         )
 
     async def apply(self, action: Action) -> None:
