@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.api.dispatch import Dispatcher
+from xcpmem.api.events import EventClock, Events
 from xcpmem.api.http import make_app
 from xcpmem.api.methods import make_handlers
 from xcpmem.api.records import Records
 from xcpmem.api.server import ConnectionLimits, Server
 from xcpmem.api.sessions import Peer, SessionClock, Sessions
+from xcpmem.api.tasks import Tasks
 from xcpmem.controller import Controller
 from xcpmem.host import HostIdentity
+from xcpmem.refs import opaque_ref
 from xcpmem.scenario import Scenario
 from xcpmem.service import Service, ServiceSettings
 from xcpmem.specs import MICROSECONDS_PER_SECOND, BalloonSpec, GuestSpec, HostSpec
@@ -61,6 +64,8 @@ class Stack:
     service: Service
     sessions: Sessions
     records: Records
+    tasks: Tasks
+    events: Events
     dispatcher: Dispatcher
     observed: list[tuple[str, str]]
 
@@ -123,7 +128,11 @@ def a_halted_vm(name_label: str = "halted") -> Vm:
 
 @asynccontextmanager
 async def running_stack(
-    state_dir: Path, guests: Sequence[GuestSpec] | None = None, *, answers_removed: bool = True
+    state_dir: Path,
+    guests: Sequence[GuestSpec] | None = None,
+    *,
+    answers_removed: bool = True,
+    event_clock: EventClock | None = None,
 ) -> AsyncIterator[Stack]:
     """Run everything over a simulated host of 16 GiB: guests ``web1`` and ``db1``, and a halted VM."""
     specs = tuple(guests) if guests is not None else (a_guest(1, "web1"), a_guest(2, "db1"))
@@ -139,11 +148,14 @@ async def running_stack(
     await service.seed([a_halted_vm()])
     sessions = Sessions(OneUser(), service.release_owner, clock=SessionClock(sleep=no_delay))
     controller.know_owners(sessions.is_open)
-    records = Records(service, sessions)
+    tasks = Tasks(opaque_ref("host", service.host().uuid))
+    records = Records(service, sessions, tasks)
+    events = Events(service, tasks, records, sessions, event_clock)
     observed: list[tuple[str, str]] = []
     dispatcher = Dispatcher(
         sessions,
-        make_handlers(service, records, sessions),
+        make_handlers(service, records, sessions, tasks, events),
+        tasks,
         observe=lambda method, status, _: observed.append((method, status)),
         answers_removed=answers_removed,
     )
@@ -151,8 +163,10 @@ async def running_stack(
     try:
         async with asyncio.timeout(20):
             await controller.next_report(0, 10)
-        yield Stack(host, controller, service, sessions, records, dispatcher, observed)
+        yield Stack(host, controller, service, sessions, records, tasks, events, dispatcher, observed)
     finally:
+        events.close()
+        await tasks.close()
         await sessions.close()
         await controller.close()
         await ring

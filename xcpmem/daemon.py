@@ -25,12 +25,14 @@ from xcpmem import __version__, logs, notify
 from xcpmem.api.cli_http import make_cli_handler
 from xcpmem.api.datamodel import load_datamodel
 from xcpmem.api.dispatch import Dispatcher
+from xcpmem.api.events import Events
 from xcpmem.api.http import make_app
 from xcpmem.api.methods import make_handlers
 from xcpmem.api.passwords import RootPasswordFile
 from xcpmem.api.records import Records
 from xcpmem.api.server import Server, make_ssl_context
 from xcpmem.api.sessions import Sessions
+from xcpmem.api.tasks import Tasks
 from xcpmem.config import DriverKind, OverheadFormula, Settings, parse_command_line
 from xcpmem.controller import Controller
 from xcpmem.engine.accounting import NEW_FORMULA, OLD_FORMULA
@@ -41,6 +43,7 @@ from xcpmem.errors import ConfigError, DriverError, InvalidValue, XcpmemError
 from xcpmem.host import HostIdentity
 from xcpmem.hosts import open_host
 from xcpmem.metrics import Metrics, Sources
+from xcpmem.refs import opaque_ref
 from xcpmem.service import Service, ServiceSettings
 from xcpmem.store import Store
 
@@ -106,6 +109,8 @@ class _Parts:
     host: OpenHost
     controller: Controller
     service: Service
+    tasks: Tasks
+    events: Events
     server: Server
     metrics: Metrics
 
@@ -124,6 +129,8 @@ async def _serve(settings: Settings, policy: Policy) -> None:
         await _first_look(parts.controller, settings)
         port = await parts.server.start()
         stack.push_async_callback(parts.server.close)
+        stack.push_async_callback(parts.tasks.close)
+        stack.callback(parts.events.close)
         # First of all: who waits is told while we serve.
         stack.push_async_callback(parts.service.lifecycle.close)
         stack.push_async_callback(parts.controller.close)
@@ -182,9 +189,13 @@ async def _assemble(settings: Settings, policy: Policy, password_file: Path, sta
         )
     )
     controller.subscribe(metrics.observe_cycle)
+    tasks = Tasks(opaque_ref("host", service.host().uuid))
+    records = Records(service, sessions, tasks)
+    events = Events(service, tasks, records, sessions)
     dispatcher = Dispatcher(
         sessions,
-        make_handlers(service, Records(service, sessions), sessions),
+        make_handlers(service, records, sessions, tasks, events),
+        tasks,
         observe=metrics.observe_rpc,
     )
     app = make_app(
@@ -201,7 +212,7 @@ async def _assemble(settings: Settings, policy: Policy, password_file: Path, sta
         socket_path=settings.socket_path,
         ssl_context=_ssl_context(settings),
     )
-    return _Parts(host, controller, service, server, metrics)
+    return _Parts(host, controller, service, tasks, events, server, metrics)
 
 
 def _ssl_context(settings: Settings) -> ssl.SSLContext | None:

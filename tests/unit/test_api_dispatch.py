@@ -11,6 +11,7 @@ from tests.apistack import LOCAL, NETWORK, PASSWORD, OneUser, no_delay
 from xcpmem.api.datamodel import load_datamodel
 from xcpmem.api.dispatch import Caller, Dispatcher
 from xcpmem.api.sessions import SessionClock, Sessions
+from xcpmem.api.tasks import Tasks
 from xcpmem.errors import InternalError, XcpmemError
 
 if TYPE_CHECKING:
@@ -31,9 +32,11 @@ class Line:
         self.observed: list[tuple[str, str]] = []
         self.sessions = Sessions(OneUser(), self._release, clock=SessionClock(sleep=no_delay))
         echoes = {message.wire_name: self._echo(message.wire_name) for message in load_datamodel().messages()}
+        self.tasks = Tasks("OpaqueRef:host")
         self.dispatcher = Dispatcher(
             self.sessions,
             {**echoes, **(handlers or {})},
+            self.tasks,
             observe=lambda method, status, _: self.observed.append((method, status)),
             answers_removed=answers_removed,
         )
@@ -262,10 +265,11 @@ def test_messages_and_handlers_must_match(spoil: Callable[[dict[str, Handler]], 
 
     handlers: dict[str, Handler] = {message.wire_name: handle for message in load_datamodel().messages()}
     sessions = Sessions(OneUser(), release)
-    assert Dispatcher(sessions, handlers)
+    tasks = Tasks("OpaqueRef:host")
+    assert Dispatcher(sessions, handlers, tasks)
     spoil(handlers)
     with pytest.raises(ValueError, match=r"differ: VM\.(get_all|fly)$"):
-        Dispatcher(sessions, handlers)
+        Dispatcher(sessions, handlers, tasks)
 
 
 async def test_trusted_peer_logs_in_by_any_password() -> None:

@@ -16,6 +16,7 @@ from xcpmem.api.fields import complete
 from xcpmem.api.marshal import make_check
 from xcpmem.api.records import Records
 from xcpmem.api.sessions import SessionClock, Sessions
+from xcpmem.api.tasks import Tasks
 from xcpmem.api.typenames import EPOCH
 from xcpmem.errors import HandleInvalid, UuidInvalid
 from xcpmem.refs import NULL_REF, opaque_ref
@@ -105,7 +106,7 @@ def inventory() -> Fixed:
 
 @pytest.fixture
 def records(inventory: Fixed, sessions: Sessions) -> Records:
-    return Records(inventory, sessions, lambda: NOW)
+    return Records(inventory, sessions, Tasks(HOST), lambda: NOW)
 
 
 def only(records: Records, class_name: str) -> Record:
@@ -302,7 +303,7 @@ def test_nothing_is_kept_of_a_vm_that_is_gone(records: Records, inventory: Fixed
 
 
 def test_references_are_the_same_after_a_restart(inventory: Fixed, sessions: Sessions) -> None:
-    first, second = (Records(inventory, sessions) for _ in range(2))
+    first, second = (Records(inventory, sessions, Tasks(HOST)) for _ in range(2))
     assert [first.refs(name) for name in LISTED] == [second.refs(name) for name in LISTED]
 
 

@@ -17,6 +17,7 @@ from xcpmem.api.datamodel import load_datamodel
 from xcpmem.api.dispatch import Caller, Dispatcher
 from xcpmem.api.http import HttpLimits, make_app
 from xcpmem.api.sessions import SessionClock, Sessions
+from xcpmem.api.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,7 +38,7 @@ def make_dispatcher(handlers: dict[str, Handler] | None = None) -> Dispatcher:
 
     every: dict[str, Handler] = {message.wire_name: nothing for message in load_datamodel().messages()}
     sessions = Sessions(OneUser(), release, clock=SessionClock(sleep=no_delay))
-    return Dispatcher(sessions, {**every, **(handlers or {})})
+    return Dispatcher(sessions, {**every, **(handlers or {})}, Tasks("OpaqueRef:host"))
 
 
 class Answer:

@@ -120,8 +120,8 @@ async def test_sdk_sees_failures_with_code_and_parameters(served: Served) -> Non
             lambda: session.xenapi.VM.get_by_uuid("none"),
             lambda: session.xenapi.VM.fly(web),
             lambda: session.xenapi.VM.get_all(web),
-            lambda: session.xenapi.Async.VM.set_memory(halted, "1"),
-            lambda: session.xenapi.event_from([], "", 1.0),
+            lambda: session.xenapi.Async.VM.set_memory_static_min(halted, "1"),
+            lambda: session.xenapi.event_from([], "yesterday", 1.0),
         ]
         failures = []
         for call in calls:
@@ -139,8 +139,8 @@ async def test_sdk_sees_failures_with_code_and_parameters(served: Served) -> Non
         ["UUID_INVALID", "VM", "none"],
         ["MESSAGE_METHOD_UNKNOWN", "VM.fly"],
         ["MESSAGE_PARAMETER_COUNT_MISMATCH", "VM.get_all", "0", "1"],
-        ["Fault", "No async mode for this operation (rpc: VM.set_memory)"],
-        ["MESSAGE_METHOD_UNKNOWN", "event_from"],
+        ["Fault", "No async mode for this operation (rpc: VM.set_memory_static_min)"],
+        ["EVENT_FROM_TOKEN_PARSE_FAILURE", "yesterday"],
     ]
 
 

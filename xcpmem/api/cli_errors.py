@@ -18,6 +18,7 @@ _EVERY_VM: Final = ("VM",)
 DESCRIPTIONS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "INTERNAL_ERROR": ("The server failed to carry out the call.", ("message",)),
     "SESSION_INVALID": ("The session is unknown or has expired.", ("handle",)),
+    "SESSION_NOT_REGISTERED": ("The session has registered for no events yet.", ("handle",)),
     "SESSION_AUTHORIZATION_FAILED": ("This user may not log in here.", ("user", "msg")),
     "MESSAGE_METHOD_UNKNOWN": ("The server does not know this call.", ("method",)),
     "MESSAGE_REMOVED": ("This call is no longer part of XenAPI.", ()),
@@ -29,6 +30,9 @@ DESCRIPTIONS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "INVALID_VALUE": ("The value is out of its range.", ("field", "value")),
     "VALUE_NOT_SUPPORTED": ("The value is not supported.", ("field", "value", "reason")),
     "MAP_DUPLICATE_KEY": ("The map has the key already.", ("type", "param_name", "uuid", "key")),
+    "EVENT_FROM_TOKEN_PARSE_FAILURE": ("That is no token of an earlier answer.", ("token",)),
+    "EVENT_SUBSCRIPTION_PARSE_FAILURE": ("One subscribes to *, class or class/reference.", ("subscription",)),
+    "EVENTS_LOST": ("More has happened than is remembered; read all objects anew.", ()),
     "HANDLE_INVALID": ("The object is gone, or never was.", ("class", "handle")),
     "UUID_INVALID": ("No object has this uuid.", ("type", "uuid")),
     "VM_BAD_POWER_STATE": ("The VM is in a power state that forbids this.", ("vm", "expected", "actual")),

@@ -25,12 +25,14 @@ from xcpmem.errors import (
     PermissionDenied,
     XcpmemError,
 )
+from xcpmem.refs import NULL_REF
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from xcpmem.api.datamodel import Datamodel, Message
     from xcpmem.api.sessions import Peer, Session, Sessions
+    from xcpmem.api.tasks import Tasks
     from xcpmem.api.values import Value
 
 _ASYNC: Final = "Async."
@@ -47,10 +49,12 @@ class Caller:
     Args:
         peer: the other end of the connection.
         session: open, and None only for messages that need none.
+        task: the reference of the task that stands for the call; null unless it is an asynchronous one.
     """
 
     peer: Peer
     session: Session | None
+    task: str = NULL_REF
 
     @property
     def owner(self) -> Session:
@@ -72,6 +76,7 @@ class Dispatcher:
         sessions: the open ones.
         handlers: by ``Class.message``, one for each message of the datamodel; called with the `Caller` and
             the typed parameters, those that are optional and absent left out.
+        tasks: carry on what nobody waits for.
         observe: told of every call: name, ``success`` or the error's code, seconds.
         answers_removed: whether getters of fields that xapi has removed answer with the value, which is
             kinder than ``MESSAGE_REMOVED``.
@@ -85,6 +90,7 @@ class Dispatcher:
         self,
         sessions: Sessions,
         handlers: Mapping[str, Handler],
+        tasks: Tasks,
         *,
         observe: Observer | None = None,
         answers_removed: bool = True,
@@ -92,6 +98,7 @@ class Dispatcher:
     ) -> None:
         self._sessions = sessions
         self._handlers = handlers
+        self._tasks = tasks
         self._observe = observe
         self._answers_removed = answers_removed
         self._datamodel = datamodel or load_datamodel()
@@ -118,22 +125,28 @@ class Dispatcher:
         started_s = time.monotonic()
         status = _SUCCESS
         try:
-            return await self._carry_out(method, cast("Sequence[Value]", params), peer)
+            return await self._guard(method, self._carry_out(method, cast("Sequence[Value]", params), peer))
         except XcpmemError as error:
             status = error.code
             raise
-        except Exception as error:
-            status = InternalError.code
-            self.unexpected_errors += 1
-            _log.exception("a call failed in a way nobody expected", extra={"method": method})
-            raise InternalError(f"unexpected {type(error).__name__}, see the daemon's log") from error
         finally:
             took_s = time.monotonic() - started_s
-            message = self._datamodel.find(method)
+            message = self._datamodel.find(method.removeprefix(_ASYNC))
             name = message.wire_name if message else method
             _log.debug("called", extra={"method": name, "status": status, "took_s": round(took_s, 6)})
             if self._observe is not None:
                 self._observe(name, status, took_s)
+
+    async def _guard(self, method: str, work: Awaitable[object]) -> object:
+        """Let nothing out but answers and errors that a client can be told."""
+        try:
+            return await work
+        except XcpmemError:
+            raise
+        except Exception as error:
+            self.unexpected_errors += 1
+            _log.exception("a call failed in a way nobody expected", extra={"method": method})
+            raise InternalError(f"unexpected {type(error).__name__}, see the daemon's log") from error
 
     async def _carry_out(self, method: str, params: Sequence[Value], peer: Peer) -> object:
         is_async = method.startswith(_ASYNC)
@@ -151,10 +164,21 @@ class Dispatcher:
             raise PermissionDenied(message.permission, "No permission in user session")
         given = list(params[message.needs_session :])
         check_strings(given)
-        if is_async:
-            # The place of tasks: until they exist, no message has an asynchronous form.
+        if not is_async:
+            return await self._handlers[message.wire_name](Caller(peer, session), *_typed(message, given))
+        if session is None or not message.is_async:
             raise NoAsyncMode(f"No async mode for this operation (rpc: {message.wire_name})")
-        return await self._handlers[message.wire_name](Caller(peer, session), *_typed(message, given))
+        return self._start(message, peer, session, _typed(message, given))
+
+    def _start(self, message: Message, peer: Peer, session: Session, arguments: list[object]) -> str:
+        """Begin what nobody waits for; the reference of its task."""
+        label, handle = f"{_ASYNC}{message.wire_name}", self._handlers[message.wire_name]
+        return self._tasks.start(
+            session,
+            label,
+            lambda task: self._guard(label, handle(Caller(peer, session, task), *arguments)),
+            is_cancellable=message.is_cancellable,
+        )
 
     def _answer_unknown(self, method: str, params: Sequence[Value]) -> object:
         """Refuse what is no message; as in xapi, one that brings parameters must first have a session."""

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from xcpmem.api.sessions import Session
+    from xcpmem.api.tasks import Task
     from xcpmem.law import Operation
     from xcpmem.vm import HostFacts, Vm
 
@@ -247,4 +248,24 @@ def session_fields(session: Session, host_ref: str) -> Fields:
         "validation_time": session.login_time,
         "auth_user_name": session.uname,
         "originator": session.originator,
+    }
+
+
+def task_fields(task: Task, host_ref: str) -> Fields:
+    """Say what is known of a task; xapi leaves ``type`` as it is, whatever the result."""
+    return {
+        "uuid": task.uuid,
+        "name_label": task.name_label,
+        "name_description": task.name_description,
+        "allowed_operations": ("cancel",) if task.is_cancellable and not task.is_finished else (),
+        "current_operations": task.current_operations,
+        "created": task.created,
+        "finished": task.finished,
+        "status": task.status,
+        "resident_on": host_ref,
+        "progress": task.progress,
+        "type": "<none/>",
+        "result": task.result,
+        "error_info": task.error_info,
+        "other_config": task.other_config,
     }

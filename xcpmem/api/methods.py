@@ -10,26 +10,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xcpmem.api.datamodel import Kind, load_datamodel
+from xcpmem.api.events import EventMethods
 from xcpmem.api.lifecycle import LifecycleMethods
-from xcpmem.refs import NULL_REF
+from xcpmem.api.tasks import TaskMethods
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from xcpmem.api.datamodel import Message
     from xcpmem.api.dispatch import Caller, Handler
+    from xcpmem.api.events import Events
     from xcpmem.api.records import Records
     from xcpmem.api.sessions import Sessions
+    from xcpmem.api.tasks import Tasks
     from xcpmem.service import Service
 
 
-def make_handlers(service: Service, records: Records, sessions: Sessions) -> dict[str, Handler]:
+def make_handlers(
+    service: Service, records: Records, sessions: Sessions, tasks: Tasks, events: Events
+) -> dict[str, Handler]:
     """Make the handlers of all messages, by ``Class.message``.
 
     Args:
         service: carries out what changes or computes something.
         records: answer what asks for fields.
         sessions: log in and out.
+        tasks: stand for work that goes on.
+        events: tell what changes.
     """
     handlers: dict[str, Handler] = {
         message.wire_name: _make_generic(message, records)
@@ -42,6 +49,8 @@ def make_handlers(service: Service, records: Records, sessions: Sessions) -> dic
     handlers.update(_HostMethods(service, records).handlers())
     handlers.update(_VmMethods(service, records).handlers())
     handlers.update(LifecycleMethods(service, records).handlers())
+    handlers.update(TaskMethods(tasks).handlers())
+    handlers.update(EventMethods(events).handlers())
     handlers.update(_MemoryMethods(service, records).handlers())
     return handlers
 
@@ -203,9 +212,8 @@ class _VmMethods:
             dynamic_max=dynamic_max,
         )
 
-    async def _wait_memory_target_live(self, _: Caller, ref: str) -> None:
-        # A call that no task stands for names none when it has waited long enough.
-        await self._service.wait_memory_target_live(self._records.vm_uuid(ref), NULL_REF)
+    async def _wait_memory_target_live(self, caller: Caller, ref: str) -> None:
+        await self._service.wait_memory_target_live(self._records.vm_uuid(ref), caller.task)
 
     async def _get_cooperative(self, _: Caller, ref: str) -> bool:
         self._records.vm_uuid(ref)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping
 
     from xcpmem.api.sessions import Sessions
+    from xcpmem.api.tasks import Tasks
     from xcpmem.api.values import Record
     from xcpmem.vm import HostFacts, Vm
 
@@ -55,6 +56,7 @@ class Records:
     Args:
         inventory: the VMs, the host and the pool.
         sessions: the open sessions; whoever has a session's reference may see its record.
+        tasks: keep their records themselves.
         now: the time of day, for ``last_updated``.
     """
 
@@ -62,10 +64,12 @@ class Records:
         self,
         inventory: Inventory,
         sessions: Sessions,
+        tasks: Tasks,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._inventory = inventory
         self._sessions = sessions
+        self._tasks = tasks
         self._now = now
         self._refs: dict[str, dict[str, str]] = {}  # of the classes made of VMs, by VM uuid and class
         self._uuids: dict[tuple[str, str], str] = {}  # the same the other way round
@@ -75,6 +79,8 @@ class Records:
         """List the references of a class; sessions are listed to nobody."""
         if class_name in _OF_VMS:
             return tuple(self._refs[vm.uuid][class_name] for vm in self._vms_with(class_name))
+        if class_name == "task":
+            return self._tasks.refs()
         return (self._single_ref(class_name),)
 
     def records(self, class_name: str) -> dict[str, Record]:
@@ -84,6 +90,8 @@ class Records:
                 self._refs[vm.uuid][class_name]: self._of_vm(class_name, vm)
                 for vm in self._vms_with(class_name)
             }
+        if class_name == "task":
+            return {ref: self._tasks.record(ref) for ref in self._tasks.refs()}
         return {self._single_ref(class_name): self._single(class_name)}
 
     def record(self, class_name: str, ref: str) -> Record:
@@ -94,6 +102,8 @@ class Records:
         """
         if class_name in _OF_VMS:
             return self._of_vm(class_name, self._find_vm(class_name, ref))
+        if class_name == "task":
+            return self._tasks.record(ref)
         if class_name == "session":
             session = self._sessions.peek(ref)
             if session is not None:
