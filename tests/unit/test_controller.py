@@ -204,6 +204,35 @@ async def test_controller_names_the_reservation_of_a_domain_and_frees_it_when_th
     assert host.reservations == {}
 
 
+async def test_controller_keeps_what_a_vm_holds_over_the_end_of_its_domain() -> None:
+    host = host_of(guest(1), guest(2))
+    uuid = host.guests[1].uuid
+    async with ring(host) as controller:
+        kept = await controller.keep(owner="me", vm_uuid=uuid, overhead_kib=0)
+        assert (kept.size_kib, kept.domid, kept.vm_uuid) == (3 * GIB, 1, uuid)
+        host.remove_guest(1)
+        await settled(controller)
+        assert host.guests[2].target_kib == 3 * GIB
+        assert controller.report is not None
+        assert controller.report.look.host.reserved_kib == 3 * GIB
+        with pytest.raises(InvalidValue):
+            await controller.keep(owner="me", vm_uuid=uuid, overhead_kib=0)
+        await controller.confirm(kept.reservation_id, 2)
+        assert host.reservations[kept.reservation_id].domid == 2
+        await controller.delete(kept.reservation_id)
+    assert host.reservations == {}
+
+
+async def test_controller_that_ended_answers_whoever_comes_later() -> None:
+    host = host_of(guest(1))
+    async with ring(host) as controller:
+        await controller.next_report(0, 5)
+    with pytest.raises(ConnectionLost):
+        await controller.delete("any")
+    with pytest.raises(ConnectionLost):
+        await controller.reserve(owner="me", min_kib=0, max_kib=0)
+
+
 async def test_controller_frees_a_reservation_whose_owner_stays_away() -> None:
     host = host_of(guest(1))
     host.apply(RecordReservation(Reservation("left-behind", "gone", 0)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,12 +19,27 @@ from xcpmem.errors import (
     NotEnoughMemory,
     OperationBlocked,
     OperationNotAllowed,
+    OtherOperationInProgress,
     VmIsSnapshot,
+    VmIsTemplate,
     VmUsesNestedVirt,
     XcpmemError,
 )
-from xcpmem.law import VmLaw
-from xcpmem.vm import Live, Vm
+from xcpmem.law import (
+    CLEAN_REBOOT,
+    CLEAN_SHUTDOWN,
+    HARD_REBOOT,
+    HARD_SHUTDOWN,
+    PAUSE,
+    SHUTDOWN,
+    START,
+    START_ON,
+    UNPAUSE,
+    Operation,
+    VmLaw,
+    check_operation,
+)
+from xcpmem.vm import POWER_STATES, Live, Vm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,6 +145,81 @@ def test_setter_is_refused_on_snapshots_under_the_name_that_xapi_prints(rule: Ru
 def test_setter_is_allowed_on_templates(rule: Rule) -> None:
     roomy = VM.with_limits(MemoryLimits(GIB, 2 * GIB, 2 * GIB, 2 * GIB, 4 * GIB))
     assert rule[1](replace(roomy, is_a_template=True)).is_a_template
+
+
+def test_refusals_come_in_the_order_of_xapi() -> None:
+    worst = replace(
+        in_state(CONTROL_DOMAIN, "Running"),
+        blocked_operations={"pause": "because"},
+        current_operations={"OpaqueRef:task": "clean_shutdown"},
+        is_a_template=True,
+        is_a_snapshot=True,
+    )
+    steps: list[tuple[type[XcpmemError], tuple[str, ...], Vm]] = [
+        (OperationBlocked, (VM.ref, "because"), worst),
+        (
+            BadPowerState,
+            (VM.ref, "running", "paused"),
+            replace(worst, power_state="Paused", blocked_operations={}),
+        ),
+        (
+            OtherOperationInProgress,
+            ("VM", VM.ref, "clean_shutdown", "OpaqueRef:task"),
+            replace(worst, blocked_operations={}),
+        ),
+        (VmIsTemplate, (VM.ref, "pause"), replace(worst, blocked_operations={}, current_operations={})),
+        (
+            VmIsSnapshot,
+            (VM.ref, "pause"),
+            replace(worst, blocked_operations={}, current_operations={}, is_a_template=False),
+        ),
+        (
+            OperationNotAllowed,
+            ("This operation is not allowed on a control domain",),
+            replace(
+                worst, blocked_operations={}, current_operations={}, is_a_template=False, is_a_snapshot=False
+            ),
+        ),
+    ]
+    for error, params, vm in steps:
+        with pytest.raises(error) as caught:
+            check_operation(vm, PAUSE)
+        assert caught.value.params == params
+
+
+@pytest.mark.parametrize(
+    ("operation", "states"),
+    [
+        (START, {"Halted"}),
+        (START_ON, {"Halted"}),
+        (PAUSE, {"Running"}),
+        (UNPAUSE, {"Paused"}),
+        (CLEAN_SHUTDOWN, {"Running"}),
+        (HARD_SHUTDOWN, {"Paused", "Suspended", "Running"}),
+        (SHUTDOWN, {"Paused", "Suspended", "Running"}),
+        (CLEAN_REBOOT, {"Running"}),
+        (HARD_REBOOT, {"Paused", "Running"}),
+    ],
+)
+def test_operation_is_possible_in_the_power_states_of_xapi(operation: Operation, states: set[str]) -> None:
+    possible = set()
+    for state in POWER_STATES:
+        with suppress(BadPowerState):
+            check_operation(in_state(VM, state), operation)
+            possible.add(state)
+    assert possible == states
+
+
+def test_start_counts_the_overhead_anew_and_wants_nested_virtualisation_pinned() -> None:
+    stale = replace(VM, memory_overhead=1)
+    assert LAW.start(stale, force=False).memory_overhead == VM.memory_overhead
+    nested = replace(VM, platform={"nested-virt": "1"})
+    with pytest.raises(ConstraintMaxPin) as caught:
+        LAW.start(nested, force=False)
+    assert caught.value.params == ("nested virt",)
+    assert LAW.start(nested, force=True) == nested
+    pinned = nested.with_limits(MemoryLimits(GIB, 4 * GIB, 4 * GIB, 4 * GIB, 4 * GIB))
+    assert LAW.start(pinned, force=False) == pinned
 
 
 def test_set_memory_limits_sets_the_target_to_dynamic_min_and_counts_the_overhead_anew() -> None:

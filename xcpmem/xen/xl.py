@@ -15,7 +15,8 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING, Final
 
 from xcpmem.errors import ToolstackError
 
@@ -32,14 +33,13 @@ ACT_S: Final = 60.0
 """Any other command of `xl` may take so long."""
 
 KILLED_S: Final = 5.0
-"""A process that was killed has ended after so long, and one that ended has closed its output."""
+"""A process that was killed has ended after so long."""
 
 OUTPUT_BYTES_MOST: Final = 8192
 """As much is kept of what `xl` says: its end, where the reason stands."""
 
 LINE_MOST: Final = 500
 
-_READ_BYTES: Final = 4096
 _LAUNCHER: Final = """\
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)
@@ -129,47 +129,37 @@ class XlToolstack:
         command = shutil.which(self._program)
         if command is None:
             raise ToolstackError(f"{title}: there is no command {self._program} on this host")
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())),
-            *(command, *words),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "LC_ALL": "C"},
-        )
-        assert process.stderr is not None  # noqa: S101 it was asked for
-        output = asyncio.create_task(_read_end(process.stderr), name="output of xl")
-        try:
-            async with asyncio.timeout(deadline_s):
-                status = await process.wait()
-            said = await _last_line(output)
-        except TimeoutError:
-            raise ToolstackError(f"{title}: xl {words[0]} did not end within {deadline_s:g} s") from None
-        finally:
-            output.cancel()
-            if process.returncode is None:
-                process.kill()
-                async with asyncio.timeout(KILLED_S):
-                    await process.wait()
-        _log.debug("ran", extra={"command": f"xl {' '.join(words)}", "status": status})
-        if status != 0:
-            raise ToolstackError(f"{title}: xl {words[0]} failed ({_ending(status)}): {said}")
+        with TemporaryFile() as output:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())),
+                *(command, *words),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=output,
+                env={**os.environ, "LC_ALL": "C"},
+            )
+            try:
+                async with asyncio.timeout(deadline_s):
+                    status = await process.wait()
+            except TimeoutError:
+                why = f"xl {words[0]} did not end within {deadline_s:g} s"
+                raise ToolstackError(f"{title}: {why}") from None
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                    async with asyncio.timeout(KILLED_S):
+                        await process.wait()
+            _log.debug("ran", extra={"command": f"xl {' '.join(words)}", "status": status})
+            if status != 0:
+                said = _last_line(output)
+                raise ToolstackError(f"{title}: xl {words[0]} failed ({_ending(status)}): {said}")
 
 
-async def _read_end(stream: asyncio.StreamReader) -> bytes:
-    """Read to the end and keep the last of it."""
-    end = b""
-    while chunk := await stream.read(_READ_BYTES):
-        end = (end + chunk)[-OUTPUT_BYTES_MOST:]
-    return end
-
-
-async def _last_line(output: asyncio.Task[bytes]) -> str:
-    """Give the last line that says something; one who stays behind may hold the output open."""
-    await asyncio.wait({output}, timeout=KILLED_S)
-    text = output.result().decode(errors="replace") if output.done() else ""
-    lines = [line.strip() for line in text.splitlines()]
-    printable = ("".join(letter for letter in line if letter.isprintable()) for line in reversed(lines))
+def _last_line(output: IO[bytes]) -> str:
+    """Give the last line that says something."""
+    output.seek(max(0, output.seek(0, os.SEEK_END) - OUTPUT_BYTES_MOST))
+    lines = output.read().decode(errors="replace").splitlines()
+    printable = ("".join(filter(str.isprintable, line)).strip() for line in reversed(lines))
     return next(filter(None, printable), "it did not say why")[:LINE_MOST]
 
 

@@ -1,0 +1,96 @@
+"""Domains for which memory is set aside, and what is left in xenstore of reservations cut short."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.builders import uuid_of
+from tests.startstack import MIB_KIB, guest, simulated
+from xcpmem.engine.model import DeleteReservation, Lifecycle, RecordReservation, Reservation
+from xcpmem.xen import paths
+from xcpmem.xen.live import LiveDriver
+from xcpmem.xen.xenstore import Xenstore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from xcpmem.xen.driver import Look
+    from xcpmem.xen.simulated import SimulatedHost
+
+OWN = Reservation("r1", "xcpmem-start", 900 * MIB_KIB, domid=1, vm_uuid=uuid_of(1))
+
+
+@pytest.fixture
+async def host(tmp_path: Path) -> AsyncIterator[SimulatedHost]:
+    async with simulated(tmp_path, guest(1), spare_mib=1000) as host:
+        yield host
+
+
+async def fresh_look(
+    host: SimulatedHost, folder: Path, *actions: RecordReservation | DeleteReservation
+) -> Look:
+    """What a daemon sees that was just started, once it has done these."""
+    driver = LiveDriver(Xenstore(str(folder / "xs")), host.hypervisor, slush_kib=0)
+    await driver.start()
+    for action in actions:
+        await driver.apply(action)
+    look = await driver.observe()
+    await driver.close()
+    return look
+
+
+async def test_domain_counts_as_being_built_while_memory_is_set_aside_for_it_and_says_what_it_does(
+    host: SimulatedHost, tmp_path: Path
+) -> None:
+    before = await fresh_look(host, tmp_path)
+    for lifecycle in (Lifecycle.RUNNING, Lifecycle.PAUSED, Lifecycle.SUSPENDED):
+        host.set_lifecycle(1, lifecycle)
+        look = await fresh_look(host, tmp_path, RecordReservation(OWN))
+        (domain,) = look.host.domains
+        assert (domain.lifecycle, look.descriptions[1].lifecycle) == (Lifecycle.BUILDING, lifecycle)
+        assert look.host.spare_kib == before.host.spare_kib - (900 - 768) * MIB_KIB
+    look = await fresh_look(host, tmp_path, DeleteReservation(OWN))
+    assert look.host.domains[0].lifecycle is Lifecycle.SUSPENDED
+
+
+async def test_dying_domain_is_dying_whatever_is_set_aside_for_its_vm(
+    host: SimulatedHost, tmp_path: Path
+) -> None:
+    host.set_lifecycle(1, Lifecycle.DYING)
+    look = await fresh_look(host, tmp_path, RecordReservation(OWN))
+    assert look.host.domains[0].lifecycle is look.descriptions[1].lifecycle is Lifecycle.DYING
+
+
+async def test_domain_without_keys_is_being_built(host: SimulatedHost, tmp_path: Path) -> None:
+    host.begin_guest(replace(guest(5), actual_kib=0), 100 * MIB_KIB)
+    look = await fresh_look(host, tmp_path)
+    assert look.host.domains[1].lifecycle is look.descriptions[5].lifecycle is Lifecycle.BUILDING
+
+
+async def test_reservation_for_a_vm_outlives_the_daemon(host: SimulatedHost, tmp_path: Path) -> None:
+    await fresh_look(host, tmp_path, RecordReservation(replace(OWN, domid=None)), RecordReservation(OWN))
+    assert (await fresh_look(host, tmp_path)).host.reservations == (OWN,)
+
+
+@pytest.mark.parametrize("written", [["vm"], ["vm", "in-transfer"]])
+async def test_reservation_whose_size_was_not_written_any_more_never_stood(
+    host: SimulatedHost, tmp_path: Path, written: list[str]
+) -> None:
+    values = {"vm": uuid_of(1), "in-transfer": "1"}
+    for name in written:
+        host.store.write(f"{paths.reservation(OWN.owner, OWN.reservation_id)}/{name}", values[name])
+    assert (await fresh_look(host, tmp_path)).host.reservations == ()
+    assert host.store.read(paths.reservation(OWN.owner, OWN.reservation_id)) is None
+
+
+async def test_size_of_a_reservation_is_written_last(host: SimulatedHost, tmp_path: Path) -> None:
+    written: list[str] = []
+    host.store.subscribe(written.append)
+    await fresh_look(host, tmp_path, RecordReservation(OWN))
+    below = [path for path in written if path.startswith(paths.reservation(OWN.owner, OWN.reservation_id))]
+    assert below[-1] == paths.reservation(OWN.owner, OWN.reservation_id)
+    assert len(below) == 3

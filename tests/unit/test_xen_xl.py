@@ -1,0 +1,190 @@
+"""How `xl` is called: tried with a script in its place."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from xcpmem.errors import ToolstackError
+from xcpmem.xen.toolstack import Blueprint, Size, Subject
+from xcpmem.xen.xl import CONFIG_KEY, OUTPUT_BYTES_MOST, XlToolstack
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+UUID = "0c0ffee0-0000-4000-8000-000000000001"
+TITLE = f"VM web ({UUID})"
+SIZE = Size(memory_mib=512, static_max_mib=1024)
+WEB = Subject(7, TITLE)
+WAIT_S = 20.0
+
+
+def script(folder: Path, body: str = "") -> XlToolstack:
+    """A toolstack whose xl writes down its words and then does as the body says."""
+    path = folder / "xl"
+    words = folder / "words"
+    path.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {words}\n{body}\n', encoding="utf-8")
+    path.chmod(0o700)
+    return XlToolstack(str(path), create_s=WAIT_S, act_s=WAIT_S)
+
+
+def words(folder: Path) -> list[str]:
+    return (folder / "words").read_text(encoding="utf-8").splitlines()
+
+
+def blueprint(folder: Path, **changes: Any) -> Blueprint:
+    config = folder / "web.cfg"
+    config.write_text('name = "web"\n', encoding="utf-8")
+    given: dict[str, Any] = {"uuid": UUID, "name_label": "web", "settings": {CONFIG_KEY: str(config)}}
+    return Blueprint(**(given | changes))
+
+
+async def test_domain_is_created_paused_with_its_memory_and_uuid(tmp_path: Path) -> None:
+    await script(tmp_path).create(blueprint(tmp_path), SIZE)
+    assert words(tmp_path) == [
+        *("create", "-p", str(tmp_path / "web.cfg")),
+        *("memory=512", "maxmem=1024", f'uuid="{UUID}"'),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("act", "expected"),
+    [
+        (lambda it: it.unpause(WEB), ["unpause", "7"]),
+        (lambda it: it.pause(WEB), ["pause", "7"]),
+        (lambda it: it.shutdown(WEB), ["shutdown", "-F", "7"]),
+        (lambda it: it.reboot(WEB), ["reboot", "-F", "7"]),
+        (lambda it: it.destroy(WEB), ["destroy", "7"]),
+    ],
+)
+async def test_each_act_is_one_command(
+    tmp_path: Path, act: Callable[[XlToolstack], Awaitable[None]], expected: list[str]
+) -> None:
+    await act(script(tmp_path, "echo said and done; echo nothing wrong >&2"))
+    assert words(tmp_path) == expected
+
+
+async def test_failure_names_the_vm_and_the_last_that_xl_said(tmp_path: Path) -> None:
+    toolstack = script(tmp_path, "echo 'libxl: first' >&2; printf 'cannot\\033 map it\\n\\n' >&2; exit 3")
+    with pytest.raises(ToolstackError) as failure:
+        await toolstack.create(blueprint(tmp_path), SIZE)
+    assert failure.value.params == (f"{TITLE}: xl create failed (status 3): cannot map it",)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("exit 1", "(status 1): it did not say why"),
+        ("kill -11 $$", "(SIGSEGV): it did not say why"),
+        ("kill -40 $$", "(signal 40): it did not say why"),
+        ("yes x | head -c 3000000 >&2; printf '\\n\\377bad\\n' >&2; exit 1", "(status 1): \ufffdbad"),
+        (f"head -c {OUTPUT_BYTES_MOST} /dev/zero | tr '\\0' y >&2; exit 1", "(status 1): " + "y" * 500),
+    ],
+)
+async def test_whatever_xl_says_is_taken_in_moderation(tmp_path: Path, body: str, said: str) -> None:
+    with pytest.raises(ToolstackError) as failure:
+        await script(tmp_path, body).pause(WEB)
+    assert str(failure.value) == f"{TITLE}: xl pause failed {said}"
+
+
+async def test_command_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ToolstackError) as failure:
+        await XlToolstack(str(tmp_path / "no-xl")).destroy(WEB)
+    assert str(failure.value) == f"{TITLE}: there is no command {tmp_path / 'no-xl'} on this host"
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        (None, f"other_config:{CONFIG_KEY} must name the file to build it from"),
+        ("web.cfg", f"other_config:{CONFIG_KEY}: web.cfg is no absolute path"),
+        ("-c", f"other_config:{CONFIG_KEY}: -c is no absolute path"),
+        ("/a=b", f"other_config:{CONFIG_KEY}: /a=b must not have '=' in it"),
+        ("/nowhere/web.cfg", f"other_config:{CONFIG_KEY}: no file /nowhere/web.cfg"),
+        ("/", f"other_config:{CONFIG_KEY}: no file /"),
+    ],
+)
+async def test_vm_that_does_not_say_what_to_build_it_from_is_refused_before_xl_is_asked(
+    tmp_path: Path, path: str | None, why: str
+) -> None:
+    toolstack = script(tmp_path)
+    vm = blueprint(tmp_path, settings={} if path is None else {CONFIG_KEY: path})
+    with pytest.raises(ToolstackError) as failure:
+        toolstack.check(vm)
+    assert str(failure.value) == f"{TITLE}: {why}"
+    with pytest.raises(ToolstackError):
+        await toolstack.create(vm, SIZE)
+    assert not (tmp_path / "words").exists()
+
+
+class Pipe:
+    """A named pipe into which the script tells its process id, and which it holds open while it lives."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "pipe"
+        os.mkfifo(self.path)
+        self._reader = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
+        self.hold = f"exec 9> {self.path}; echo $$ >&9"
+
+    def read(self) -> bytes:
+        """Wait for what is written; nothing when nobody holds it any more."""
+        readable, _, _ = select.select([self._reader], [], [], WAIT_S)
+        assert readable
+        return os.read(self._reader, 100)
+
+    def close(self) -> None:
+        os.close(self._reader)
+
+
+async def test_xl_that_does_not_end_is_killed(tmp_path: Path) -> None:
+    pipe = Pipe(tmp_path)
+    toolstack = script(tmp_path, f"{pipe.hold}; exec sleep 60")
+    patient = asyncio.create_task(toolstack.create(blueprint(tmp_path), SIZE))
+    assert await asyncio.to_thread(pipe.read)
+    patient.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await patient
+    assert pipe.read() == b""
+    hasty = XlToolstack(str(tmp_path / "xl"), act_s=0.05)
+    with pytest.raises(ToolstackError) as failure:
+        await hasty.destroy(WEB)
+    assert str(failure.value) == f"{TITLE}: xl destroy did not end within 0.05 s"
+    pipe.close()
+
+
+async def test_one_that_stays_behind_for_the_domain_is_neither_waited_for_nor_killed(tmp_path: Path) -> None:
+    pipe = Pipe(tmp_path)
+    toolstack = script(tmp_path, f"(exec sleep 60) & exec 9> {pipe.path}; echo $! >&9")
+    await toolstack.create(blueprint(tmp_path), SIZE)
+    stayed = int(pipe.read())
+    os.kill(stayed, signal.SIGKILL)
+    pipe.close()
+
+
+PROGRAM = """\
+import asyncio, sys
+from xcpmem.xen.toolstack import Subject
+from xcpmem.xen.xl import XlToolstack
+asyncio.run(XlToolstack(sys.argv[1]).destroy(Subject(7, "VM")))
+"""
+
+
+def test_xl_dies_with_the_daemon(tmp_path: Path) -> None:
+    pipe = Pipe(tmp_path)
+    script(tmp_path, f"{pipe.hold}; exec sleep 60")
+    daemon = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(tmp_path / "xl")], cwd=Path(__file__).parents[2]
+    )
+    assert pipe.read()
+    daemon.kill()
+    daemon.wait(WAIT_S)
+    assert pipe.read() == b""
+    pipe.close()
