@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import uuid4
 
 from xcpmem.errors import ConnectionLost, HostError
-from xcpmem.refs import opaque_ref
+from xcpmem.refs import CURRENT_TASK, NULL_REF, opaque_ref
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -226,12 +226,17 @@ class Ledger:
     def begin(self, uuid: str, operation: str, *, is_veiled: bool = False) -> None:
         """Note that an operation on a VM is under way, until `end`; there must be none yet.
 
+        It goes by the task on whose behalf it is begun, or by a reference of its own if there is none.
+
         Args:
             uuid: of the VM, which need not be known yet.
             operation: XenAPI's name of it.
             is_veiled: whether what is seen of the VM's domain is to be overlooked for now; see `unveil`.
         """
-        self._under_way[uuid] = _UnderWay(opaque_ref("task", str(uuid4())), operation, is_veiled)
+        task = CURRENT_TASK.get()
+        if task == NULL_REF:
+            task = opaque_ref("task", str(uuid4()))
+        self._under_way[uuid] = _UnderWay(task, operation, is_veiled)
         self._relay(uuid)
 
     def unveil(self, uuid: str) -> None:

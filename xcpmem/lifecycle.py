@@ -203,6 +203,18 @@ class VmLifecycle:
         self._operations.cancel(uuid, _ASKED)
         await self._conduct(uuid, HARD_REBOOT, self._rebuild)
 
+    def give_up(self, uuid: str, task: str) -> bool:
+        """Stop waiting for a guest that a task has asked to go; the task ends with TaskCancelled.
+
+        Returns:
+            False when the task has not begun its operation on the VM, and can be cancelled where it waits.
+        """
+        vm = self._ledger.vms.get(uuid)
+        has_begun = vm is not None and task in vm.current_operations
+        if has_begun:
+            self._operations.cancel(uuid, _ASKED)
+        return has_begun
+
     async def _conduct(self, uuid: str, operation: Operation, work: Callable[[Vm], Awaitable[None]]) -> None:
         """Do something to a VM with nobody else at it, to the end even if the caller goes away."""
         vm = await self._operations.begin(uuid, operation)

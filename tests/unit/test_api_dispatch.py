@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from xcpmem.api.datamodel import load_datamodel
 from xcpmem.api.dispatch import Caller, Dispatcher
 from xcpmem.api.sessions import SessionClock, Sessions
 from xcpmem.api.tasks import Tasks
+from xcpmem.api.typenames import EPOCH
 from xcpmem.errors import InternalError, XcpmemError
 
 if TYPE_CHECKING:
@@ -174,6 +176,40 @@ async def test_async_of_a_message_without_such_a_form_is_a_fault() -> None:
     assert await line.failure("Async.VM.set_memory_dynamic_min", await line.login(), VM, "x") == fault
     assert await line.failure("Async.VM.set_memory_dynamic_min", DEAD, VM, "x") == ["SESSION_INVALID", DEAD]
     assert line.handled == []
+
+
+async def test_async_call_is_handled_in_a_task_of_its_name() -> None:
+    line = Line()
+    session = await line.login()
+    ended = asyncio.Event()
+    line.tasks.on_change(lambda ref: ended.set() if line.tasks.record(ref)["finished"] != EPOCH else None)
+    ref = await line.call(f"Async.{LIMITS}", session, VM, "1", 2, 3, 4)
+    async with asyncio.timeout(10):
+        await ended.wait()
+    record = line.tasks.record(str(ref))
+    assert (record["name_label"], record["status"]) == (f"Async.{LIMITS}", "success")
+    assert line.handled == [LIMITS]
+    assert line.observed == [(LIMITS, "success")]
+    await line.tasks.close()
+
+
+async def test_unexpected_failure_in_a_task_is_logged_and_counted_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fail(*_: object) -> object:
+        raise KeyError("no such key")
+
+    line = Line(handlers={LIMITS: fail})
+    ended = asyncio.Event()
+    line.tasks.on_change(lambda ref: ended.set() if line.tasks.record(ref)["finished"] != EPOCH else None)
+    ref = await line.call(f"Async.{LIMITS}", await line.login(), VM, 1, 2, 3, 4)
+    async with asyncio.timeout(10):
+        await ended.wait()
+    error_info = ("INTERNAL_ERROR", "unexpected KeyError, see the daemon's log")
+    assert line.tasks.record(str(ref))["error_info"] == error_info
+    assert line.dispatcher.unexpected_errors == 1
+    assert "no such key" in caplog.text
+    await line.tasks.close()
 
 
 async def test_wrong_type_is_an_internal_error_as_in_xapi() -> None:

@@ -93,7 +93,6 @@ class Message:
         lifecycle: as for fields.
         doc: what it does.
         is_async: whether there is an ``Async.`` form, which answers with a task.
-        is_cancellable: whether that task can be given up halfway, with nothing done.
         admits_client_cert: whether programs of other hosts may call it, which have a certificate and no role.
     """
 
@@ -109,7 +108,6 @@ class Message:
     lifecycle: str = "published"
     doc: str = ""
     is_async: bool = False
-    is_cancellable: bool = False
     admits_client_cert: bool = False
 
     @property
@@ -230,7 +228,6 @@ def _read_message(class_name: str, raw: Mapping[str, Any]) -> Message:
         lifecycle=raw.get("lifecycle", "published"),
         doc=raw["doc"],
         is_async=raw.get("async", False),
-        is_cancellable=raw.get("cancellable", False),
         admits_client_cert=raw.get("client_cert", False),
     )
 

@@ -177,7 +177,6 @@ class Dispatcher:
             session,
             label,
             lambda task: self._guard(label, handle(Caller(peer, session, task), *arguments)),
-            is_cancellable=message.is_cancellable,
         )
 
     def _answer_unknown(self, method: str, params: Sequence[Value]) -> object:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
     from xcpmem.api.dispatch import Caller, Handler
     from xcpmem.api.records import Records
+    from xcpmem.api.tasks import Tasks
     from xcpmem.service import Service
 
 
@@ -18,11 +19,13 @@ class LifecycleMethods:
     Args:
         service: carries them out.
         records: know the references.
+        tasks: can be cancelled while a guest is waited for.
     """
 
-    def __init__(self, service: Service, records: Records) -> None:
+    def __init__(self, service: Service, records: Records, tasks: Tasks) -> None:
         self._service = service
         self._records = records
+        self._tasks = tasks
 
     def handlers(self) -> dict[str, Handler]:
         """Give the handlers by ``Class.message``."""
@@ -32,10 +35,10 @@ class LifecycleMethods:
             "VM.start_on": self._start_on,
             "VM.pause": self._on_vm(lifecycle.pause),
             "VM.unpause": self._on_vm(lifecycle.unpause),
-            "VM.clean_shutdown": self._on_vm(lifecycle.clean_shutdown),
+            "VM.clean_shutdown": self._asking(lifecycle.clean_shutdown),
             "VM.hard_shutdown": self._on_vm(lifecycle.hard_shutdown),
-            "VM.shutdown": self._on_vm(lifecycle.shutdown),
-            "VM.clean_reboot": self._on_vm(lifecycle.clean_reboot),
+            "VM.shutdown": self._asking(lifecycle.shutdown),
+            "VM.clean_reboot": self._asking(lifecycle.clean_reboot),
             "VM.hard_reboot": self._on_vm(lifecycle.hard_reboot),
             "VM.set_name_label": self._on_vm(labels.set_name_label),
             "VM.set_other_config": self._on_vm(labels.set_other_config),
@@ -46,6 +49,16 @@ class LifecycleMethods:
     def _on_vm(self, act: Callable[..., Awaitable[None]]) -> Handler:
         async def handle(_: Caller, ref: str, *args: object) -> None:
             await act(self._records.vm_uuid(ref), *args)
+
+        return handle
+
+    def _asking(self, act: Callable[[str], Awaitable[None]]) -> Handler:
+        """Make the handler of what asks a guest for something, and waits for it."""
+
+        async def handle(caller: Caller, ref: str) -> None:
+            uuid = self._records.vm_uuid(ref)
+            self._tasks.allow_cancel(caller.task, lambda: self._service.lifecycle.give_up(uuid, caller.task))
+            await act(uuid)
 
         return handle
 

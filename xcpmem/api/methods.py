@@ -47,8 +47,8 @@ def make_handlers(
     handlers.update(_SessionMethods(sessions).handlers())
     handlers.update(_PoolMethods(service, records).handlers())
     handlers.update(_HostMethods(service, records).handlers())
-    handlers.update(_VmMethods(service, records).handlers())
-    handlers.update(LifecycleMethods(service, records).handlers())
+    handlers.update(_VmMethods(service, records, tasks).handlers())
+    handlers.update(LifecycleMethods(service, records, tasks).handlers())
     handlers.update(TaskMethods(tasks).handlers())
     handlers.update(EventMethods(events).handlers())
     handlers.update(_MemoryMethods(service, records).handlers())
@@ -164,9 +164,10 @@ class _HostMethods:
 class _VmMethods:
     """The memory of a VM, and what it costs."""
 
-    def __init__(self, service: Service, records: Records) -> None:
+    def __init__(self, service: Service, records: Records, tasks: Tasks) -> None:
         self._service = service
         self._records = records
+        self._tasks = tasks
 
     def handlers(self) -> dict[str, Handler]:
         service = self._service
@@ -213,6 +214,7 @@ class _VmMethods:
         )
 
     async def _wait_memory_target_live(self, caller: Caller, ref: str) -> None:
+        self._tasks.allow_cancel(caller.task)
         await self._service.wait_memory_target_live(self._records.vm_uuid(ref), caller.task)
 
     async def _get_cooperative(self, _: Caller, ref: str) -> bool:

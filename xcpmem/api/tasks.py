@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -25,7 +26,7 @@ from xcpmem.errors import (
     TooBusy,
     XcpmemError,
 )
-from xcpmem.refs import opaque_ref
+from xcpmem.refs import CURRENT_TASK, opaque_ref
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -122,6 +123,7 @@ class Tasks:
         self._finished: dict[str, None] = {}  # the one that finished first comes first
         self._records: dict[str, Record] = {}
         self._work: dict[str, asyncio.Task[object]] = {}
+        self._give_up: dict[str, Callable[[], bool]] = {}
         self._listeners: list[Callable[[str], None]] = []
         self._tidying: asyncio.TimerHandle | None = None
 
@@ -157,15 +159,14 @@ class Tasks:
         """
         return self._add(Task(str(uuid4()), label, description, session.uname, self._now()))
 
-    def start(self, session: Session, label: str, work: Work, *, is_cancellable: bool) -> str:
+    def start(self, session: Session, label: str, work: Work) -> str:
         """Begin work that its caller does not wait for; it goes on when the session has ended.
 
         Args:
             session: whose it is.
             label: the call.
             work: is handed the task's reference; what it returns is the result, and an XcpmemError that it
-                raises is the task's. Cancelled, it must leave things as if it had not begun.
-            is_cancellable: whether it may be.
+                raises is the task's.
 
         Returns:
             The task's reference.
@@ -173,11 +174,26 @@ class Tasks:
         Raises:
             TooBusy: too many tasks are under way.
         """
-        uuid = str(uuid4())
-        ref = self._add(Task(uuid, label, "", session.uname, self._now(), is_cancellable))
-        job = self._work[ref] = asyncio.create_task(work(ref), name=f"{label} {uuid}")
+        task = Task(str(uuid4()), label, "", session.uname, self._now())
+        ref = self._add(task)
+        context = copy_context()
+        context.run(CURRENT_TASK.set, ref)
+        job = asyncio.create_task(work(ref), name=f"{label} {task.uuid}", context=context)
         job.add_done_callback(lambda _: self._end(ref, job))
+        self._work[ref] = job
         return ref
+
+    def allow_cancel(self, ref: str, give_up: Callable[[], bool] = lambda: False) -> None:
+        """Let clients cancel a task from now on; for the work to say, when it knows how it can be given up.
+
+        Args:
+            ref: of the task; the null reference, which stands for a call without one, is let pass.
+            give_up: makes the work end with TaskCancelled, sooner or later; or tells by False that it can be
+                cancelled where it waits, and leaves things as if it had not begun.
+        """
+        if ref in self._work:
+            self._give_up[ref] = give_up
+            self._put(replace(self._tasks[ref], is_cancellable=True))
 
     def destroy(self, session: Session, ref: str) -> None:
         """Forget a task; one that is not finished is only marked, and forgotten in its time.
@@ -208,7 +224,7 @@ class Tasks:
         if task.is_finished:
             return
         self._put(replace(task, current_operations={by: "cancel"}))
-        if task.is_cancellable and ref in self._work:
+        if ref in self._give_up and not self._give_up[ref]():
             self._work[ref].cancel()
 
     def change(self, session: Session, ref: str, **values: object) -> None:
@@ -312,6 +328,7 @@ class Tasks:
     def _end(self, ref: str, job: asyncio.Task[object]) -> None:
         """Note how the work ended, unless somebody has declared the task finished before."""
         del self._work[ref]
+        self._give_up.pop(ref, None)
         error = TaskCancelled(ref) if job.cancelled() else job.exception()
         task = self._tasks.get(ref)
         if task is None or task.is_finished:
