@@ -8,6 +8,7 @@ worker thread.
 from __future__ import annotations
 
 import asyncio
+import errno
 import importlib
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -147,9 +148,11 @@ class XcHypervisor:
         except (OSError, ValueError, RuntimeError) as error:
             raise DriverError(f"a hypercall failed: {error}") from error
         except Exception as error:
-            if type(error).__module__.startswith("xen."):
-                raise DriverError(f"a hypercall failed: {error}") from error
-            raise
+            if not type(error).__module__.startswith("xen."):
+                raise
+            if error.args[:1] == (errno.ESRCH,):
+                raise DomainVanished(f"no such domain: {error}") from error
+            raise DriverError(f"a hypercall failed: {error}") from error
 
 
 def _domain_info(row: dict[str, Any]) -> DomainInfo:

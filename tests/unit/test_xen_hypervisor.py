@@ -1,0 +1,131 @@
+"""The binding on dom0's ``xen.lowlevel.xc``, over a double of that extension found in its folder."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from xcpmem.errors import DomainVanished, DriverDisconnected, DriverError, DriverTimeout
+from xcpmem.xen.hypervisor import DomainInfo, PhysInfo, XcHypervisor, open_hypervisor
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+BINDING = """
+class Error(Exception):
+    pass
+
+class xc:
+    def __init__(self):
+        self.rows = {domid: {"domid": domid, "handle": [domid] * 16, "mem_kb": 4096, "maxmem_kb": 5120,
+                     "online_vcpus": 2, "hvm": 0, "paused": 1, "shutdown": 0, "dying": 0}
+                     for domid in (0, 3)}
+        self.keeps_maxmem = False
+        self.blocks = None
+
+    def physinfo(self):
+        if self.blocks is not None:
+            self.blocks.wait(5)
+        return {"total_memory": 1000, "free_memory": 100, "scrub_memory": 10}
+
+    def domain_getinfo(self, first, most):
+        if first > 31000:
+            raise Error(3, "No such process")
+        return [row for domid, row in sorted(self.rows.items()) if domid >= first][:most]
+
+    def domain_setmaxmem(self, domid, kib):
+        if kib == 0:
+            raise Error(22, "Invalid argument")
+        if not self.keeps_maxmem:
+            self.rows[domid]["maxmem_kb"] = kib // 4 * 4
+"""
+
+
+@contextmanager
+def installed(folder: Path, text: str) -> Iterator[str]:
+    """A distribution's folder with the extension in it; nothing of it stays importable."""
+    package = folder / "xen" / "lowlevel"
+    package.mkdir(parents=True)
+    for path in (folder / "xen" / "__init__.py", package / "__init__.py"):
+        path.touch()
+    (package / "xc.py").write_text(text)
+    before = list(sys.path)
+    try:
+        importlib.invalidate_caches()
+        yield str(folder)
+    finally:
+        sys.path[:] = before
+        for name in [name for name in sys.modules if name.partition(".")[0] == "xen"]:
+            del sys.modules[name]
+
+
+@pytest.fixture
+async def hypervisor(tmp_path: Path) -> AsyncIterator[XcHypervisor]:
+    with installed(tmp_path, BINDING) as folder:
+        hypervisor = open_hypervisor([folder])
+        yield hypervisor
+        await hypervisor.close()
+
+
+def xc_of(hypervisor: XcHypervisor) -> Any:
+    return hypervisor._xc
+
+
+async def test_hypervisor_reads_memory_and_domains(hypervisor: XcHypervisor) -> None:
+    assert await hypervisor.physinfo() == PhysInfo(1000, 100, 10)
+    uuid = "03030303-0303-0303-0303-030303030303"
+    assert (await hypervisor.domains())[1] == DomainInfo(3, uuid, 4096, 5120, vcpus=2, paused=True)
+
+
+async def test_hypervisor_caps_a_domain_in_whole_pages(hypervisor: XcHypervisor) -> None:
+    await hypervisor.set_maxmem(3, 6001)
+    assert (await hypervisor.domains())[1].maxmem_kib == 6000
+
+
+async def test_hypervisor_says_that_a_domain_is_gone(hypervisor: XcHypervisor) -> None:
+    for domid in (2, 4, 31999):
+        with pytest.raises(DomainVanished):
+            await hypervisor.set_maxmem(domid, 6000)
+
+
+async def test_hypervisor_notices_a_cap_that_is_not_there(hypervisor: XcHypervisor) -> None:
+    xc_of(hypervisor).keeps_maxmem = True
+    with pytest.raises(DomainVanished, match="kept its maxmem"):
+        await hypervisor.set_maxmem(3, 6000)
+
+
+async def test_hypervisor_says_what_xen_refused(hypervisor: XcHypervisor) -> None:
+    with pytest.raises(DriverError, match="Invalid argument"):
+        await hypervisor.set_maxmem(3, 0)
+
+
+async def test_hypervisor_does_not_wait_for_a_call_without_end(hypervisor: XcHypervisor) -> None:
+    xc = xc_of(hypervisor)
+    xc.blocks = threading.Event()
+    hasty = XcHypervisor(xc, call_deadline_s=0.05)
+    with pytest.raises(DriverTimeout, match="longer than"):
+        await hasty.physinfo()
+    xc.blocks.set()
+    await hasty.close()
+
+
+def test_hypervisor_says_what_is_missing_when_there_is_no_binding(tmp_path: Path) -> None:
+    with pytest.raises(DriverDisconnected, match="no Xen binding for Python"):
+        open_hypervisor([str(tmp_path / "nothing*")])
+
+
+def test_hypervisor_says_so_when_there_is_no_xen_beneath(tmp_path: Path) -> None:
+    broken = BINDING.replace(
+        "def __init__(self):", "def __init__(self):\n        raise Error(2, 'no privcmd')"
+    )
+    with (
+        installed(tmp_path, broken) as folder,
+        pytest.raises(DriverDisconnected, match=r"does not answer.*no privcmd"),
+    ):
+        open_hypervisor([folder])
