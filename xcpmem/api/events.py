@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
     from xcpmem.api.dispatch import Caller, Handler
-    from xcpmem.api.feed import Watched
+    from xcpmem.api.feed import Timer, Watched
     from xcpmem.api.journal import Change
     from xcpmem.api.records import Records
     from xcpmem.api.sessions import Session, Sessions
@@ -69,7 +69,7 @@ class EventClock:
     now_s: Callable[[], float] = time.time
     monotonic_s: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    call_later: Callable[[float, Callable[[], None]], asyncio.TimerHandle] = _call_later
+    call_later: Callable[[float, Callable[[], None]], Timer] = _call_later
 
 
 @dataclass(slots=True)

@@ -17,7 +17,6 @@ from xcpmem.refs import opaque_ref
 from xcpmem.units import BYTES_PER_MIB
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
     from xcpmem.api.journal import Journal
@@ -52,6 +51,13 @@ class Watched(Inventory, Protocol):
         """Call back with class and uuid of what changed; returns a function that ends this."""
 
 
+class Timer(Protocol):
+    """Something that is going to happen; asyncio's TimerHandle."""
+
+    def cancel(self) -> None:
+        """Let it not happen."""
+
+
 class Pace:
     """Lets each thing through once in a while, and what was held back when its time has come.
 
@@ -75,13 +81,16 @@ class Pace:
         if now_s < due_s:
             self._held[key] = due_s
             return False
-        self.release(key, now_s)
+        self._held.pop(key, None)
+        self._passed_s[key] = now_s
         return True
 
     def release(self, key: Key, now_s: float) -> bool:
-        """Let a thing pass; tell whether it was held back."""
+        """Let a thing pass before its time; tell whether it was held back."""
+        if self._held.pop(key, None) is None:
+            return False
         self._passed_s[key] = now_s
-        return self._held.pop(key, None) is not None
+        return True
 
     def take_due(self, now_s: float) -> list[Key]:
         """Let everything pass whose time has come."""
@@ -116,7 +125,7 @@ class Feed:
         journal: Journal,
         *,
         monotonic_s: Callable[[], float],
-        call_later: Callable[[float, Callable[[], None]], asyncio.TimerHandle],
+        call_later: Callable[[float, Callable[[], None]], Timer],
     ) -> None:
         self._watched = watched
         self._tasks = tasks
@@ -127,7 +136,7 @@ class Feed:
         self._pace = Pace(MEMORY_GAP_S)
         self._residents: set[str] = set()
         self._moving: set[str] = set()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
         self._unsubscribe: Callable[[], None] | None = None
 
     @property
@@ -147,6 +156,7 @@ class Feed:
         """Follow the service no more."""
         if self._unsubscribe is not None:
             self._unsubscribe()
+            self._unsubscribe = None
         if self._timer is not None:
             self._timer.cancel()
 
