@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
+    from xcpmem.engine.model import HostState
     from xcpmem.lifecycle import VmLifecycle
     from xcpmem.xen.toolstack import Subject
 
@@ -52,6 +53,12 @@ async def daemon(tmp_path: Path) -> AsyncIterator[Daemon]:
 
 def targets_kib(daemon: Daemon) -> dict[str, int]:
     return {each.uuid: each.target_kib for each in daemon.host.catch_up().guests.values()}
+
+
+def left_kib(host: HostState) -> int:
+    """What nobody holds, may take or has reserved; below 0 more is promised than there is."""
+    held_kib = sum(domain.held_kib for domain in host.domains)
+    return host.common_kib - host.slush_kib - host.reserved_kib - held_kib
 
 
 async def assert_halted(daemon: Daemon, uuid: str = WEB.uuid) -> None:
@@ -290,12 +297,15 @@ async def test_vms_that_start_together_share_what_there_is(tmp_path: Path) -> No
     uuids = [uuid_of(number) for number in range(11, 15)]
     async with simulated(tmp_path, guest(1), guest(2), guest(3)) as host, attached(host, tmp_path) as daemon:
         await daemon.service.seed(replace(WEB, uuid=uuid) for uuid in uuids)
+        unpromised_kib: list[int] = []
+        daemon.ring.subscribe(lambda report: unpromised_kib.append(left_kib(report.look.host)))
         async with asyncio.TaskGroup() as group:
             for uuid in uuids:
                 group.create_task(daemon.service.lifecycle.start(uuid))
         assert [daemon.vm(uuid).power_state for uuid in uuids] == ["Running"] * 4
         assert await daemon.reservations() == ()
         assert host.catch_up().ledger.overcommit_kib == 0
+        assert min(unpromised_kib) >= 0
 
 
 async def test_guest_that_is_asked_shuts_down_and_its_memory_goes_to_others(daemon: Daemon) -> None:
