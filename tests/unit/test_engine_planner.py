@@ -531,3 +531,14 @@ def test_look_that_contradicts_what_is_known_of_others_is_taken_again_and_nothin
     assert (plan.stable, plan.look_again_s) == (False, LOOK_LATEST_S)
     plan = planned(replace(host, others_kib=host.total_kib - host.common_kib))
     assert (plan.stable, plan.look_again_s) == (True, None)
+
+
+def test_request_is_not_refused_by_a_look_that_contradicts_what_is_known_of_others() -> None:
+    guest = a_domain(1000 * MIB, 3000 * MIB, 2000 * MIB)
+    host = a_host(guest, free_kib=1000 * MIB)
+    wishes = wanting(a_request(1003 * MIB))
+    doubtful = replace(host, others_kib=host.total_kib - host.common_kib - 3 * MIB)
+    plan = planned(doubtful, wishes, settings=EXACT)
+    assert (plan.actions, plan.verdicts, plan.stable) == ((), (), False)
+    plan = planned(replace(doubtful, others_kib=None), wishes, settings=EXACT)
+    assert targets_of(plan.actions) == {1: 1997 * MIB}

@@ -163,7 +163,7 @@ def plan(
     for party, target_kib in zip(parties, targets_kib, strict=True):
         draft.cap(party.domain, target_kib, keeps_maxmem=party.keeps_maxmem)
     coming = any(_is_giving(party, draft.target_kib(party.domain), caution) for party in parties)
-    settling = bool(requests) and any(_is_settling(party, before) for party in parties)
+    settling = bool(requests) and (host.torn_kib > 0 or any(_is_settling(party, before) for party in parties))
     waiting = grant(
         requests,
         goals_kib[len(parties) :],
