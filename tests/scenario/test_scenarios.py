@@ -177,3 +177,9 @@ def test_others_are_told_within_a_tenth_of_a_second_when_a_vm_stops() -> None:
 def test_cooperative_guests_free_at_their_own_rate(guests: int, rate_mib_s: int) -> None:
     own_time_s = 4096 / (guests * rate_mib_s)
     assert call(answer(f"cooperative_{guests}"))["took_s"] <= 1.1 * own_time_s
+
+
+def test_a_guest_that_is_later_than_patience_gets_its_share_and_nobody_swings() -> None:
+    result = answer("late_beyond_patience")
+    assert result["totals"]["settled_at_s"] <= 30
+    assert near(guest(result, 1)["actual_kib"], guest(result, 2)["actual_kib"])

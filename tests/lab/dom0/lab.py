@@ -46,6 +46,7 @@ class Lab:
     hypervisor: Hypervisor
     guests: tuple[Guest, ...]
     daemon: Daemon = field(default_factory=lambda: Daemon(DAEMON_DIRECTORY, LISTEN))
+    granted: Settlement | None = None
     undisturbed: Settlement | None = None
     _reserved: list[Reservation] = field(default_factory=list)
     _client: Client | None = None

@@ -33,7 +33,7 @@ def reservation_is_taken_proportionally_and_really_free(lab: Lab) -> str:
     at_rest = lab.rest()
     free_before_kib = lab.hypervisor.free_kib()
     min_kib, max_kib = lab.range_to_reserve_kib()
-    settlement = lab.undisturbed = lab.settle(min_kib, max_kib)
+    settlement = lab.granted = lab.settle(min_kib, max_kib)
     free_kib = lab.hypervisor.free_kib()
     granted_kib = settlement.reservation.granted_kib
     require(min_kib <= granted_kib <= max_kib, f"granted {granted_kib} KiB is within {min_kib} to {max_kib}")
@@ -58,7 +58,9 @@ def reservation_is_taken_proportionally_and_really_free(lab: Lab) -> str:
 
 def deleted_reservation_lets_guests_grow_back(lab: Lab) -> str:
     """`Memory.delete_reservation` gives the memory back to whom it came from."""
-    settlement = _undisturbed(lab)
+    settlement = lab.granted
+    if settlement is None:
+        raise CheckError("no reservation was granted before, to be deleted")
     lab.delete(settlement.reservation)
     took_s = wait_at_targets(lab.hypervisor, lab.at_rest_kib())
     require(
@@ -125,8 +127,13 @@ def reservation_survives_a_killed_daemon(lab: Lab) -> str:
 
 
 def _undisturbed(lab: Lab) -> Settlement:
+    """Where a reservation ends that nothing disturbs; its size is fixed, so that it always ends there."""
     if lab.undisturbed is None:
-        raise CheckError("no undisturbed reservation came before, to compare with")
+        lab.rest()
+        size_kib = sum(lab.range_to_reserve_kib()) // 2
+        lab.undisturbed = lab.settle(size_kib, size_kib)
+        wait_at_targets(lab.hypervisor, lab.undisturbed.targets_kib)
+        lab.delete(lab.undisturbed.reservation)
     return lab.undisturbed
 
 
