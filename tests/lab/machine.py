@@ -25,10 +25,8 @@ END_OF_LOG_LINES: Final = 40
 # With SMAP or SMEP a PV dom0 dies on its first exception under emulation; with MONITOR, C-states or
 # mwait Xen takes a general protection fault when it idles. Without eager-fpu Xen switches vector
 # registers lazily, and under emulation on a busy machine one task's then turn up in another: ld.so fails
-# its assertions, programs in dom0 and guests die of SIGSEGV. No test needs a network. Time goes on inside
-# also while the machine is not served, so that others' work makes guests look stuck: hence the priority.
+# its assertions, programs in dom0 and guests die of SIGSEGV. No test needs a network.
 QEMU: Final = (
-    *("nice", "-n", "-5"),
     *("qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi"),
     *("-cpu", "EPYC,-smap,-smep,-monitor", "-smp", "2", "-m", "4096"),
     *("-nographic", "-no-reboot", "-nic", "none"),
