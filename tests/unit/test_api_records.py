@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -272,6 +272,25 @@ def test_record_outlives_a_new_version_that_changes_nothing_in_it(records: Recor
     inventory.all_vms[RUNNING] = replace(inventory.all_vms[RUNNING], memory_actual=GIB, version=1)
     assert vm_record(records, RUNNING) is before
     assert vm_record(records, RUNNING, "VM_metrics") is not metrics
+
+
+def test_measured_record_is_dated_by_its_last_change(inventory: Fixed, sessions: Sessions) -> None:
+    moments = iter(NOW + timedelta(seconds=second) for second in range(1000))
+    records = Records(inventory, sessions, Tasks(HOST), moments.__next__)
+    for class_name in ("VM_metrics", "VM_guest_metrics"):
+        before = vm_record(records, RUNNING, class_name)
+        inventory.all_vms[RUNNING] = replace(
+            inventory.all_vms[RUNNING],
+            name_label="new",
+            version=inventory.all_vms[RUNNING].version + 1,
+        )
+        assert vm_record(records, RUNNING, class_name) is before
+    before = only(records, "host_metrics")
+    inventory.facts = replace(FACTS, version=1)
+    assert only(records, "host_metrics") is before
+    inventory.facts = replace(FACTS, memory_free=GIB, version=2)
+    after = only(records, "host_metrics")
+    assert (after["memory_free"], after["last_updated"] > before["last_updated"]) == (GIB, True)  # type: ignore[operator]
 
 
 def test_host_follows_the_vms_that_come_and_go(records: Records, inventory: Fixed) -> None:

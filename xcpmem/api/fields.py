@@ -167,25 +167,23 @@ def _is_allowed(vm: Vm, operation: Operation) -> bool:
     return True
 
 
-def vm_metrics_fields(vm: Vm, now: datetime) -> Fields:
+def vm_metrics_fields(vm: Vm) -> Fields:
     """Say what is measured of a VM; ``memory_actual`` is 0 while it is not known, as in xapi."""
     return {
         "uuid": metrics_uuid("VM_metrics", vm.uuid),
         "memory_actual": vm.memory_actual,
         "VCPUs_number": vm.VCPUs_at_startup if vm.is_resident else 0,
         "start_time": datetime.fromtimestamp(vm.start_time_s, UTC) if vm.is_resident else EPOCH,
-        "last_updated": now,
         "hvm": vm.is_resident and vm.domain_type == "hvm",
         "nested_virt": vm.is_resident and uses_nested_virt(vm),
         "current_domain_type": vm.domain_type if vm.is_resident else "unspecified",
     }
 
 
-def vm_guest_metrics_fields(vm: Vm, now: datetime) -> Fields:
+def vm_guest_metrics_fields(vm: Vm) -> Fields:
     """Say what a guest reports, which is nothing yet; xapi's ``memory`` is empty at all times."""
     return {
         "uuid": metrics_uuid("VM_guest_metrics", vm.uuid),
-        "last_updated": now,
         "live": vm.is_resident,
     }
 
@@ -217,14 +215,13 @@ def host_fields(host: HostFacts, resident_vms: Sequence[Vm]) -> Fields:
     }
 
 
-def host_metrics_fields(host: HostFacts, now: datetime) -> Fields:
+def host_metrics_fields(host: HostFacts) -> Fields:
     """Say what is measured of the host; sizes bytes."""
     return {
         "uuid": metrics_uuid("host_metrics", host.uuid),
         "memory_total": host.memory_total,
         "memory_free": host.memory_free,
         "live": True,
-        "last_updated": now,
     }
 
 

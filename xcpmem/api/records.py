@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from xcpmem.vm import HostFacts, Vm
 
 _OF_VMS: Final = ("VM", "VM_metrics", "VM_guest_metrics")
+_DATED: Final = frozenset({"VM_metrics", "VM_guest_metrics", "host_metrics"})
+_MOMENT: Final = "last_updated"
 
 
 class Inventory(Protocol):
@@ -176,9 +178,9 @@ class Records:
                 case "VM":
                     return fields.vm_fields(vm, self._single_ref("host"))
                 case "VM_metrics":
-                    return fields.vm_metrics_fields(vm, self._now())
+                    return fields.vm_metrics_fields(vm)
                 case _:
-                    return fields.vm_guest_metrics_fields(vm, self._now())
+                    return fields.vm_guest_metrics_fields(vm)
 
         return self._keep(class_name, vm.uuid, vm.version, make)
 
@@ -203,7 +205,7 @@ class Records:
                 return self._keep(class_name, host.uuid, version, lambda: fields.host_fields(host, residents))
             case "host_metrics":
                 return self._keep(
-                    class_name, host.uuid, host.version, lambda: fields.host_metrics_fields(host, self._now())
+                    class_name, host.uuid, host.version, lambda: fields.host_metrics_fields(host)
                 )
             case _:
                 uuid, other_config = self._inventory.pool_uuid, dict(self._inventory.pool_other_config)
@@ -223,6 +225,10 @@ class Records:
         made = self._made.get((class_name, uuid))
         if made is None or made.version != version:
             known = make()
-            record = made.record if made and made.known == known else fields.complete(class_name, known)
+            if made is not None and made.known == known:
+                record = made.record
+            else:
+                moment = {_MOMENT: self._now()} if class_name in _DATED else {}
+                record = fields.complete(class_name, known | moment)
             made = self._made[class_name, uuid] = _Made(version, known, record)
         return made.record
