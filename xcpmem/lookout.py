@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LOOK_GAP_S: Final = 1.0
 """While somebody waits the host is looked at this often, even if it gives no sign of itself."""
 
-LOOK_S: Final = 10.0
+LOOK_S: Final = 30.0
 """A look that takes longer is given up."""
 
 
