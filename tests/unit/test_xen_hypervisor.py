@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BINDING = """
-class Error(Exception):
+class Error(RuntimeError):
     pass
 
 class xc:
