@@ -72,11 +72,14 @@ async def test_each_act_is_one_command(
     assert words(tmp_path) == expected
 
 
-async def test_failure_names_the_vm_and_the_last_that_xl_said(tmp_path: Path) -> None:
+async def test_failure_names_the_vm_and_the_last_that_xl_said_and_logs_all_of_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     toolstack = script(tmp_path, "echo 'libxl: first' >&2; printf 'cannot\\033 map it\\n\\n' >&2; exit 3")
     with pytest.raises(ToolstackError) as failure:
         await toolstack.create(blueprint(tmp_path), SIZE)
     assert failure.value.params == (f"{TITLE}: xl create failed (status 3): cannot map it",)
+    assert "(status 3); it said: libxl: first | cannot map it" in caplog.text
 
 
 @pytest.mark.parametrize(

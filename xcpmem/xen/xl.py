@@ -151,16 +151,18 @@ class XlToolstack:
                         await process.wait()
             _log.debug("ran", extra={"command": f"xl {' '.join(words)}", "status": status})
             if status != 0:
-                said = _last_line(output)
-                raise ToolstackError(f"{title}: xl {words[0]} failed ({_ending(status)}): {said}")
+                lines = _last_lines(output) or ["it did not say why"]
+                failed = f"{title}: xl {words[0]} failed ({_ending(status)})"
+                _log.warning("%s; it said: %s", failed, " | ".join(lines))
+                raise ToolstackError(f"{failed}: {lines[-1][:LINE_MOST]}")
 
 
-def _last_line(output: IO[bytes]) -> str:
-    """Give the last line that says something."""
+def _last_lines(output: IO[bytes]) -> list[str]:
+    """Give the last lines that say something: the cause is often not in the very last."""
     output.seek(max(0, output.seek(0, os.SEEK_END) - OUTPUT_BYTES_MOST))
     lines = output.read().decode(errors="replace").splitlines()
-    printable = ("".join(filter(str.isprintable, line)).strip() for line in reversed(lines))
-    return next(filter(None, printable), "it did not say why")[:LINE_MOST]
+    printable = ("".join(filter(str.isprintable, line)).strip() for line in lines)
+    return [line for line in printable if line]
 
 
 def _ending(status: int) -> str:
