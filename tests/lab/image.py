@@ -20,7 +20,6 @@ PROJECT: Final = Path(__file__).parents[2]
 GUEST_INIT: Final = Path(__file__).parent / "guest" / "init"
 
 SUITE: Final = "bookworm"
-MIRROR: Final = "http://deb.debian.org/debian"
 XEN_PACKAGE: Final = "xen-hypervisor-4.17-amd64"
 KERNEL_METAPACKAGE: Final = "linux-image-amd64"
 DOM0_PACKAGES: Final = ("xen-utils-4.17", "xenstore-utils", "python3", "kmod", "busybox-static")
@@ -144,7 +143,7 @@ def _build(scratch: Path, requirements: tuple[str, ...]) -> Path:
     _tell(f"dom0 root from Debian {SUITE}")
     # In a mount namespace of its own: what debootstrap mounts is gone with it, also when it is interrupted.
     include = f"--include={','.join(DOM0_PACKAGES)}"
-    _command("unshare", "--mount", "debootstrap", "--variant=minbase", include, SUITE, str(root), MIRROR)
+    _command("unshare", "--mount", "debootstrap", "--variant=minbase", include, SUITE, str(root))
 
     _tell("hypervisor and kernel")
     kernel_tree = _download(root, scratch, _kernel_package(root))
