@@ -16,6 +16,8 @@ from xcpmem.units import format_kib
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from xcpmem.engine.sample import Sample
+
 
 class Lifecycle(StrEnum):
     """What the hypervisor and the store say a domain is doing."""
@@ -80,6 +82,7 @@ class DomainState:
         uncooperative: whether the flag for other programs stands in xenstore.
         offset_kib: pages that Xen counts and the guest does not know of, already taken off ``actual_kib``;
             None while it was not yet measured (then nothing was taken off).
+        sample: what its guest said last about its own memory; None: it says nothing.
     """
 
     domid: int
@@ -94,6 +97,7 @@ class DomainState:
     has_range: bool = True
     uncooperative: bool = False
     offset_kib: int | None = 0
+    sample: Sample | None = None
 
     @property
     def held_kib(self) -> int:
