@@ -10,21 +10,24 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tests.lab.image import DOM0_PYTHON, PROJECT, ImageError, pack_cpio
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 # What runs inside dom0 from the tree itself, under the same names as outside.
-TEST_SOURCES: Final = ("tests/lab/dom0", "tests/contract")
+TEST_SOURCES: Final = ("tests/lab/boots.py", "tests/lab/dom0", "tests/contract")
 WHEEL_TIMEOUT_S: Final = 300
 
 
-def pack_payload(target: Path, only: tuple[str, ...]) -> None:
+def pack_payload(target: Path, checks: Sequence[str]) -> None:
     """Write the payload archive to target.
 
     Args:
         target: The gzipped cpio archive to make.
-        only: Names of the checks to run; none means all.
+        checks: The checks to run, as `boots` names them.
 
     Raises:
         ImageError: The wheel could not be built.
@@ -33,10 +36,14 @@ def pack_payload(target: Path, only: tuple[str, ...]) -> None:
         root = Path(scratch) / "root"
         lab = root / "opt" / "lab"
         for name in TEST_SOURCES:
-            if (PROJECT / name).is_dir():
-                shutil.copytree(PROJECT / name, lab / name, ignore=shutil.ignore_patterns("__pycache__"))
+            source, copy = PROJECT / name, lab / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, copy)
         shutil.copy(PROJECT / "tests/lab/dom0/init", root / "init")
-        (lab / "only").write_text("\n".join(only))
+        (lab / "checks").write_text("\n".join(checks))
         with zipfile.ZipFile(_wheel(Path(scratch))) as wheel:
             wheel.extractall(root / "opt" / "project")
         if f"{sys.version_info.major}.{sys.version_info.minor}" == DOM0_PYTHON:

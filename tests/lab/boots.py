@@ -1,0 +1,55 @@
+"""Which checks run in which boot of the emulated machine, in this order.
+
+A boot with its checks is to take no more than six minutes, so the checks are spread over several. They are
+named ``module.function`` below `tests.lab.dom0`, which only dom0 itself can import.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+BOOTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "memory": (
+        "balloon_checks.guests_obey_plain_xenstore_writes",
+        "daemon_checks.starting_the_daemon_moves_nothing",
+        "daemon_checks.adopted_guests_are_pinned",
+        "daemon_checks.dynamic_range_moves_a_guest",
+        "daemon_checks.disordered_range_is_refused",
+        "daemon_checks.metrics_show_what_guests_hold",
+        "daemon_checks.readiness_is_reported",
+        "reservation_checks.reservation_is_taken_proportionally_and_really_free",
+        "reservation_checks.deleted_reservation_lets_guests_grow_back",
+        "reservation_checks.daemon_killed_while_guests_give_ends_in_the_same_state",
+        "reservation_checks.reservation_survives_a_killed_daemon",
+        "reservation_time.reservation_time_beside_plain_writes",
+        "daemon_checks.sigterm_ends_the_daemon_and_moves_nothing",
+        "contract_checks.host_port_keeps_its_contract",
+    ),
+}
+
+
+def function_of(check: str) -> str:
+    """The check's name as it is reported and asked for."""
+    return check.rpartition(".")[2]
+
+
+def selected(only: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """The boots with those of their checks that were asked for; boots that are left without any are not made.
+
+    Args:
+        only: Names of boots, or of checks by function; none means all.
+
+    Raises:
+        ValueError: A name is neither.
+    """
+    unknown = set(only) - set(BOOTS) - {function_of(check) for checks in BOOTS.values() for check in checks}
+    if unknown:
+        raise ValueError(f"no boot and no check is called {', '.join(sorted(unknown))}")
+    chosen = {
+        boot: tuple(check for check in checks if not only or boot in only or function_of(check) in only)
+        for boot, checks in BOOTS.items()
+    }
+    return {boot: checks for boot, checks in chosen.items() if checks}
