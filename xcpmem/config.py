@@ -112,6 +112,14 @@ class Settings:
             is_input=True,
         ),
     ] = None
+    read_token_file: Annotated[
+        Path | None,
+        Setting(
+            PATH,
+            "a token with which other machines may read /metrics and the dashboard, as Bearer",
+            is_input=True,
+        ),
+    ] = None
     policy: Annotated[str, Setting(TEXT, "how memory is divided", "NAME")] = "proportional"
     observe: Annotated[
         bool, Setting(BOOLEAN, "look and plan, touch nothing", "switch", is_available=False)

@@ -11,7 +11,6 @@ import fcntl
 import logging
 import math
 import os
-import secrets
 import signal
 import socket
 import sys
@@ -26,9 +25,10 @@ from xcpmem.api.cli_http import make_cli_handler
 from xcpmem.api.datamodel import load_datamodel
 from xcpmem.api.dispatch import Dispatcher
 from xcpmem.api.events import Events
+from xcpmem.api.gates import ReadGate
 from xcpmem.api.http import make_app
 from xcpmem.api.methods import make_handlers
-from xcpmem.api.passwords import RootPasswordFile
+from xcpmem.api.passwords import RootPasswordFile, make_password_file, read_token
 from xcpmem.api.records import Records
 from xcpmem.api.server import Server, make_ssl_context
 from xcpmem.api.sessions import Sessions
@@ -57,8 +57,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 STATE_DIR_MODE: Final = 0o700
-PASSWORD_MODE: Final = 0o600
-PASSWORD_BYTES: Final = 18
 
 SHUTDOWN_S: Final = 4.0
 """Everything is closed within this time after SIGTERM, or left to the kernel."""
@@ -201,6 +199,7 @@ async def _assemble(settings: Settings, policy: Policy, password_file: Path, sta
     app = make_app(
         dispatcher,
         render_metrics=metrics.render,
+        readers=ReadGate(sessions, read_token(settings.read_token_file)),
         live_checks={"ring": _turns(controller, settings)},
         ready_checks=_ready_checks(controller, settings),
         cli=make_cli_handler(dispatcher),
@@ -239,14 +238,7 @@ def _root_password_file(settings: Settings) -> Path:
     if settings.root_password_file is not None:
         return settings.root_password_file
     path = settings.state_dir / "root.password"
-    if not path.exists():
-        new = path.with_suffix(".new")
-        new.unlink(missing_ok=True)
-        with open(new, "x", opener=lambda name, flags: os.open(name, flags, PASSWORD_MODE)) as file:
-            file.write(secrets.token_urlsafe(PASSWORD_BYTES) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        new.rename(path)
+    make_password_file(path)
     return path
 
 

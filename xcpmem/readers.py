@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 _PORT_LIMIT: Final = 65535
 
 
+def is_loopback(address: str) -> bool:
+    """Tell whether an address is this machine's own; what is no IP address is not."""
+    try:
+        found = ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(found, "ipv4_mapped", None)
+    return (mapped or found).is_loopback
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """Where to listen for TCP.
@@ -58,10 +68,7 @@ class Address:
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach it; of names only ``localhost`` counts."""
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return self.host == "localhost" or is_loopback(self.host)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

@@ -12,11 +12,12 @@ from urllib.parse import urlsplit
 import pytest
 from aiohttp import web
 
-from tests.apistack import OneUser, listening, no_delay
+from tests.apistack import PASSWORD, OneUser, listening, no_delay
 from xcpmem.api.datamodel import load_datamodel
 from xcpmem.api.dispatch import Caller, Dispatcher
+from xcpmem.api.gates import ReadGate
 from xcpmem.api.http import HttpLimits, make_app
-from xcpmem.api.sessions import SessionClock, Sessions
+from xcpmem.api.sessions import Peer, SessionClock, Sessions
 from xcpmem.api.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -311,6 +312,27 @@ async def test_metrics_are_rendered_for_who_asks() -> None:
     assert (answer.status, answer.body) == (200, b"xcpmem_up 1\n")
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     assert asked == ["text/plain"]
+
+
+class FromAfar(ReadGate):
+    """A gate on which this machine's own readers stand as if they came from another."""
+
+    def admits(self, peer: Peer, authorization: str = "", cookie: str = "") -> bool:
+        assert peer.is_on_this_machine
+        return super().admits(Peer("192.0.2.1"), authorization, cookie)
+
+
+async def test_metrics_are_kept_from_strangers_on_other_machines() -> None:
+    dispatcher = make_dispatcher()
+    gate = FromAfar(dispatcher._sessions, "the token")
+    app = make_app(dispatcher, render_metrics=lambda _: (b"up 1\n", "text/plain"), readers=gate)
+    session = await dispatcher._sessions.login("reader", PASSWORD, Peer("192.0.2.1"))
+    async with serving(app) as url:
+        refusal = await send(url, get("/metrics"))
+        assert refusal.status == 401
+        assert refusal.headers["www-authenticate"] == 'Bearer realm="xcpmem"'
+        for header in ("Authorization: Bearer the token", f"Cookie: xcpmem_session={session.ref}"):
+            assert (await send(url, get("/metrics", "GET", header))).body == b"up 1\n"
 
 
 async def test_command_line_gets_its_request_if_it_is_served() -> None:

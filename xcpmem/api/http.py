@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import hdrs, web
 
 from xcpmem.api import codec, jsonrpc
+from xcpmem.api.gates import SESSION_COOKIE
 from xcpmem.api.sessions import Peer
 from xcpmem.errors import WireError, XcpmemError
 from xcpmem.units import kib_to_bytes
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from xcpmem.api.dispatch import Dispatcher
+    from xcpmem.api.gates import ReadGate
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
     Check = Callable[[], bool]
@@ -75,6 +77,7 @@ def make_app(
     dispatcher: Dispatcher,
     *,
     render_metrics: RenderMetrics | None = None,
+    readers: ReadGate | None = None,
     live_checks: Mapping[str, Check] | None = None,
     ready_checks: Mapping[str, Check] | None = None,
     cli: Handler | None = None,
@@ -85,6 +88,7 @@ def make_app(
     Args:
         dispatcher: carries out calls.
         render_metrics: makes the body and content type of ``/metrics`` for an Accept header.
+        readers: who may read the metrics; None: everyone.
         live_checks: by name, whether the daemon's parts live; one that fails means: restart it.
         ready_checks: by name, whether it can serve.
         cli: the handler of ``POST /cli``; it answers on the bare connection.
@@ -95,7 +99,7 @@ def make_app(
     app.router.add_get("/livez", _make_health("livez", live_checks or {}))
     app.router.add_get("/readyz", _make_health("readyz", ready_checks or {}))
     if render_metrics is not None:
-        app.router.add_get("/metrics", _make_metrics(render_metrics))
+        app.router.add_get("/metrics", _make_metrics(render_metrics, readers))
     if cli is not None:
         app.router.add_post("/cli", cli)
     app.router.add_post("/jsonrpc", edge.answer_json)
@@ -114,6 +118,23 @@ def peer_of(request: web.BaseRequest) -> Peer:
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     _, uid, _ = struct.unpack("3i", credentials)
     return Peer("unix", uid)
+
+
+def refuse_reader(request: web.Request, gate: ReadGate) -> web.Response | None:
+    """Make the page for a reader that the gate keeps out, None for one that it lets in.
+
+    Every page that tells of the host begins with this; see `ReadGate`.
+    """
+    is_in = gate.admits(
+        peer_of(request),
+        request.headers.get(hdrs.AUTHORIZATION, ""),
+        request.cookies.get(SESSION_COOKIE, ""),
+    )
+    if is_in:
+        return None
+    refusal = page(HTTPStatus.UNAUTHORIZED, "beyond this machine reading needs a session or the token")
+    refusal.headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="xcpmem"'
+    return refusal
 
 
 def page(status: HTTPStatus, text: str = "") -> web.Response:
@@ -225,8 +246,10 @@ def _make_health(name: str, checks: Mapping[str, Check]) -> Handler:
     return answer
 
 
-def _make_metrics(render: RenderMetrics) -> Handler:
+def _make_metrics(render: RenderMetrics, readers: ReadGate | None) -> Handler:
     async def answer(request: web.Request) -> web.StreamResponse:
+        if readers is not None and (refusal := refuse_reader(request, readers)):
+            return refusal
         body, content_type = render(request.headers.get(hdrs.ACCEPT))
         return web.Response(body=body, headers={**_TEXT_HEADERS, "Content-Type": content_type})
 

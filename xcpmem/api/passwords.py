@@ -10,9 +10,11 @@ import binascii
 import hashlib
 import hmac
 import logging
+import os
 import secrets
 from typing import TYPE_CHECKING, Final, Protocol
 
+from xcpmem.errors import ConfigError
 from xcpmem.units import mib_to_bytes
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ _COST, _BLOCK_SIZE, _PARALLEL = 15, 8, 1
 _MEMORY_LIMIT_BYTES: Final = mib_to_bytes(64)
 _SALT_BYTES: Final = 16
 _SCHEME: Final = "scrypt"
+_FILE_MODE: Final = 0o600
+_PASSWORD_BYTES: Final = 18
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +68,36 @@ class RootPasswordFile:
             verify_password(pwd, expected) if expected.startswith(f"{_SCHEME}$") else _same(pwd, expected)
         )
         return POOL_ADMIN if is_right and uname == ROOT else None
+
+
+def make_password_file(path: Path) -> None:
+    """Make a file with a random password that only its owner can read, unless there is a file already."""
+    if path.exists():
+        return
+    new = path.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    with open(new, "x", opener=lambda name, flags: os.open(name, flags, _FILE_MODE)) as file:
+        file.write(secrets.token_urlsafe(_PASSWORD_BYTES) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    new.rename(path)
+
+
+def read_token(path: Path | None) -> str:
+    """Read the token that readers on other machines may bring; empty if no file is named.
+
+    Raises:
+        ConfigError: the file cannot be read, or says nothing.
+    """
+    if path is None:
+        return ""
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("settings", "read_token_file", f"{path} cannot be read: {error}") from error
+    if not token:
+        raise ConfigError("settings", "read_token_file", f"{path} is empty")
+    return token
 
 
 def hash_password(pwd: str) -> str:

@@ -20,6 +20,7 @@ from uuid import UUID
 
 from xcpmem.api.passwords import POOL_ADMIN, ROOT
 from xcpmem.errors import AuthenticationFailed, SessionInvalid, TooBusy, XcpmemError
+from xcpmem.readers import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -51,6 +52,11 @@ class Peer:
     def is_trusted(self) -> bool:
         """Whether it needs no password: root, or the daemon's own user, on the same machine."""
         return self.uid in {0, os.getuid()}
+
+    @property
+    def is_on_this_machine(self) -> bool:
+        """Whether it came over the Unix socket or from loopback."""
+        return self.uid is not None or is_loopback(self.address)
 
 
 @dataclass(slots=True, eq=False)
