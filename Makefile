@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format test-host lab bench clean
+.PHONY: help run test check format spec test-host lab bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -22,15 +22,19 @@ run: $(STAMP)  ## the daemon on a simulated host
 test: $(STAMP)  ## the test suite (pip alone)
 	$(BIN)/python -m pytest
 
-check: $(STAMP)  ## format, lint, types, layers
+check: $(STAMP)  ## format, lint, types, layers, api-spec
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m xcpmem.api.spec --check api-spec
 
 format: $(STAMP)  ## put the code in shape
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+spec: $(STAMP)  ## write api-spec/ anew from the declaration of the API
+	$(BIN)/python -m xcpmem.api.spec api-spec
 
 test-host: $(STAMP)  ## tests against Debian's and npm's programs
 	tests/host/run

@@ -60,7 +60,7 @@ from typing import ClassVar
 
 
 class XcpmemError(Exception):
-    """Root of all errors; ``code`` and ``params`` are what a XenAPI client sees."""
+    """What nobody foresaw, and the root of all errors; ``code`` and ``params`` are what a client sees."""
 
     code: ClassVar[str] = "INTERNAL_ERROR"
 
