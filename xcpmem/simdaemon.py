@@ -1,8 +1,9 @@
 """The daemon of `xcpmem simulate`: the planner's ring on virtual time, answering the calls of a script.
 
-It turns when the daemon would: when a call is made, when memory moved while the host is not at rest, when
-the plan asked for another look, and once in a while for safety. Killed, it loses its beliefs and its
-callers; what stands in `Kept` is stored by the real daemon, and reservations stand with the host.
+It turns when the daemon would: when a call is made, when memory moved while the host is not at rest, when a
+guest reported, when the plan asked for another look, and once in a while for safety. Killed, it loses its
+beliefs and its callers; what stands in `Kept` is stored by the real daemon, and reservations stand with the
+host.
 """
 
 from __future__ import annotations

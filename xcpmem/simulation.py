@@ -76,10 +76,13 @@ class Simulation:
             next_us = self._next_us()
             if next_us > self._deadline_us:
                 break
+            reports = self.host.reports
             moved = self.host.advance_to(next_us)
             daemon = self._daemon
             wants_turn = daemon is not None and (
-                next_us >= daemon.next_turn_us or (moved and not daemon.is_stable)
+                next_us >= daemon.next_turn_us
+                or self.host.reports > reports
+                or (moved and not daemon.is_stable)
             )
         self.host.advance_to(self._deadline_us)
         self._judge()
@@ -151,6 +154,9 @@ class Simulation:
         times_us.append(self._restart_us if self._daemon is None else self._daemon.next_turn_us)
         if self.host.is_active:
             times_us.append((now_us // self._tick_us + 1) * self._tick_us)
+        looks_us = self.host.looks_next_us
+        if looks_us is not None:
+            times_us.append(looks_us)
         return max(now_us, min(times_us))
 
     def _judge(self) -> None:

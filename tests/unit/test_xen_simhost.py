@@ -24,7 +24,7 @@ from xcpmem.engine.model import (
 )
 from xcpmem.errors import DomainVanished, InvalidValue
 from xcpmem.scenario import Scenario
-from xcpmem.specs import BalloonSpec, GuestSpec, HostSpec, LoadPoint
+from xcpmem.specs import AgentKind, AgentSpec, BalloonSpec, GuestSpec, HostSpec, LoadPoint
 from xcpmem.xen.simhost import SimHost
 
 
@@ -338,15 +338,35 @@ def test_the_ledger_counts_movements_and_when_they_ended() -> None:
     assert (ledger.moved_kib, ledger.target_changes, ledger.settled_us) == (200, 1, 3_000_000)
 
 
-def test_stall_counts_the_time_in_which_the_load_wants_more_than_the_guest_holds() -> None:
-    load = (LoadPoint(1.0, 2000), LoadPoint(3.0, 2001), LoadPoint(7.5, 100))
+def test_stall_counts_the_time_that_is_lost_by_the_guest_model() -> None:
+    load = (LoadPoint(1.0, 2000), LoadPoint(3.0, 4000), LoadPoint(7.5, 100))
     host = one_guest(load=load)
+    half_is_out = 20 / 21
     host.step(4.0)
-    assert host.stall_s() == 1.0
+    assert host.stall_s() == pytest.approx(half_is_out * 1.0, abs=1e-5)
     host.step(100.0)
-    assert host.stall_s() == 4.5
+    assert host.stall_s() == pytest.approx(half_is_out * 4.5, abs=1e-5)
     host.remove_guest(1)
-    assert host.stall_s() == 4.5
+    assert host.stall_s() == pytest.approx(half_is_out * 4.5, abs=1e-5)
+
+
+@pytest.mark.parametrize("step_s", [100.0, 10.0, 0.25, 0.01])
+def test_a_guest_says_the_same_whatever_the_steps_in_which_time_passes(step_s: float) -> None:
+    load = (LoadPoint(1.0, 3000), LoadPoint(30.0, 500))
+    host = one_guest(load=load, agent=AgentSpec(kind=AgentKind.EVENTS))
+    while host.now_us < 100 * 10**6:
+        host.step(step_s)
+    sample = host.observe().host.domains[0].sample
+    assert sample is not None
+    assert (sample.seen_s, sample.used_kib, sample.swapped_kib) == (90.1, 500, 0)
+    assert (sample.stall_us, host.reports) == (26_976_728, 37)
+
+
+def test_reports_of_a_silent_guest_never_come() -> None:
+    host = one_guest(load=(LoadPoint(1.0, 3000),))
+    host.step(100.0)
+    assert host.observe().host.domains[0].sample is None
+    assert (host.reports, host.looks_next_us) == (0, None)
 
 
 def test_a_guest_without_load_never_stalls() -> None:

@@ -1,17 +1,19 @@
-"""One simulated guest: its memory, its balloon driver's character and its hunger.
+"""One simulated guest: its memory, its balloon driver's character, its hunger and what it says of it.
 
 Pure arithmetic on whole KiB and whole microseconds, so that a second passed in one step or in a thousand
-ends in the same place. `simhost` holds the guests and owns the free memory.
+ends in the same place; only the time lost while a balloon moves is counted in the steps in which it moves,
+each with what the guest held at its start. `simhost` holds the guests and owns the free memory.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.engine.model import BalloonState, DomainState, DynamicRange, Lifecycle
 from xcpmem.specs import MICROSECONDS_PER_SECOND, microseconds
+from xcpmem.xen.simagent import SimAgent
+from xcpmem.xen.workload import Appetite, Need
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
 CREDIT_PER_KIB: Final = MICROSECONDS_PER_SECOND**2
 """Movement is counted in microseconds times millionths of a KiB a second: nothing is lost to rounding."""
+
+NEVER_US: Final = 2**63
+"""Later than anything that happens."""
 
 
 class SimGuest:
@@ -47,9 +52,12 @@ class SimGuest:
         self.reservation_id: str | None = None
         self._asked_us: int | None = None
         self._credit = 0
-        self._load_us = [microseconds(point.at_s) for point in spec.load]
-        self._stall_us = 0
-        self._stall_seen_us = now_us
+        self.appetite = Appetite(
+            [microseconds(point.at_s) for point in spec.load],
+            [Need(point.wanted_kib) for point in spec.load],
+            now_us=now_us,
+        )
+        self.agent = SimAgent(spec.agent, now_us)
         self._state: DomainState | None = None
 
     @property
@@ -121,27 +129,38 @@ class SimGuest:
 
     def wanted_kib(self, now_us: int) -> int:
         """Tell its working set at a virtual time, KiB."""
-        number = bisect_right(self._load_us, now_us) - 1
-        return self.spec.load[number].wanted_kib if number >= 0 else 0
+        return self.appetite.need(now_us).whole_kib
 
     def count_stall(self, now_us: int) -> int:
-        """Count the time in which its working set was greater than what it held.
+        """Count the time that it lost for want of memory.
 
         Args:
-            now_us: until this virtual time, microseconds.
+            now_us: until this virtual time, microseconds; it held as much as now since the last call.
 
         Returns:
             All of it so far, microseconds.
         """
-        begin_us = self._stall_seen_us
-        while self._load_us and begin_us < now_us:
-            number = bisect_right(self._load_us, begin_us)
-            end_us = min([now_us, *self._load_us[number : number + 1]])
-            if self.wanted_kib(begin_us) > self.actual_kib:
-                self._stall_us += end_us - begin_us
-            begin_us = end_us
-        self._stall_seen_us = now_us
-        return self._stall_us
+        return self.appetite.count(now_us, self.actual_kib)
+
+    def let_agent_look(self, now_us: int) -> bool:
+        """Let its agent look at it.
+
+        Returns:
+            Whether the agent said something: `state` has it.
+        """
+        is_moving = self._is_able() and self.goal_kib != self.actual_kib
+        change_us = self.appetite.next_change_us(now_us)
+        speaks = self.agent.look(
+            now_us,
+            size_kib=self.actual_kib,
+            anon_kib=self.appetite.need(now_us).anon_kib,
+            comfort=self.appetite.comfort(now_us, self.actual_kib),
+            stall_us=self.count_stall(now_us),
+            rest_us=now_us if is_moving else NEVER_US if change_us is None else change_us,
+        )
+        if speaks:
+            self._state = None
+        return speaks
 
     def state(self) -> DomainState:
         """Describe it for the engine; the same object until something changes."""
@@ -157,6 +176,7 @@ class SimGuest:
                 lifecycle=self.lifecycle,
                 initial_reservation_kib=self.initial_reservation_kib,
                 uncooperative=self.uncooperative,
+                sample=self.agent.sample,
             )
         return self._state
 

@@ -7,7 +7,7 @@ what is free; freed pages may have to be scrubbed first.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from xcpmem.engine.model import (
@@ -29,6 +29,7 @@ from xcpmem.errors import DomainVanished, InvalidValue
 from xcpmem.specs import MICROSECONDS_PER_SECOND, microseconds
 from xcpmem.xen.driver import DomainDescription, Look
 from xcpmem.xen.simguest import CREDIT_PER_KIB, SimGuest
+from xcpmem.xen.simledger import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,30 +38,10 @@ if TYPE_CHECKING:
     from xcpmem.specs import GuestSpec
 
 
-@dataclass(slots=True)
-class Ledger:
-    """What happened so far; sizes KiB.
-
-    Args:
-        min_free_kib: the least that was free or being scrubbed.
-        overcommit_kib: the worst over time of sum of max(actual, maxmem) + reservations granted and not
-            transferred - total, at least 0.
-        moved_kib: what balloons gave and took.
-        target_changes: writes of targets that changed a value.
-        settled_us: virtual time of the last change of a target or movement of a guest, 0 if none.
-        stall_us: time in which guests that are gone lacked memory that their load wanted.
-    """
-
-    min_free_kib: int
-    overcommit_kib: int = 0
-    moved_kib: int = 0
-    target_changes: int = 0
-    settled_us: int = 0
-    stall_us: int = 0
-
-
 class SimHost:
     """A host and its guests on a virtual clock.
+
+    `version` counts everything that changed, `reports` what guests' agents said.
 
     Args:
         scenario: how they start; its script is not acted out here.
@@ -75,11 +56,13 @@ class SimHost:
         self._scrub_credit = 0
         self._guests: dict[int, SimGuest] = {}
         self._moving: set[int] = set()
+        self._reporting: set[int] = set()
         self._reservations: dict[str, Reservation] = {}
         self._held_kib = 0
         self._reserved_kib = 0
         self._descriptions: Mapping[int, DomainDescription] | None = None
         self.version = 0
+        self.reports = 0
         self.ledger = Ledger(min_free_kib=self._free_kib)
         for spec in scenario.guests:
             self._insert(SimGuest(spec, scenario.uuid_of(spec), 0))
@@ -104,6 +87,12 @@ class SimHost:
     def is_active(self) -> bool:
         """Whether anything would change if only time passed."""
         return bool(self._moving or self._scrub_kib)
+
+    @property
+    def looks_next_us(self) -> int | None:
+        """When a guest's agent looks at its guest the next time and may say something; None: never."""
+        looks_us = [self._guests[domid].agent.looks_next_us for domid in self._reporting]
+        return min((look_us for look_us in looks_us if look_us is not None), default=None)
 
     @property
     def guests(self) -> Mapping[int, SimGuest]:
@@ -135,7 +124,7 @@ class SimHost:
         return self.advance_to(self._now_us + microseconds(dt_s))
 
     def advance_to(self, end_us: int) -> bool:
-        """Let time pass: pages are scrubbed, then the guests move, in the order of their domids.
+        """Let time pass: pages are scrubbed, the guests move, their agents look; in the order of domids.
 
         Args:
             end_us: until this virtual time, microseconds; not before now.
@@ -148,8 +137,16 @@ class SimHost:
         """
         if end_us < self._now_us:
             raise InvalidValue("end_us", end_us)
-        start_us, self._now_us = self._now_us, end_us
         before = self.version
+        while (look_us := self.looks_next_us) is not None and look_us <= end_us:
+            self._move(max(look_us, self._now_us))
+            self._let_agents_look()
+        self._move(end_us)
+        return self.version != before
+
+    def _move(self, end_us: int) -> None:
+        """Let balloons work until a virtual time."""
+        start_us, self._now_us = self._now_us, end_us
         self._scrub(end_us - start_us)
         for domid in sorted(self._moving):
             guest = self._guests[domid]
@@ -162,7 +159,14 @@ class SimHost:
                 self.ledger.settled_us = end_us
                 self._note(guest)
         self.ledger.min_free_kib = min(self.ledger.min_free_kib, self.physical_free_kib)
-        return self.version != before
+
+    def _let_agents_look(self) -> None:
+        for domid in sorted(self._reporting):
+            guest = self._guests[domid]
+            look_us = guest.agent.looks_next_us
+            if look_us is not None and look_us <= self._now_us and guest.let_agent_look(self._now_us):
+                self.version += 1
+                self.reports += 1
 
     def observe(self) -> Look:
         """Look at everything, as a driver does."""
@@ -267,6 +271,7 @@ class SimHost:
         self.ledger.stall_us += guest.count_stall(self._now_us)
         del self._guests[domid]
         self._moving.discard(domid)
+        self._reporting.discard(domid)
         self._held_kib -= guest.held_kib
         self._release(guest.actual_kib)
         self._descriptions = None
@@ -299,7 +304,7 @@ class SimHost:
         self._audit()
 
     def stall_s(self) -> float:
-        """Sum up, over all guests with a load, the time in which it wanted more than they held, seconds."""
+        """Sum up the time that guests with a load lost for want of memory, by the guest model, seconds."""
         living_us = sum(guest.count_stall(self._now_us) for guest in self._guests.values())
         return (self.ledger.stall_us + living_us) / MICROSECONDS_PER_SECOND
 
@@ -322,12 +327,15 @@ class SimHost:
             self._guests = dict(sorted(self._guests.items()))
         self._held_kib += guest.held_kib
         self._descriptions = None
+        if guest.agent.looks_next_us is not None:
+            self._reporting.add(guest.spec.domid)
         self._note(guest)
 
     def _note(self, guest: SimGuest) -> None:
         """Keep the set of guests that move, and tell that something changed."""
         self.version += 1
         guest.note_change(self._now_us)
+        guest.agent.wake(self._now_us)
         if guest.goal_kib == guest.actual_kib:
             self._moving.discard(guest.spec.domid)
         else:

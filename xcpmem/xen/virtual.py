@@ -58,8 +58,12 @@ class VirtualDriver:
         await asyncio.sleep(0)
         end_us = self.host.now_us + microseconds(timeout_s)
         while self.host.version == self._seen and self.host.now_us < end_us:
-            tick_us = self._tick_us if self.host.is_active else end_us
-            self.host.advance_to(min(self.host.now_us + tick_us, end_us))
+            steps_us = [end_us]
+            if self.host.is_active:
+                steps_us.append(self.host.now_us + self._tick_us)
+            if self.host.looks_next_us is not None:
+                steps_us.append(self.host.looks_next_us)
+            self.host.advance_to(max(self.host.now_us, min(steps_us)))
         changed = self.host.version != self._seen
         self._seen = self.host.version
         return changed
