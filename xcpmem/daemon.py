@@ -186,7 +186,9 @@ async def _assemble(settings: Settings, policy: Policy, password_file: Path, sta
             methods=frozenset(message.wire_name for message in load_datamodel().messages()),
         )
     )
+    stack.callback(metrics.close)
     controller.subscribe(metrics.observe_cycle)
+    host.xenstore.observe_exchanges(metrics.observe_exchange)
     tasks = Tasks(opaque_ref("host", service.host().uuid))
     records = Records(service, sessions, tasks)
     events = Events(service, tasks, records, sessions)
@@ -198,7 +200,7 @@ async def _assemble(settings: Settings, policy: Policy, password_file: Path, sta
     )
     app = make_app(
         dispatcher,
-        render_metrics=metrics.render,
+        render_metrics=metrics.scrape,
         readers=ReadGate(sessions, read_token(settings.read_token_file)),
         live_checks={"ring": _turns(controller, settings)},
         ready_checks=_ready_checks(controller, settings),

@@ -4,14 +4,18 @@ The only importer of prometheus_client. Host and domain series are made from the
 moment of the scrape, so none can outlive its domain; while the host cannot be seen they are absent and
 ``xcpmem_up`` is 0. Sizes are bytes. Label values that come from outside are either escaped (names) or
 replaced by ``unknown`` (methods, statuses), so that nobody can grow the number of series.
+Notes are taken in the loop, a scrape is rendered in a thread of its own (`Metrics.scrape`), and what nothing
+was noted of since the last one is not rendered again.
 """
 
 from __future__ import annotations
 
+import asyncio
 import platform
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, get_args
+from typing import TYPE_CHECKING, Final, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -26,16 +30,18 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from xcpmem import __version__
-from xcpmem.engine.model import Action, BalloonState
+from xcpmem.domain_series import DomainSeries
+from xcpmem.engine.model import Action
 from xcpmem.errors import XcpmemError
 from xcpmem.units import kib_to_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from prometheus_client import Metric
 
-    from xcpmem.engine.model import DomainState, HostState
+    from xcpmem.domain_series import VmFacts
+    from xcpmem.engine.model import HostState
     from xcpmem.report import CycleReport
 
 _OPEN_METRICS: Final = "application/openmetrics-text"
@@ -44,6 +50,7 @@ _UNKNOWN: Final = "unknown"
 _SUCCESS: Final = "success"
 _LOOK: Final = "look"
 _TURN_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_EXCHANGE_BUCKETS_S: Final = (0.0001, 0.00025, 0.0005, *_TURN_BUCKETS_S)  # xenstored answers in 0.1 ms
 _CALL_BUCKETS_S: Final = (*_TURN_BUCKETS_S, 10.0, 60.0)  # a reservation may wait 60 s for its guests
 
 _HOST_GAUGES: Final[tuple[tuple[str, str, Callable[[HostState], int]], ...]] = (
@@ -66,14 +73,6 @@ _HOST_GAUGES: Final[tuple[tuple[str, str, Callable[[HostState], int]], ...]] = (
     ),
 )
 
-_DOMAIN_GAUGES: Final[tuple[tuple[str, str, Callable[[DomainState], int]], ...]] = (
-    ("actual", "Memory the domain holds.", lambda domain: domain.actual_kib),
-    ("target", "Memory the domain was last told to hold.", lambda domain: domain.target_kib),
-    ("dynamic_min", "Least memory the balancer may leave it.", lambda domain: domain.dynamic_range.min_kib),
-    ("dynamic_max", "Most memory the balancer may give it.", lambda domain: domain.dynamic_range.max_kib),
-    ("maxmem", "Most memory Xen lets it hold.", lambda domain: domain.maxmem_kib),
-)
-
 
 def _spoken(name: str) -> str:
     """Turn a class's name into a label value: ``SetMaxmem`` to ``set_maxmem``."""
@@ -88,22 +87,6 @@ def _codes(root: type[XcpmemError]) -> Iterator[str]:
 
 _ACTION_KINDS: Final = {kind.__name__: _spoken(kind.__name__) for kind in get_args(Action)}
 _STATUSES: Final = frozenset({_SUCCESS, *_codes(XcpmemError)})
-
-
-class VmFacts(Protocol):
-    """What the series show of a VM record; sizes bytes."""
-
-    @property
-    def name_label(self) -> str:
-        """The name that the administrator gave it."""
-
-    @property
-    def memory_static_min(self) -> int:
-        """Least memory it may be started with."""
-
-    @property
-    def memory_static_max(self) -> int:
-        """Most memory it may ever have."""
 
 
 def _no_vms() -> Mapping[str, VmFacts]:
@@ -146,11 +129,16 @@ class Metrics:
         self._sources = sources
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._methods = frozenset(sources.methods)
-        self._registry = CollectorRegistry()
+        self._thread = ThreadPoolExecutor(1, "scrape")  # one: what is remembered has one reader and writer
+        self._domains = DomainSeries(sources.vms, sources.policy)
         self._state = _StateCollector(sources)
+        self._registry = CollectorRegistry()
         self._registry.register(self._state)
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
+        self._of_calls = CollectorRegistry()  # 16 lines for each method: apart from what each turn changes
+        self._calls_noted = 0
+        self._rendered: dict[str, tuple[int, bytes]] = {}
         self._cycles = Counter(
             "xcpmem_cycles",
             "Turns of the ring: ok, partial (an action failed) or failed (the host could not be seen).",
@@ -183,13 +171,19 @@ class Metrics:
             "xcpmem_rpc_requests",
             "Calls that were answered: success, or the XenAPI error's code.",
             ["method", "status"],
-            registry=self._registry,
+            registry=self._of_calls,
         )
         self._call_duration = Histogram(
             "xcpmem_rpc_request_duration_seconds",
             "How long a call took, its waiting included.",
             ["method"],
             buckets=_CALL_BUCKETS_S,
+            registry=self._of_calls,
+        )
+        self._exchange_duration = Histogram(
+            "xcpmem_xenstore_request_duration_seconds",
+            "How long xenstored took to answer what was asked of it at once: one request or a batch.",
+            buckets=_EXCHANGE_BUCKETS_S,
             registry=self._registry,
         )
 
@@ -214,9 +208,22 @@ class Metrics:
             status: ``success`` or the error's code, ``SESSION_INVALID``.
             duration_s: seconds, 0 or more.
         """
+        self._calls_noted += 1
         known = method if method in self._methods else _UNKNOWN
         self._calls.labels(known, status if status in _STATUSES else _UNKNOWN).inc()
         self._call_duration.labels(known).observe(duration_s)
+
+    def observe_exchange(self, duration_s: float) -> None:
+        """Take note of an exchange with xenstored, answered or not; seconds."""
+        self._exchange_duration.observe(duration_s)
+
+    async def scrape(self, accept: str | None = None) -> tuple[bytes, str]:
+        """Render in the thread for it: as `render`."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self.render, accept)
+
+    def close(self) -> None:
+        """End the thread; scrapes that are under way are finished."""
+        self._thread.shutdown()
 
     def render(self, accept: str | None = None) -> tuple[bytes, str]:
         """Write all series.
@@ -229,12 +236,21 @@ class Metrics:
         """
         names = {part.partition(";")[0].strip().lower() for part in (accept or "").split(",")}
         encode, content_type = choose_encoder(_OPEN_METRICS if _OPEN_METRICS in names else "")
-        body, report = encode(self._registry), self._state.visible_report
-        if report is None:
-            return body, content_type
+        report = self._state.visible_report
+        body = encode(self._registry)
         end = _END if body.endswith(_END) else b""
-        lines = _DomainLines(self._sources, report).write().encode()
-        return b"".join((body.removesuffix(_END), lines, end)), content_type
+        domains = b"" if report is None else self._domains.write(report)
+        parts = (body.removesuffix(_END), self._render_calls(encode, content_type), domains, end)
+        return b"".join(parts), content_type
+
+    def _render_calls(self, encode: Callable[[CollectorRegistry], bytes], content_type: str) -> bytes:
+        """Write the series of calls, or give what was written when there was no call since."""
+        noted = self._calls_noted
+        rendered_at, body = self._rendered.get(content_type, (-1, b""))
+        if rendered_at != noted:
+            body = encode(self._of_calls).removesuffix(_END)
+            self._rendered[content_type] = noted, body
+        return body
 
 
 class _StateCollector(Collector):
@@ -293,89 +309,3 @@ class _StateCollector(Collector):
 
 def _gauge(name: str, about: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, about, value)
-
-
-class _DomainLines:
-    """Writes the domain series itself: a thousand domains are 8,000 lines, at which the library takes 0.1 s.
-
-    Gauges look the same in Prometheus's text and in OpenMetrics.
-
-    Args:
-        sources: for the VM records and the policy's name.
-        report: a turn that saw the host.
-    """
-
-    def __init__(self, sources: Sources, report: CycleReport) -> None:
-        self._report = report
-        self._policy = _escape(sources.policy())
-        self._vms = sources.vms()
-        self._labels = {d.domid: f'domid="{d.domid}",vm_uuid="{d.uuid}"' for d in report.look.host.domains}
-
-    def write(self) -> str:
-        """Write all families, each with its domains in the order of their domids."""
-        domains = self._report.look.host.domains
-        lines = list(_head("info", "What a domain is; 1 for each."))
-        lines += [f"xcpmem_domain_info{{{self._info(domain)}}} 1" for domain in domains]
-        for name, about, read_kib in _DOMAIN_GAUGES:
-            sizes = ((domain, kib_to_bytes(read_kib(domain))) for domain in domains)
-            lines += self._family(f"memory_{name}_bytes", about, sizes)
-        for name, about, read_bytes in (
-            ("static_min", "Least memory the VM may be started with.", self._static_min),
-            ("static_max", "Most memory the VM may ever have.", self._static_max),
-        ):
-            known = ((domain, read_bytes(domain)) for domain in domains)
-            lines += self._family(f"memory_{name}_bytes", about, known)
-        free = ((domain, self._guest_free(domain)) for domain in domains)
-        lines += self._family("memory_guest_free_bytes", "Memory that its agent says is free inside.", free)
-        stuck = ((domain, self._is_stuck(domain)) for domain in domains)
-        lines += self._family("balloon_stuck", "Whether the domain stopped short of its target.", stuck)
-        return "\n".join(lines) + "\n"
-
-    def _family(
-        self, name: str, about: str, values: Iterable[tuple[DomainState, int | None]]
-    ) -> Iterator[str]:
-        yield from _head(name, about)
-        for domain, value in values:
-            if value is not None:
-                yield f"xcpmem_domain_{name}{{{self._labels[domain.domid]}}} {value}"
-
-    def _info(self, domain: DomainState) -> str:
-        vm = self._vms.get(domain.uuid)
-        description = self._report.look.descriptions.get(domain.domid)
-        name_label = vm.name_label if vm else description.name_label if description else ""
-        is_control_domain = "true" if domain.domid == 0 else "false"
-        return (
-            f'{self._labels[domain.domid]},is_control_domain="{is_control_domain}",'
-            f'name_label="{_escape(name_label)}",policy="{self._policy}"'
-        )
-
-    def _static_min(self, domain: DomainState) -> int | None:
-        vm = self._vms.get(domain.uuid)
-        return vm.memory_static_min if vm else None
-
-    def _static_max(self, domain: DomainState) -> int | None:
-        vm = self._vms.get(domain.uuid)
-        if vm is not None:
-            return vm.memory_static_max
-        description = self._report.look.descriptions.get(domain.domid)
-        return kib_to_bytes(description.static_max_kib) if description else None
-
-    def _guest_free(self, domain: DomainState) -> int | None:
-        description = self._report.look.descriptions.get(domain.domid)
-        if description is None or description.guest_free_kib is None:
-            return None
-        return kib_to_bytes(description.guest_free_kib)
-
-    def _is_stuck(self, domain: DomainState) -> int:
-        reason = self._report.reasons.get(domain.domid)
-        return int(reason is not None and reason.state is BalloonState.STUCK)
-
-
-def _head(name: str, about: str) -> tuple[str, str]:
-    return f"# HELP xcpmem_domain_{name} {about}", f"# TYPE xcpmem_domain_{name} gauge"
-
-
-def _escape(text: str) -> str:
-    """Escape a label's value as both formats ask; lone surrogates, which UTF-8 cannot write, are replaced."""
-    plain = text.encode("utf-8", "replace").decode("utf-8")
-    return plain.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

@@ -24,7 +24,7 @@ from xcpmem.metrics import Metrics, Sources
 from xcpmem.notify import watchdog_interval_s
 from xcpmem.report import CycleReport, Failure
 from xcpmem.vm import Vm
-from xcpmem.xen.driver import Look
+from xcpmem.xen.driver import DomainDescription, Look
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -67,7 +67,8 @@ def registry() -> Mapping[str, Mapping[str, set[str]]]:
         Failure.of(SetTarget(1, 1), DriverTimeout("late")),
         Failure.of(None, DriverTimeout("late")),
     )
-    look = Look(a_host(a_domain()), {})
+    described = DomainDescription(1, uuid_of(1), "web", static_max_kib=2, guest_free_kib=1)
+    look = Look(a_host(a_domain()), {1: described})
     metrics.observe_cycle(CycleReport(1, 1.7e9, 1.0, look, failures=failures))
     metrics.observe_cycle(CycleReport(2, 1.7e9, 1.0, look))
     metrics.observe_rpc("VM.get_all", "success", 0.1)
@@ -107,6 +108,31 @@ def alerts() -> dict[str, str]:
     """The text of each alert's rule, by its name."""
     _, *texts = re.split(r"^ +- alert: ", RULES, flags=re.MULTILINE)
     return {text.partition("\n")[0]: text for text in texts}
+
+
+# Users' own boards and alerts rely on these.
+PROMISED = """
+xcpmem_build_info xcpmem_up xcpmem_sessions xcpmem_login_failures_total
+xcpmem_host_memory_{total,free,reserved,overhead,reclaimed,reclaimable}_bytes
+xcpmem_domain_info xcpmem_domain_balloon_stuck
+xcpmem_domain_memory_{actual,target,static_min,dynamic_min,dynamic_max,static_max,maxmem,guest_free}_bytes
+xcpmem_cycles_total xcpmem_cycle_duration_seconds_{bucket,sum,count}
+xcpmem_cycle_last_success_timestamp_seconds xcpmem_plan_actions_total xcpmem_action_failures_total
+xcpmem_rpc_requests_total xcpmem_rpc_request_duration_seconds_{bucket,sum,count}
+xcpmem_xenstore_reconnects_total xcpmem_xenstore_request_duration_seconds_{bucket,sum,count}
+"""
+
+
+def promised() -> Iterator[str]:
+    for name in PROMISED.split():
+        head, _, rest = name.partition("{")
+        choices, _, tail = rest.partition("}")
+        yield from (f"{head}{choice}{tail}" for choice in choices.split(","))
+
+
+def test_every_promised_series_is_there() -> None:
+    assert len(set(promised())) == 35
+    assert set(promised()) <= registry().keys()
 
 
 def test_registry_for_these_tests_has_what_is_made_in_all_ways() -> None:

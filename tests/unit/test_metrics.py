@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -228,6 +229,64 @@ def test_number_of_series_does_not_grow_with_invented_methods_and_statuses(metri
     found = [name for name in values(metrics) if "invented" in name.lower()]
     assert found == []
     assert values(metrics)["xcpmem_rpc_requests_total method=unknown status=unknown"] == 100
+
+
+def test_exchanges_with_xenstored_are_timed(metrics: Metrics) -> None:
+    metrics.observe_exchange(0.0002)
+    metrics.observe_exchange(0.3)
+    found = values(metrics)
+    assert found["xcpmem_xenstore_request_duration_seconds_count"] == 2
+    assert found["xcpmem_xenstore_request_duration_seconds_bucket le=0.00025"] == 1
+    assert found["xcpmem_xenstore_request_duration_seconds_sum"] == pytest.approx(0.3002)
+
+
+def test_what_did_not_change_is_not_written_again(metrics: Metrics) -> None:
+    metrics.observe_cycle(REPORT)
+    first = metrics._domains.write(REPORT)
+    later = replace(REPORT, number=2, look=Look(replace(HOST, free_kib=800), REPORT.look.descriptions))
+    assert metrics._domains.write(later) is first
+    metrics.render()
+    of_calls = metrics._rendered.copy()
+    metrics.observe_cycle(later)
+    metrics.render()
+    assert [body for _, body in of_calls.values()]
+    assert all(metrics._rendered[form][1] is body for form, (_, body) in of_calls.items())
+
+
+@pytest.mark.parametrize("accept", [None, PROMETHEUS_ACCEPT])
+def test_change_of_anything_shows_at_the_next_scrape(metrics: Metrics, accept: str | None) -> None:
+    metrics.observe_cycle(REPORT)
+    bodies = [metrics.render(accept)[0]]
+    grown = replace(HOST.domains[0], actual_kib=2_601)
+    changes = (
+        replace(REPORT, look=replace(REPORT.look, host=replace(HOST, domains=(grown, HOST.domains[1])))),
+        replace(REPORT, reasons={}),
+        replace(REPORT, look=Look(HOST, {})),
+        replace(REPORT, look=Look(replace(HOST, domains=()), {})),
+    )
+    for report in changes:
+        metrics.observe_cycle(report)
+        bodies.append(metrics.render(accept)[0])
+    with_domains = [body.partition(b"# HELP xcpmem_domain_info")[2] for body in bodies]
+    assert len(set(with_domains)) == len(with_domains)
+    before = metrics.render(accept)[0]
+    metrics.observe_rpc("VM.get_all", "success", 0.001)
+    assert metrics.render(accept)[0] != before
+
+
+async def test_scrape_is_rendered_beside_the_loop() -> None:
+    threads: list[int] = []
+
+    def look_around() -> int:
+        threads.append(threading.get_ident())
+        return 0
+
+    metrics = Metrics(Sources(driver="xen", sessions=look_around))
+    body, _ = await metrics.scrape()
+    metrics.close()
+    assert b"xcpmem_sessions 0.0" in body
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 def test_counters_of_others_are_read_at_each_scrape(metrics: Metrics) -> None:

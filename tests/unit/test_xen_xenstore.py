@@ -205,6 +205,18 @@ async def test_forbidden_value_is_refused_by_name_before_anything_is_sent(
     assert double.store.read(TARGET) is None
 
 
+async def test_exchanges_are_timed_answered_or_not(double: StoreServer) -> None:
+    async with connected(double, call_deadline_s=SHORT_S) as store:
+        took_s: list[float] = []
+        store.observe_exchanges(took_s.append)
+        await store.read_many((TARGET, DOMAIN))
+        double.fault = failing(MessageType.READ, Misbehaviour.SILENCE)
+        with pytest.raises(DriverTimeout):
+            await store.read(TARGET)
+        assert len(took_s) == 2
+        assert took_s[1] >= SHORT_S > took_s[0] >= 0
+
+
 async def test_absent_key_reads_as_none(double: StoreServer) -> None:
     async with connected(double) as store:
         assert await store.read(TARGET) is None

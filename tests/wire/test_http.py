@@ -303,7 +303,7 @@ async def test_failed_check_is_named_and_nothing_else_is() -> None:
 async def test_metrics_are_rendered_for_who_asks() -> None:
     asked: list[str | None] = []
 
-    def render(accept: str | None) -> tuple[bytes, str]:
+    async def render(accept: str | None) -> tuple[bytes, str]:
         asked.append(accept)
         return b"xcpmem_up 1\n", "text/plain; version=0.0.4; charset=utf-8"
 
@@ -325,7 +325,11 @@ class FromAfar(ReadGate):
 async def test_metrics_are_kept_from_strangers_on_other_machines() -> None:
     dispatcher = make_dispatcher()
     gate = FromAfar(dispatcher._sessions, "the token")
-    app = make_app(dispatcher, render_metrics=lambda _: (b"up 1\n", "text/plain"), readers=gate)
+
+    async def render(_: str | None) -> tuple[bytes, str]:
+        return b"up 1\n", "text/plain"
+
+    app = make_app(dispatcher, render_metrics=render, readers=gate)
     session = await dispatcher._sessions.login("reader", PASSWORD, Peer("192.0.2.1"))
     async with serving(app) as url:
         refusal = await send(url, get("/metrics"))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
     Check = Callable[[], bool]
-    RenderMetrics = Callable[[str | None], tuple[bytes, str]]
+    RenderMetrics = Callable[[str | None], Awaitable[tuple[bytes, str]]]
 
 BODY_LIMIT_BYTES: Final = kib_to_bytes(300)
 """The longest request that xapi reads."""
@@ -250,7 +250,7 @@ def _make_metrics(render: RenderMetrics, readers: ReadGate | None) -> Handler:
     async def answer(request: web.Request) -> web.StreamResponse:
         if readers is not None and (refusal := refuse_reader(request, readers)):
             return refusal
-        body, content_type = render(request.headers.get(hdrs.ACCEPT))
+        body, content_type = await render(request.headers.get(hdrs.ACCEPT))
         return web.Response(body=body, headers={**_TEXT_HEADERS, "Content-Type": content_type})
 
     return answer

@@ -38,7 +38,7 @@ class StoreSession:
     """A succession of links, at most one at a time.
 
     Attributes: ``watches`` holds the payloads of the watches that every new link gets; ``changed`` gathers
-    changed paths; ``requests`` and ``reconnects`` count.
+    changed paths; ``requests`` and ``reconnects`` count; ``on_exchange`` is told how long each exchange took.
 
     Args:
         path: xenstored's Unix socket.
@@ -62,6 +62,7 @@ class StoreSession:
         self.watches: dict[bytes, None] = {}
         self.changed = ChangedPaths()
         self.on_event = on_event
+        self.on_exchange: Callable[[float], None] | None = None
         self.requests = 0
         self.reconnects = 0
         self._path = path
@@ -114,7 +115,13 @@ class StoreSession:
         if self._link is None:
             raise DriverDisconnected("not connected to xenstored")
         self.requests += len(requests)
-        return await self._link.exchange(requests, transaction_id)
+        loop = asyncio.get_running_loop()
+        started_s = loop.time()
+        try:
+            return await self._link.exchange(requests, transaction_id)
+        finally:
+            if self.on_exchange is not None:
+                self.on_exchange(loop.time() - started_s)
 
     def break_off(self, error: WireError) -> NoReturn:
         """Give up a link whose other end does not keep to the protocol.

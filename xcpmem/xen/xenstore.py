@@ -169,6 +169,10 @@ class Xenstore:
     def on_event(self, callback: Callable[[], None] | None) -> None:
         self._session.on_event = callback
 
+    def observe_exchanges(self, callback: Callable[[float], None]) -> None:
+        """Call back, in the loop, with how long each exchange took, answered or not, seconds."""
+        self._session.on_exchange = callback
+
     async def connect(self) -> None:
         """Connect for the first time, or again after `close`; nothing to do while connected.
 
