@@ -17,9 +17,9 @@ from uuid import uuid4
 
 from xcpmem import commands
 from xcpmem.engine.belief import Beliefs
+from xcpmem.engine.forecast import Stance
 from xcpmem.engine.model import (
     DeleteReservation,
-    Granted,
     RecordReservation,
     Refused,
     Reservation,
@@ -363,6 +363,7 @@ class Controller:
                     self.report,
                     number=self.report.number + 1,
                     actions=(),
+                    verdicts=(),
                     failures=(Failure.of(None, error),),
                     stable=False,
                     duration_s=self._clock() - started_s,
@@ -384,15 +385,10 @@ class Controller:
             pending=self._inbox.requests,
             stable=thought.stable and complete and not self._inbox.requests,
             duration_s=self._clock() - started_s,
+            stance=Stance(self._beliefs, self._policy, self._settings),
+            verdicts=thought.verdicts,
         )
         if turn.done:
-            granted = sum(isinstance(verdict, Granted) for verdict in thought.verdicts)
-            _log.info(
-                "turn %d: %d writes to the host, %d reservations granted, %d waiting, %s free",
-                number,
-                len(turn.done),
-                granted,
-                len(report.pending),
-                format_kib(look.host.free_kib),
-            )
+            free, waiting = format_kib(look.host.free_kib), len(report.pending)
+            _log.info("turn %d: %d writes, %d waiting, %s free", number, len(turn.done), waiting, free)
         self._bulletin.publish(report)

@@ -6,10 +6,12 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
+from xcpmem.engine.forecast import Stance
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from xcpmem.engine.model import Action, DomainState, MemoryRequest, Reason
+    from xcpmem.engine.model import Action, DomainState, MemoryRequest, Reason, Verdict
     from xcpmem.errors import DriverError
     from xcpmem.xen.driver import Look
 
@@ -56,6 +58,8 @@ class CycleReport:
         pending: requests that still wait.
         stable: nothing moves and nothing waits.
         duration_s: how long the turn took.
+        stance: what the ring thinks with, after this turn.
+        verdicts: on requests, as they were planned.
     """
 
     number: int
@@ -68,6 +72,8 @@ class CycleReport:
     pending: tuple[MemoryRequest, ...] = ()
     stable: bool = False
     duration_s: float = 0.0
+    stance: Stance = field(default_factory=Stance)
+    verdicts: tuple[Verdict, ...] = ()
 
     @property
     def saw_host(self) -> bool:

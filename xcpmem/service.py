@@ -17,7 +17,7 @@ from xcpmem.engine.accounting import NEW_FORMULA, AccountingFormula, maximise_me
 from xcpmem.engine.accounting import memory_overhead as count_overhead
 from xcpmem.engine.limits import MemoryLimits
 from xcpmem.errors import TargetWaitTimeout
-from xcpmem.explanation import explain
+from xcpmem.foresight import Foresight
 from xcpmem.host import HostIdentity, HostRecord
 from xcpmem.labels import VmLabels
 from xcpmem.law import AWAITING_MEMORY_LIVE, CHANGING_MEMORY_LIVE, VmLaw
@@ -113,6 +113,7 @@ class Service:
             clock=clock,
         )
         self.labels = VmLabels(self._ledger)
+        self.foresight = Foresight(ring, self._ledger, self._law, self._host, self._name_domain)
         self._seen_number = 0
         self._unsubscribe: Callable[[], None] | None = None
 
@@ -372,10 +373,6 @@ class Service:
         if zero is not None and zero.memory_dynamic_min < zero.memory_dynamic_max:
             return ("Auto_balloon", (zero.memory_dynamic_min, zero.memory_dynamic_max))
         return ("Fixed_size", zero.memory_actual if zero else 0)
-
-    def explain(self, uuid: str) -> str:
-        """Serve ``Memory.explain``: why a VM's target is what it is. Raises UuidInvalid."""
-        return explain(self.vm(uuid), self._ring.report)
 
     def get_diagnostics(self) -> str:
         """Serve ``Memory.get_diagnostics``."""

@@ -57,6 +57,19 @@ def test_vm_list_gives_the_uuids_that_xenapi_gives(client: Client, api: XenApi) 
     assert sorted(uuids) == sorted(vm["uuid"] for vm in api.vms().values())
 
 
+def test_plan_shows_who_would_give_what_and_changes_nothing(client: Client, api: XenApi) -> None:
+    before = api.vms()
+    lines = client("plan", "reserve-min=2GiB", "reserve-max=16GiB").splitlines()
+    assert lines[0].startswith("Granted: ")
+    assert [line.split()[0] for line in lines[2:6]] == ["guest-1", "guest-2", "guest-3", "guest-4"]
+    assert lines[-1] == "Nothing was changed."
+    limits = ("memory_dynamic_min", "memory_dynamic_max", "memory_target")
+    now = api.vms()
+    assert {(ref, name): before[ref][name] for ref in before for name in limits} == {
+        (ref, name): now[ref][name] for ref in before for name in limits
+    }
+
+
 def test_range_is_set_waited_for_and_obeyed(client: Client, uuid: str, store: Xenstore) -> None:
     assert client("vm-memory-dynamic-range-set", f"uuid={uuid}", "min=1GiB", "max=2816MiB") == ""
     assert client("vm-memory-target-wait", f"uuid={uuid}") == ""

@@ -149,6 +149,7 @@ def test_memory_has_the_messages_of_the_contract() -> None:
         "get_domain_zero_policy": ["domain_zero_policy variant"],
         "get_diagnostics": ["string"],
         "explain": ["string", "vm"],
+        "plan": ["string", "wishes"],
     }
     assert {name: served[name] for name in contract} == contract
     assert list(memory.variants["domain_zero_policy"]) == ["Fixed_size", "Auto_balloon"]

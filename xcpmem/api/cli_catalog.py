@@ -230,6 +230,14 @@ COMMANDS: Final[dict[str, Command]] = {
             selectors=VM_SELECTORS,
         ),
         Command(
+            "plan",
+            _COMPUTE,
+            "Print who would hold how much with another range, a reservation, a start or another policy; "
+            "nothing is changed.",
+            "vm=web1 dynamic-min=1GiB dynamic-max=2GiB",
+            optional=("vm", "dynamic-min", "dynamic-max", "reserve-min", "reserve-max", "policy", "start"),
+        ),
+        Command(
             "host-compute-memory-overhead",
             _COMPUTE,
             "Print the bytes that virtualisation itself needs on a host.",

@@ -20,6 +20,7 @@ from xcpmem.api.cli_params import (
     remove_param,
     set_params,
 )
+from xcpmem.api.cli_plan import plan
 from xcpmem.api.cli_records import Item, Records, keep_matching
 from xcpmem.api.cli_run import STANDARD, Failed, Run, describe
 from xcpmem.api.values import parse_double
@@ -301,6 +302,7 @@ HANDLERS: Final[Mapping[str, Callable[[Run], Awaitable[None]]]] = {
     "vm-compute-maximum-memory": _compute_maximum,
     "host-compute-free-memory": _compute_on_host("host.compute_free_memory"),
     "explain": _explain,
+    "plan": plan,
     "host-compute-memory-overhead": _compute_on_host("host.compute_memory_overhead"),
 }
 """What carries out each command but `help`, by its name."""

@@ -7,6 +7,7 @@ round, does not start.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from xcpmem.api.datamodel import Kind, load_datamodel
@@ -15,7 +16,7 @@ from xcpmem.api.lifecycle import LifecycleMethods
 from xcpmem.api.tasks import TaskMethods
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from xcpmem.api.datamodel import Message
     from xcpmem.api.dispatch import Caller, Handler
@@ -243,10 +244,14 @@ class _MemoryMethods:
             "Memory.get_domain_zero_policy": _computed(service.get_domain_zero_policy),
             "Memory.get_diagnostics": _computed(service.get_diagnostics),
             "Memory.explain": self._explain,
+            "Memory.plan": self._plan,
         }
 
     async def _explain(self, _: Caller, ref: str) -> str:
-        return self._service.explain(self._records.vm_uuid(ref))
+        return self._service.foresight.explain(self._records.vm_uuid(ref))
+
+    async def _plan(self, _: Caller, wishes: Mapping[str, str]) -> str:
+        return json.dumps(await self._service.foresight.plan(wishes), ensure_ascii=False)
 
     async def _reserve_memory(self, caller: Caller, size_kib: int) -> str:
         return await self._service.reserve_memory(caller.owner.uuid, size_kib)
