@@ -11,7 +11,6 @@ from xcpmem.errors import DriverTimeout
 from xcpmem.scenario import load_scenario
 from xcpmem.units import mib_to_kib
 from xcpmem.xen import paths
-from xcpmem.xen.guestreports import READ_EVERY_S
 from xcpmem.xen.live import LiveDriver
 from xcpmem.xen.simulated import SimulatedHost
 from xcpmem.xen.xenstore import Xenstore
@@ -104,26 +103,6 @@ async def test_plain_linux_guest_is_believed_under_libxl_and_not_yet_under_xenop
     assert not (await seen(driver)).can_balloon
     host.store.remove(paths.domain_type(1))
     assert (await seen(driver)).can_balloon
-
-
-async def test_free_memory_of_a_guest_is_read_now_and_then_and_wakes_nobody(
-    host: SimulatedHost, driver: LiveDriver, clock: Clock
-) -> None:
-    await quiet(driver)
-    host.store.write(paths.meminfo_free(1), "4096")
-    assert not await driver.wait(0.2)
-    assert (await driver.observe()).descriptions[1].guest_free_kib is None
-    clock.now_s += READ_EVERY_S
-    assert (await driver.observe()).descriptions[1].guest_free_kib == 4096
-
-
-@pytest.mark.parametrize("text", ["-5", "much", str(4 * GIB)])
-async def test_absurd_free_memory_of_a_guest_is_not_known(
-    host: SimulatedHost, driver: LiveDriver, clock: Clock, text: str
-) -> None:
-    host.store.write(paths.meminfo_free(1), text)
-    clock.now_s += READ_EVERY_S
-    assert (await driver.observe()).descriptions[1].guest_free_kib is None
 
 
 async def test_change_is_not_lost_when_the_look_that_heard_of_it_fails(

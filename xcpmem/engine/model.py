@@ -83,6 +83,7 @@ class DomainState:
         offset_kib: pages that Xen counts and the guest does not know of, already taken off ``actual_kib``;
             None while it was not yet measured (then nothing was taken off).
         sample: what its guest said last about its own memory; None: it says nothing.
+        balloon_active: whether its driver says that the balloon moves right now; None: it does not say.
     """
 
     domid: int
@@ -98,6 +99,7 @@ class DomainState:
     uncooperative: bool = False
     offset_kib: int | None = 0
     sample: Sample | None = None
+    balloon_active: bool | None = None
 
     @property
     def held_kib(self) -> int:

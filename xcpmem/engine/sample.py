@@ -6,7 +6,7 @@ guest without a fresh sample gets what it would get from a policy that knows of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from xcpmem.errors import InvalidValue
@@ -20,7 +20,7 @@ class Sample:
     """One report of a guest; sizes KiB, times seconds.
 
     Args:
-        seen_s: when it arrived, on the monotonic clock of the looks.
+        seen_s: when it arrived, on the monotonic clock of the looks; two that differ in this alone are equal.
         period_s: how often its source reports at the latest.
         used_kib: what the guest held when it arrived, less what it called available: kernel, programs and
             what cannot be dropped. Counted against the size of that moment, so that a guest which has grown
@@ -35,7 +35,7 @@ class Sample:
         source: which key it came from, a word for people.
     """
 
-    seen_s: float
+    seen_s: float = field(compare=False)
     period_s: float
     used_kib: int
     swapped_kib: int = 0

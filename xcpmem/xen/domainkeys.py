@@ -49,13 +49,22 @@ _PATHS: Final[Mapping[str, Callable[[int], str]]] = {
 }
 _NAMES: Final = tuple(field.name for field in fields(DomainKeys))
 
+CONFIGURATION_KEYS: Final = frozenset(path(0).removeprefix(f"{paths.domain(0)}/") for path in _PATHS.values())
+"""The same keys below a domain's directory."""
+
 _WATCHED: Final[tuple[Callable[[int], str], ...]] = (
     paths.memory,
-    paths.feature_balloon,
+    paths.control,
+    paths.data,
     paths.name,
     paths.domain_type,
 )
-"""Four watches a domain: all of ``memory/`` at once, and three single keys."""
+"""Five watches a domain: three directories at once, for guests' reports too, and two single keys."""
+
+
+def is_at_or_above(name: str, key: str) -> bool:
+    """Tell whether a change at a name below a domain's directory (empty: itself) may have changed a key."""
+    return not name or name == key or key.startswith(f"{name}/")
 
 
 def read_size_kib(text: str | None, *, signed: bool = False) -> int | None:
@@ -104,7 +113,7 @@ class KeyCache:
         for domid in domids:
             if domid not in self._keys:
                 await self._watch(domid)
-        stale = living if events.resync else living - self._keys.keys() | _named_domids(events.paths)
+        stale = living if events.resync else living - self._keys.keys() | _changed_domids(events.paths)
         await self._read(sorted(stale & living))
         return {domid: self._keys[domid] for domid in domids}
 
@@ -128,6 +137,6 @@ class KeyCache:
             self._keys[domid] = DomainKeys(*values[number * len(_NAMES) : (number + 1) * len(_NAMES)])
 
 
-def _named_domids(changed: Collection[str]) -> set[int]:
-    named = (paths.domain_key(path) for path in changed)
-    return {key[0] for key in named if key is not None}
+def _changed_domids(changed: Collection[str]) -> set[int]:
+    named = filter(None, map(paths.domain_key, changed))
+    return {domid for domid, name in named if any(is_at_or_above(name, key) for key in CONFIGURATION_KEYS)}

@@ -46,10 +46,17 @@ class DomainDescription:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One observation: the numbers for the engine and the descriptions for the records."""
+    """One observation.
+
+    Args:
+        host: the numbers for the engine.
+        descriptions: by domid, for the records.
+        dropped_reports: how many of the guests' own reports were dropped since the driver started, by flaw.
+    """
 
     host: HostState
     descriptions: Mapping[int, DomainDescription] = field(default_factory=dict)
+    dropped_reports: Mapping[str, int] = field(default_factory=dict)
 
 
 class HostDriver(Protocol):

@@ -6,7 +6,6 @@ they changed. Whatever a guest can write is parsed as text from a stranger.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from dataclasses import dataclass, replace
@@ -33,8 +32,9 @@ from xcpmem.units import KIB_PER_PAGE, kib_to_whole_pages_ceil
 from xcpmem.xen import paths
 from xcpmem.xen.domainkeys import DomainKeys, KeyCache, read_size_kib
 from xcpmem.xen.domainzero import DOMAIN_ZERO, manage_domain_zero
+from xcpmem.xen.doorbell import GAP_S, GUEST_GAP_S, Doorbell
 from xcpmem.xen.driver import DomainDescription, Look
-from xcpmem.xen.guestreports import GuestReports
+from xcpmem.xen.guestsamples import GuestSamples
 from xcpmem.xen.others import Others
 from xcpmem.xen.reservations import ReservationStore
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from xcpmem.engine.model import Action
+    from xcpmem.xen.guestsamples import GuestNews
     from xcpmem.xen.hypervisor import DomainInfo, Hypervisor
     from xcpmem.xen.xenstore import Xenstore
 
@@ -71,6 +72,7 @@ class LiveDriver:
         hypervisor: the other half of the host.
         slush_kib: to be kept free, KiB.
         domain_zero_min_kib: domain 0's dynamic-min if it is to be balanced; None: it is left alone.
+        guest_gap_s: how often at most a guest's own words are a reason to look, seconds.
         clock: monotonic seconds.
     """
 
@@ -81,6 +83,7 @@ class LiveDriver:
         *,
         slush_kib: int,
         domain_zero_min_kib: int | None = None,
+        guest_gap_s: float = GUEST_GAP_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._xenstore = xenstore
@@ -89,13 +92,15 @@ class LiveDriver:
         self._domain_zero_min_kib = domain_zero_min_kib
         self._keys = KeyCache(xenstore)
         self._reservations = ReservationStore(xenstore)
-        self._guest_reports = GuestReports(xenstore)
+        self._samples = GuestSamples(xenstore)
         self._is_unfinished = False
         self._others = Others()
         self._clock = clock
         self._domains: dict[int, _Domain] = {}
-        self._changed = asyncio.Event()
-        xenstore.on_event = self._changed.set
+        self._doorbell = Doorbell(
+            xenstore.take_events, guest_gap_s=guest_gap_s, gap_s=min(GAP_S, guest_gap_s)
+        )
+        xenstore.on_event = self._doorbell.hear
 
     async def start(self) -> None:
         """Connect and watch for domains that come and go.
@@ -117,12 +122,7 @@ class LiveDriver:
 
     async def wait(self, timeout_s: float) -> bool:
         """Wait for a watch to fire, at most ``timeout_s`` seconds; tell whether one did."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._changed.wait()
-        except TimeoutError:
-            return False
-        return True
+        return await self._doorbell.wait(timeout_s)
 
     async def observe(self) -> Look:
         """Look at the whole host; a domain that cannot be read is left alone, not the others.
@@ -130,8 +130,7 @@ class LiveDriver:
         Raises:
             DriverError: xenstored or the hypervisor does not answer.
         """
-        self._changed.clear()
-        events = self._xenstore.take_events()
+        events = self._doorbell.take()
         if self._is_unfinished:
             events = replace(events, resync=True)
         self._is_unfinished = True
@@ -154,7 +153,12 @@ class LiveDriver:
             sum(info.actual_kib for info in infos),
             self._clock(),
         )
-        free_kib = await self._guest_reports.free_kib(list(self._domains), self._clock())
+        news = await self._samples.refresh(
+            {domid: domain.state.actual_kib for domid, domain in self._domains.items()},
+            events,
+            self._clock(),
+        )
+        self._domains = {domid: _with_news(domain, news[domid]) for domid, domain in self._domains.items()}
         self._is_unfinished = False
         offsets_kib = sum(domain.state.offset_kib or 0 for domain in self._domains.values())
         return Look(
@@ -170,12 +174,8 @@ class LiveDriver:
             descriptions={
                 info.domid: _bare_description(info) for info in everyone if info.domid == DOMAIN_ZERO
             }
-            | {
-                domid: replace(domain.description, guest_free_kib=free_kib[domid])
-                if 0 <= free_kib.get(domid, -1) <= domain.state.actual_kib
-                else domain.description
-                for domid, domain in self._domains.items()
-            },
+            | {domid: domain.description for domid, domain in self._domains.items()},
+            dropped_reports=self._samples.dropped,
         )
 
     async def apply(self, action: Action) -> None:
@@ -199,6 +199,7 @@ class LiveDriver:
 
     async def close(self) -> None:
         """Disconnect from both halves."""
+        self._doorbell.close()
         await self._xenstore.close()
         await self._hypervisor.close()
 
@@ -305,6 +306,16 @@ def _under_construction(domain: _Domain, reservations: Iterable[Reservation]) ->
         initial_reservation_kib=max(domain.state.initial_reservation_kib, *sizes_kib),
     )
     return replace(domain, state=state)
+
+
+def _with_news(domain: _Domain, news: GuestNews) -> _Domain:
+    """Add to a domain what its guest says of itself; most guests say nothing."""
+    if news.sample is None and news.balloon_active is None:
+        return domain
+    state = replace(domain.state, sample=news.sample, balloon_active=news.balloon_active)
+    if news.free_kib is None or news.free_kib > state.actual_kib:
+        return _Domain(state, domain.description)
+    return _Domain(state, replace(domain.description, guest_free_kib=news.free_kib))
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,12 +39,15 @@ MEMORY_RESERVATION_ID: Final = "memory/reservation-id"
 MEMORY_OFFSET: Final = "memory/memory-offset"
 MEMORY_UNCOOPERATIVE: Final = "memory/uncooperative"
 MEMORY_MEMINFO: Final = "memory/meminfo"
+MEMORY_SWAPINFO: Final = "memory/swapinfo"
 CONTROL_FEATURE_BALLOON: Final = "control/feature-balloon"
 CONTROL_BALLOON_ACTIVE: Final = "control/balloon-active"
 DATA_UPDATED: Final = "data/updated"
 DATA_MEMINFO_FREE: Final = "data/meminfo_free"
 DATA_MEMINFO_TOTAL: Final = "data/meminfo_total"
-DATA_XCPMEM: Final = "data/xcpmem"
+DATA_XCPMEM_REPORT: Final = "data/xcpmem/1"
+PV_ADDONS_MAJOR_VERSION: Final = "attr/PVAddons/MajorVersion"
+PV_ADDONS_MINOR_VERSION: Final = "attr/PVAddons/MinorVersion"
 
 _DOMID_END: Final = 0x7FF0  # DOMID_FIRST_RESERVED of xen's public/xen.h
 _SQUEEZED_STATE: Final = "/squeezed/state"
@@ -165,6 +168,16 @@ def memory_meminfo(domid: int) -> str:
     return f"{domain(domid)}/{MEMORY_MEMINFO}"
 
 
+def memory_swapinfo(domid: int) -> str:
+    """KiB on swap, by Qubes' agent: hostile text."""
+    return f"{domain(domid)}/{MEMORY_SWAPINFO}"
+
+
+def control(domid: int) -> str:
+    """Return the directory of what the toolstack and the guest's driver tell each other, to watch it."""
+    return f"{domain(domid)}/control"
+
+
 def feature_balloon(domid: int) -> str:
     """Whether the guest has a balloon driver: ``0`` means no; XenServer's guest agents."""
     return f"{domain(domid)}/{CONTROL_FEATURE_BALLOON}"
@@ -173,6 +186,11 @@ def feature_balloon(domid: int) -> str:
 def balloon_active(domid: int) -> str:
     """Whether the balloon moves right now; the Windows driver."""
     return f"{domain(domid)}/{CONTROL_BALLOON_ACTIVE}"
+
+
+def data(domid: int) -> str:
+    """Return the directory where a guest may write what it likes, to watch it."""
+    return f"{domain(domid)}/data"
 
 
 def data_updated(domid: int) -> str:
@@ -191,8 +209,18 @@ def meminfo_total(domid: int) -> str:
 
 
 def xcpmem_report(domid: int) -> str:
-    """Return where xcpmem's own guest agent reports; hostile text."""
-    return f"{domain(domid)}/{DATA_XCPMEM}"
+    """Return where xcpmem's own guest agent reports in the first version of its format; hostile text."""
+    return f"{domain(domid)}/{DATA_XCPMEM_REPORT}"
+
+
+def pv_addons_major_version(domid: int) -> str:
+    """Return where the guest's agent says which version it is; hostile text."""
+    return f"{domain(domid)}/{PV_ADDONS_MAJOR_VERSION}"
+
+
+def pv_addons_minor_version(domid: int) -> str:
+    """Return where the second part of that version stands; hostile text."""
+    return f"{domain(domid)}/{PV_ADDONS_MINOR_VERSION}"
 
 
 def vm(domid: int) -> str:
