@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from xcpmem.engine.model import BalloonState
+from xcpmem.specs import MICROSECONDS_PER_SECOND
 from xcpmem.units import kib_to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from xcpmem.engine.model import DomainState
+    from xcpmem.engine.sample import Sample
     from xcpmem.report import CycleReport
     from xcpmem.xen.driver import DomainDescription
 
@@ -43,6 +45,7 @@ class _Seen(NamedTuple):
     static_min_bytes: int | None
     static_max_bytes: int | None
     guest_free_bytes: int | None
+    reported_s: int | None
     is_stuck: bool
     policy: str
 
@@ -51,7 +54,11 @@ def _kib(read_kib: Callable[[DomainState], int]) -> Callable[[_Seen], int]:
     return lambda seen: kib_to_bytes(read_kib(seen.domain))
 
 
-_GAUGES: Final[tuple[tuple[str, str, Callable[[_Seen], int | None]], ...]] = (
+def _said(read: Callable[[Sample], float | None]) -> Callable[[_Seen], float | None]:
+    return lambda seen: None if seen.domain.sample is None else read(seen.domain.sample)
+
+
+_GAUGES: Final[tuple[tuple[str, str, Callable[[_Seen], float | None]], ...]] = (
     ("memory_actual_bytes", "Memory the domain holds.", _kib(lambda d: d.actual_kib)),
     ("memory_target_bytes", "Memory the domain was last told to hold.", _kib(lambda d: d.target_kib)),
     (
@@ -75,6 +82,26 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[_Seen], int | None]], ...]] = (
         "memory_guest_free_bytes",
         "Memory that its agent says is free inside.",
         lambda seen: seen.guest_free_bytes,
+    ),
+    (
+        "memory_guest_used_bytes",
+        "Memory that its agent said is in use inside.",
+        _said(lambda sample: kib_to_bytes(sample.used_kib)),
+    ),
+    (
+        "memory_guest_swapped_bytes",
+        "Memory that its agent said is on swap.",
+        _said(lambda sample: kib_to_bytes(sample.swapped_kib)),
+    ),
+    (
+        "guest_stall_seconds",
+        "Time that its agent said programs have waited for memory since it booted.",
+        _said(lambda sample: None if sample.stall_us is None else sample.stall_us / MICROSECONDS_PER_SECOND),
+    ),
+    (
+        "guest_report_timestamp_seconds",
+        "When its agent last said anything of its memory, Unix time.",
+        lambda seen: seen.reported_s,
     ),
     ("balloon_stuck", "Whether the domain stopped short of its target.", lambda seen: int(seen.is_stuck)),
 )
@@ -127,12 +154,14 @@ def _see(domain: DomainState, vm: VmFacts | None, report: CycleReport, policy: s
     description = report.look.descriptions.get(domain.domid)
     reason = report.reasons.get(domain.domid)
     free_kib = description.guest_free_kib if description else None
+    ago_s = None if domain.sample is None else report.monotonic_s - domain.sample.seen_s
     return _Seen(
         domain=domain,
         name_label=vm.name_label if vm else description.name_label if description else "",
         static_min_bytes=vm.memory_static_min if vm else None,
         static_max_bytes=vm.memory_static_max if vm else _booted_bytes(description),
         guest_free_bytes=None if free_kib is None else kib_to_bytes(free_kib),
+        reported_s=None if ago_s is None else int(report.time_s - ago_s),
         is_stuck=reason is not None and reason.state is BalloonState.STUCK,
         policy=policy,
     )

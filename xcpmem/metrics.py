@@ -294,6 +294,14 @@ class _StateCollector(Collector):
                 "When the host was last seen, Unix time.",
                 report.time_s,
             )
+            dropped = CounterMetricFamily(
+                "xcpmem_guest_reports_dropped",
+                "Guests' own reports that could not be read (malformed) or not be true (absurd).",
+                labels=["reason"],
+            )
+            for reason, number in report.look.dropped_reports.items():
+                dropped.add_metric([reason], number)
+            yield dropped
         if self.visible_report is not None:
             yield from self._host_series(self.visible_report.look.host)
 

@@ -24,6 +24,7 @@ from xcpmem.engine.model import (
     SetMaxmem,
     SetTarget,
 )
+from xcpmem.engine.sample import Sample
 from xcpmem.errors import DomainVanished, DriverTimeout
 from xcpmem.metrics import Metrics, Sources
 from xcpmem.report import CycleReport, Failure
@@ -153,6 +154,30 @@ def test_domain_is_shown_in_bytes(metrics: Metrics) -> None:
         "memory_maxmem_bytes": kib_to_bytes(2_700),
         "balloon_stuck": 1,
     }
+
+
+def test_what_a_guest_said_is_shown_and_when(metrics: Metrics) -> None:
+    sample = Sample(seen_s=2.0, period_s=10.0, used_kib=900, swapped_kib=30, stall_us=1_500_000)
+    domains = (replace(HOST.domains[0], sample=sample), *HOST.domains[1:])
+    look = Look(replace(HOST, domains=domains), dropped_reports={"absurd": 2, "malformed": 0})
+    metrics.observe_cycle(replace(REPORT, look=look))
+    found = of_domain(metrics, 3)
+    assert found["memory_guest_used_bytes"] == kib_to_bytes(900)
+    assert found["memory_guest_swapped_bytes"] == kib_to_bytes(30)
+    assert found["guest_stall_seconds"] == 1.5
+    assert found["guest_report_timestamp_seconds"] == 1_700_000_000 - 3
+    assert not [name for name in of_domain(metrics, 4) if "guest" in name]
+    assert values(metrics)["xcpmem_guest_reports_dropped_total reason=absurd"] == 2
+
+
+def test_a_heartbeat_alone_moves_only_the_time_of_the_report(metrics: Metrics) -> None:
+    sample = Sample(seen_s=2.0, period_s=10.0, used_kib=900)
+    for seen_s in (2.0, 5.0):
+        domains = (replace(HOST.domains[0], sample=replace(sample, seen_s=seen_s)), *HOST.domains[1:])
+        metrics.observe_cycle(replace(REPORT, look=Look(replace(HOST, domains=domains))))
+        found = of_domain(metrics, 3)
+        assert found["guest_report_timestamp_seconds"] == 1_700_000_000 - 5 + seen_s
+        assert "guest_stall_seconds" not in found
 
 
 def test_domain_without_a_record_shows_what_the_toolstack_says(metrics: Metrics) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xcpmem.xen.guestreports import SWAP_MOST_KIB, Report, read_available, read_own, read_used
+from xcpmem.xen.guestreports import SWAP_MOST_KIB, Report, own_text, read_available, read_own, read_used
 
 MEMINFO = """MemTotal:         511764 kB
 MemFree:           20000 kB
@@ -30,6 +30,26 @@ def test_own_report_says_what_it_guessed_and_what_it_does_not_know() -> None:
         available_kib=10, stall_us=500, refault_kib=0, is_estimated=True
     )
     assert read_own("1 10 0 0 0 6") == Report(available_kib=10)
+
+
+NUMBERS = st.integers(0, 10**15 - 1)
+
+
+@given(
+    seq=NUMBERS,
+    report=st.builds(
+        Report,
+        available_kib=NUMBERS,
+        swapped_kib=NUMBERS,
+        stall_us=st.none() | NUMBERS,
+        refault_kib=st.none() | NUMBERS,
+        is_estimated=st.booleans(),
+    ),
+)
+def test_own_report_is_read_as_it_was_written(seq: int, report: Report) -> None:
+    text = own_text(seq, report)
+    assert len(text) < 128
+    assert read_own(text) == report
 
 
 @pytest.mark.parametrize(

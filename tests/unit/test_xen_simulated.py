@@ -14,7 +14,9 @@ from xcpmem.errors import DomainVanished, DriverDisconnected, DriverError, Drive
 from xcpmem.scenario import Scenario
 from xcpmem.script import DeleteReservation, ScriptCall, SetBalloon, Shutdown, TakeMemory
 from xcpmem.specs import AgentKind, AgentSpec, BalloonSpec, DomainType, GuestSpec, HostSpec, LoadPoint
+from xcpmem.units import mib_to_kib
 from xcpmem.xen import paths
+from xcpmem.xen.guestreports import Report, read_own
 from xcpmem.xen.hypervisor import PhysInfo
 from xcpmem.xen.simhypervisor import DOMAIN_ZERO_UUID, HypervisorServer, RemoteHypervisor
 from xcpmem.xen.simline import CLIENTS_MOST
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+MIB = mib_to_kib(1)
 EXACT = BalloonSpec(rate_kib_s=1000, inaccuracy_kib=0)
 
 
@@ -52,8 +55,10 @@ def guest(domid: int = 1, **facts: Any) -> GuestSpec:
     return GuestSpec(domid=domid, **(values | facts))
 
 
-def make(clock: Clock, *guests: GuestSpec, script: tuple[ScriptCall, ...] = ()) -> SimulatedHost:
-    host = HostSpec(total_kib=50000, free_kib=10000)
+def make(
+    clock: Clock, *guests: GuestSpec, script: tuple[ScriptCall, ...] = (), total_kib: int = 50_000
+) -> SimulatedHost:
+    host = HostSpec(total_kib=total_kib, free_kib=10000)
     return SimulatedHost(Scenario(host=host, guests=guests, script=script), clock=clock)
 
 
@@ -225,18 +230,34 @@ def test_an_agent_reports_from_time_to_time(clock: Clock) -> None:
     assert host.store.read(paths.meminfo_free(1)) == "1000"
 
 
-def test_an_agent_reports_when_something_changes(clock: Clock) -> None:
-    load = (LoadPoint(0.0, 1500), LoadPoint(30.0, 4000))
-    host = make(clock, guest(agent=AgentSpec(kind=AgentKind.EVENTS), load=load))
-    assert host.live_until_now() == 30.0
-    clock.now_s += 30.0
-    assert host.live_until_now() is None
-    assert host.store.read(paths.meminfo_free(1)) == "1000"
-    host.store.write(paths.target(1), "4500")
-    assert host.live_until_now() == 1.0
-    clock.now_s += 1.0
-    assert host.live_until_now() is None
-    assert host.store.read(paths.meminfo_free(1)) == "500"
+def said(host: SimulatedHost) -> Report | None:
+    """What domain 1's own agent last reported."""
+    text = host.store.read(paths.xcpmem_report(1))
+    return None if text is None else read_own(text)
+
+
+def test_our_own_agent_reports_when_something_changes_and_as_a_heartbeat(clock: Clock) -> None:
+    load = (LoadPoint(0.0, MIB), LoadPoint(30.0, 100 * MIB))
+    events = AgentSpec(kind=AgentKind.EVENTS)
+    spec = guest(agent=events, load=load, dynamic_max_kib=200 * MIB, target_kib=200 * MIB)
+    host = make(clock, spec, total_kib=300 * MIB)
+    assert host.live_until_now() == 10.0
+    assert said(host) == Report(available_kib=199 * MIB, stall_us=0, refault_kib=0)
+    for _ in range(3):
+        clock.now_s += 10.0
+        host.live_until_now()
+    assert said(host) == Report(available_kib=100 * MIB, stall_us=0, refault_kib=0)
+    assert (host.store.read(paths.xcpmem_report(1)) or "").startswith("4 ")
+    host.store.write(paths.target(1), str(50 * MIB))
+    clock.now_s += 200.0
+    host.live_until_now()
+    report = said(host)
+    assert report is not None
+    assert report.available_kib == 0
+    assert report.swapped_kib == 50 * MIB
+    assert report.stall_us is not None
+    assert report.stall_us > 10**6
+    assert host.store.read(paths.meminfo_free(1)) is None
 
 
 def test_a_silent_guest_reports_nothing(clock: Clock) -> None:

@@ -88,6 +88,19 @@ def read_own(text: str) -> Report | None:
     )
 
 
+def own_text(seq: int, report: Report) -> str:
+    """Write a report as xcpmem's own agent does; `read_own` makes the same report of it.
+
+    Args:
+        seq: counts the agent's reports.
+        report: one that says what is available.
+    """
+    flags = _STALL_ESTIMATED * report.is_estimated
+    flags |= _STALL_UNKNOWN * (report.stall_us is None) | _REFAULT_UNKNOWN * (report.refault_kib is None)
+    sizes = (report.available_kib or 0, report.swapped_kib, report.stall_us or 0, report.refault_kib or 0)
+    return " ".join(map(str, (seq, *sizes, flags)))
+
+
 def read_available(text: str) -> Report | None:
     """Read ``data/meminfo_free`` of XenServer's agents, a number of KiB; None if it is none."""
     size_kib = read_size_kib(text)

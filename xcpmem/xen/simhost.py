@@ -91,7 +91,8 @@ class SimHost:
     @property
     def looks_next_us(self) -> int | None:
         """When a guest's agent looks at its guest the next time and may say something; None: never."""
-        looks_us = [self._guests[domid].agent.looks_next_us for domid in self._reporting]
+        speakers = [self._guests[domid] for domid in self._reporting]
+        looks_us = [each.agent.looks_next_us for each in speakers if each.lifecycle is Lifecycle.RUNNING]
         return min((look_us for look_us in looks_us if look_us is not None), default=None)
 
     @property
@@ -163,7 +164,7 @@ class SimHost:
     def _let_agents_look(self) -> None:
         for domid in sorted(self._reporting):
             guest = self._guests[domid]
-            look_us = guest.agent.looks_next_us
+            look_us = guest.agent.looks_next_us if guest.lifecycle is Lifecycle.RUNNING else None
             if look_us is not None and look_us <= self._now_us and guest.let_agent_look(self._now_us):
                 self.version += 1
                 self.reports += 1

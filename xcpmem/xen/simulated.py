@@ -14,7 +14,6 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
-from math import inf, isfinite
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from xcpmem.engine.model import Lifecycle
@@ -23,6 +22,7 @@ from xcpmem.script import SetBalloon, Shutdown, TakeMemory
 from xcpmem.specs import DOMID_END, MICROSECONDS_PER_SECOND, AgentKind, microseconds
 from xcpmem.xen import paths
 from xcpmem.xen.domainkeys import read_size_kib
+from xcpmem.xen.guestreports import Report, own_text
 from xcpmem.xen.simhost import SimHost
 from xcpmem.xen.simhypervisor import DOMAIN_ZERO_UUID, HypervisorServer, SimulatedHypervisor
 from xcpmem.xen.simstore import StoreServer
@@ -32,6 +32,7 @@ from xcpmem.xen.storetree import Store
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from xcpmem.engine.sample import Sample
     from xcpmem.scenario import Scenario
     from xcpmem.script import Call
     from xcpmem.specs import GuestSpec
@@ -48,18 +49,15 @@ TOOLSTACK_SUFFIX: Final = ".toolstack"
 MAXMEM_SLACK_KIB: Final = 1024
 """What a toolstack lets a domain hold above its target: libxl's LIBXL_MAXMEM_CONSTANT."""
 
-AGENT_GAP_S: Final = 1.0
-"""An agent that reports events does so at most this often (xcpmem's own agent: once a second)."""
-
 STEPS_MOST: Final = 2000
 """Time that passed unseen is caught up in at most so many steps."""
 
 
-class _Report(NamedTuple):
-    """When a guest's agent last reported, and what: total and free KiB."""
+class _Told(NamedTuple):
+    """What of a guest's reports stands in the store: how many there were, and the last."""
 
-    at_s: float
-    sizes_kib: tuple[int, int]
+    number: int
+    sample: Sample
 
 
 class SimulatedHost:
@@ -87,7 +85,7 @@ class SimulatedHost:
             (line for line in scenario.script if isinstance(line.call, SetBalloon | TakeMemory | Shutdown)),
             key=lambda line: line.at_s,
         )
-        self._reports: dict[int, _Report] = {}
+        self._told: dict[int, _Told] = {}
         self._characters: dict[str, GuestSpec] = {}
         self._last_domid = max((guest.domid for guest in scenario.guests), default=0)
         self._wake = asyncio.Event()
@@ -193,7 +191,7 @@ class SimulatedHost:
         uuid = guest.uuid
         self._characters[uuid] = replace(guest.spec, uuid=uuid, balloon=guest.balloon)
         physics.remove_guest(domid)
-        self._reports.pop(domid, None)
+        self._told.pop(domid, None)
         self.store.remove(paths.domain(domid))
         self.store.remove(_vm_directory(uuid))
         if domid in self.store.introduced:
@@ -221,16 +219,16 @@ class SimulatedHost:
             Seconds until something is due again, None if nothing will be until somebody asks for it.
         """
         physics = self.catch_up()
+        physics.advance_to(physics.now_us)
         now_s = physics.now_us / MICROSECONDS_PER_SECOND
         while self._agenda and self._agenda[0].at_s <= now_s:
             self._act(self._agenda.pop(0).call)
         due_s = [line.at_s for line in self._agenda[:1]]
         for guest in physics.guests.values():
-            if guest.spec.agent.kind is not AgentKind.NONE and guest.lifecycle is Lifecycle.RUNNING:
-                if self._report_due_s(guest) <= now_s:
-                    self._report(guest, now_s)
-                due_s.append(self._report_due_s(guest))
-        return max(0.0, min(due_s) - now_s) if due_s and isfinite(min(due_s)) else None
+            self._tell(guest)
+        if physics.looks_next_us is not None:
+            due_s.append(physics.looks_next_us / MICROSECONDS_PER_SECOND)
+        return max(0.0, min(due_s) - now_s) if due_s else None
 
     async def _live(self) -> None:
         while True:
@@ -303,30 +301,25 @@ class SimulatedHost:
         else:
             self.store.remove(path)
 
-    def _report_due_s(self, guest: SimGuest) -> float:
-        """Say when a guest's agent reports next, seconds since the start; never is infinite."""
-        report = self._reports.get(guest.spec.domid)
-        if report is None:
-            return 0.0
-        agent = guest.spec.agent
-        if agent.kind is AgentKind.MEMINFO:
-            return report.at_s + agent.period_s
-        if guest.goal_kib != guest.actual_kib or report.sizes_kib != self._sizes_kib(guest):
-            return report.at_s + AGENT_GAP_S
-        later = (point.at_s for point in guest.spec.load if point.at_s > report.at_s)
-        return max(next(later, inf), report.at_s + AGENT_GAP_S)
-
-    def _report(self, guest: SimGuest, now_s: float) -> None:
-        domid, sizes_kib = guest.spec.domid, self._sizes_kib(guest)
-        self._reports[domid] = _Report(now_s, sizes_kib)
-        self.store.write(paths.meminfo_total(domid), str(sizes_kib[0]))
-        self.store.write(paths.meminfo_free(domid), str(sizes_kib[1]))
+    def _tell(self, guest: SimGuest) -> None:
+        """Write what a guest's agent has said since the last time."""
+        sample, domid = guest.agent.sample, guest.spec.domid
+        told = self._told.get(domid)
+        if sample is None or (told is not None and told.sample is sample):
+            return
+        self._told[domid] = told = _Told(told.number + 1 if told is not None else 1, sample)
+        if guest.spec.agent.kind is AgentKind.EVENTS:
+            report = Report(
+                available_kib=guest.agent.avail_kib,
+                swapped_kib=sample.swapped_kib,
+                stall_us=sample.stall_us,
+                refault_kib=sample.refault_kib,
+            )
+            self.store.write(paths.xcpmem_report(domid), own_text(told.number, report))
+            return
+        self.store.write(paths.meminfo_total(domid), str(guest.agent.avail_kib + sample.used_kib))
+        self.store.write(paths.meminfo_free(domid), str(guest.agent.avail_kib))
         self.store.write(paths.data_updated(domid), "1")
-
-    def _sizes_kib(self, guest: SimGuest) -> tuple[int, int]:
-        """What the guest's kernel manages and what it could spare, KiB."""
-        wanted_kib = guest.wanted_kib(self._physics.now_us)
-        return guest.actual_kib, max(0, guest.actual_kib - wanted_kib)
 
 
 def _vm_directory(uuid: str) -> str:
