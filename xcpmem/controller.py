@@ -380,6 +380,7 @@ class Controller:
             monotonic_s=started_s,
             look=look,
             reasons=thought.reasons,
+            beliefs=thought.beliefs.by_domid,
             actions=tuple(turn.done),
             failures=tuple(turn.failures),
             pending=self._inbox.requests,

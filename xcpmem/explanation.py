@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from xcpmem.units import format_bytes, format_kib
 
 if TYPE_CHECKING:
+    from xcpmem.engine.belief import Belief
     from xcpmem.report import CycleReport
     from xcpmem.vm import Vm
+
+TELLING_PAUSE_S: Final = 1.0
+"""A pause on the way that is not longer by this than the delay before is not worth a word."""
 
 
 def explain(vm: Vm, report: CycleReport | None) -> str:
@@ -39,9 +43,29 @@ def explain(vm: Vm, report: CycleReport | None) -> str:
     description = report.look.descriptions.get(domain.domid)
     if description is not None and description.balloon_evidence:
         sentences.append(f"Balloon driver: {description.balloon_evidence}.")
+    if domain.domid in report.beliefs:
+        sentences += _habits(report.beliefs[domain.domid])
     if report.pending:
         wanted_kib = sum(request.min_kib for request in report.pending)
         sentences.append(
             f"{len(report.pending)} reservations of {format_kib(wanted_kib)} or more wait for memory."
         )
     return " ".join(sentences)
+
+
+def _habits(belief: Belief) -> list[str]:
+    """Tell how a guest was seen to behave, and what it says of itself."""
+    habits = []
+    if belief.rate_kib_s:
+        habits.append(f"moves {format_kib(round(belief.rate_kib_s))} a second")
+        habits.append(f"begins {belief.delay_s:.1f} s after it is asked")
+    if belief.pause_s >= belief.delay_s + TELLING_PAUSE_S:
+        habits.append(f"has paused for {belief.pause_s:.1f} s on the way")
+    if belief.floor_kib is not None:
+        habits.append(f"has stopped shrinking at {format_kib(belief.floor_kib)}")
+    if belief.ceiling_kib is not None:
+        habits.append(f"has stopped growing at {format_kib(belief.ceiling_kib)}")
+    sentences = [f"The guest {', '.join(habits)}."] if habits else []
+    if belief.is_ballooning is not None:
+        sentences.append(f"Its driver says it is {'at work' if belief.is_ballooning else 'at rest'}.")
+    return sentences

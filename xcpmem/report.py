@@ -11,6 +11,7 @@ from xcpmem.engine.forecast import Stance
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from xcpmem.engine.belief import Belief
     from xcpmem.engine.model import Action, DomainState, MemoryRequest, Reason, Verdict
     from xcpmem.errors import DriverError
     from xcpmem.xen.driver import Look
@@ -53,6 +54,7 @@ class CycleReport:
         monotonic_s: the same on the monotonic clock.
         look: what was seen, before the actions.
         reasons: by domid.
+        beliefs: by domid; what is believed of each guest from watching it.
         actions: what was done, in order.
         failures: one per action or look that failed, else empty.
         pending: requests that still wait.
@@ -67,6 +69,7 @@ class CycleReport:
     monotonic_s: float
     look: Look
     reasons: Mapping[int, Reason] = field(default_factory=dict)
+    beliefs: Mapping[int, Belief] = field(default_factory=dict)
     actions: tuple[Action, ...] = ()
     failures: tuple[Failure, ...] = ()
     pending: tuple[MemoryRequest, ...] = ()

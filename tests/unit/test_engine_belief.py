@@ -17,6 +17,7 @@ from xcpmem.engine.belief import (
     learn,
 )
 from xcpmem.engine.model import BalloonState, DynamicRange, Lifecycle
+from xcpmem.engine.sample import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,6 +45,11 @@ def stands(
 ) -> Iterable[DomainState]:
     """The guest standing still for some looks."""
     return [seen(actual_kib, asked_kib=asked_kib, offset_kib=offset_kib)] * looks
+
+
+def moving_down(actual_kib: int, *, asked_kib: int, looks: int = 2) -> Iterable[DomainState]:
+    """The guest giving back 100 MiB from look to look."""
+    return [seen(actual_kib - 100 * MIB * n, asked_kib=asked_kib) for n in range(1, looks + 1)]
 
 
 def test_guest_within_its_inaccuracy_is_at_its_target() -> None:
@@ -227,9 +233,37 @@ def test_new_range_earns_a_fresh_start() -> None:
 def test_paused_domain_is_waited_for_without_a_clock() -> None:
     asked = watched(*stands(2000 * MIB, asked_kib=1000 * MIB, looks=5))
     paused = replace(seen(2000 * MIB, asked_kib=1000 * MIB), lifecycle=Lifecycle.PAUSED)
-    belief = learn(asked, paused, 1.0, CAUTION)
+    belief = watched(paused, paused, belief=asked)
     assert (belief.direction, belief.waited_s, belief.away_s) == (0, 0.0, 0.0)
-    assert learn(belief, paused, 1.0, CAUTION) is belief
+
+
+def test_it_is_known_how_long_a_domain_has_been_paused() -> None:
+    paused = replace(seen(2000 * MIB, asked_kib=2000 * MIB), lifecycle=Lifecycle.PAUSED)
+    belief = watched(paused, paused, paused)
+    assert belief.halted_s == 3.0
+    assert watched(seen(2000 * MIB, asked_kib=2000 * MIB), belief=belief).halted_s == 0.0
+
+
+def test_it_is_known_how_long_a_guest_took_to_begin() -> None:
+    waiting = stands(2000 * MIB, asked_kib=1000 * MIB, looks=4)
+    begun = watched(*waiting, *moving_down(2000 * MIB, asked_kib=1000 * MIB))
+    assert begun.delay_s == 3.0
+
+
+def test_driver_at_work_is_given_more_time() -> None:
+    looks = [replace(look, balloon_active=True) for look in stands(2000 * MIB, asked_kib=1000 * MIB)]
+    assert not watched(*looks).gave_up(CAUTION)
+    assert watched(*looks).patience_s(CAUTION) == PATIENCE_MOST_S
+    idle = [replace(look, balloon_active=False) for look in looks]
+    assert watched(*idle).gave_up(CAUTION)
+
+
+def test_guest_that_reports_is_known_to_have_an_agent() -> None:
+    silent = seen(2000 * MIB, asked_kib=2000 * MIB)
+    speaking = replace(silent, sample=Sample(seen_s=0.0, period_s=60.0, used_kib=1000 * MIB))
+    belief = watched(silent, speaking)
+    assert belief.has_agent
+    assert not watched(silent, belief=belief).has_agent
 
 
 def test_domain_without_a_driver_is_not_waited_for() -> None:

@@ -478,6 +478,18 @@ def test_everybody_has_a_reason() -> None:
     assert set(planned(a_host(a_domain(), paused)).reasons) == {1, 2}
 
 
+@pytest.mark.parametrize(
+    ("halted_s", "look_again_s"), [(0.0, 1.0), (8.0, 8.0), (300.0, 30.0)], ids=["new", "a while", "long"]
+)
+def test_paused_domain_is_looked_at_more_rarely_the_longer_it_is_so(
+    halted_s: float, look_again_s: float
+) -> None:
+    paused = a_domain(lifecycle=Lifecycle.PAUSED)
+    plan = planned(a_host(paused), Wishes(), believing(paused, halted_s=halted_s))
+    assert plan.look_again_s == look_again_s
+    assert plan.stable
+
+
 def test_moving_guest_is_looked_at_soon() -> None:
     plan = planned(a_host(a_domain(actual_kib=2000 * MIB), free_kib=1000 * MIB))
     assert plan.look_again_s == LOOK_LATEST_S

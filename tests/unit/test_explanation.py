@@ -42,7 +42,7 @@ def report_of(host: SimHost, *wanted_kib: int, seconds: int = 10) -> CycleReport
             if isinstance(action, SetTarget | SetMaxmem):
                 host.apply(action)
         host.step(0.1)
-    return CycleReport(1, 0.0, 0.0, look, thought.reasons, pending=requests)
+    return CycleReport(1, 0.0, 0.0, look, thought.reasons, thought.beliefs.by_domid, pending=requests)
 
 
 def vm_of(host: SimHost, domid: int = 1) -> Vm:
@@ -61,6 +61,13 @@ def test_explanation_says_that_there_is_enough_for_everyone() -> None:
     host = host_of(guest())
     text = explain(vm_of(host), report_of(host))
     assert text.startswith("web1 (domain 1) holds 3 GiB, its target is 3 GiB: it gets dynamic-max 3 GiB")
+
+
+def test_explanation_tells_how_the_guest_was_seen_to_behave() -> None:
+    host = host_of(guest(delay_s=2.0, floor_kib=5 * GIB // 2), guest(2))
+    text = explain(vm_of(host), report_of(host, 2 * GIB, seconds=20))
+    assert "begins 1.9 s after it is asked" in text
+    assert "has stopped shrinking at 2.5 GiB" in text
 
 
 def test_explanation_names_the_share_and_who_waits() -> None:

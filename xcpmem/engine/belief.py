@@ -72,6 +72,10 @@ class Belief:
         rate_kib_s: its speed when last seen moving, 0 if never.
         missed: target and distance from it, KiB, of the last ask that ended short of the target.
         offset_error_kib: by how much the measured offset proved wrong, 0 if it did not.
+        delay_s: how long after it was last asked, having been at rest, it began to move.
+        halted_s: for how long it has not been running, 0 when it runs.
+        is_ballooning: whether its driver says that it is at work; None: it does not say.
+        has_agent: whether its guest says something about its memory.
     """
 
     uuid: str
@@ -88,9 +92,18 @@ class Belief:
     rate_kib_s: float = 0.0
     missed: tuple[int, int] | None = None
     offset_error_kib: int = 0
+    delay_s: float = 0.0
+    halted_s: float = 0.0
+    is_ballooning: bool | None = None
+    has_agent: bool = False
 
     def patience_s(self, caution: Caution) -> float:
-        """Tell how long this guest may stand still before it is planned around, seconds."""
+        """Tell how long this guest may stand still before it is planned around, seconds.
+
+        A driver that says it is at work is believed, but not beyond what others can wait for.
+        """
+        if self.is_ballooning:
+            return PATIENCE_MOST_S
         return max(caution.patience_s, min(self.pause_s * PATIENCE_MARGIN, PATIENCE_MOST_S))
 
     def gave_up(self, caution: Caution) -> bool:
@@ -152,7 +165,12 @@ def learn(belief: Belief | None, domain: DomainState, elapsed_s: float, caution:
             floor_kib=None,
             ceiling_kib=None,
         )
-    if not domain.can_balloon or domain.lifecycle is not Lifecycle.RUNNING:
+    belief = _told(belief, domain)
+    if domain.lifecycle is not Lifecycle.RUNNING:
+        return replace(belief, direction=0, waited_s=0.0, away_s=0.0, halted_s=belief.halted_s + elapsed_s)
+    if belief.halted_s:
+        belief = replace(belief, halted_s=0.0)
+    if not domain.can_balloon:
         return replace(belief, direction=0, waited_s=0.0, away_s=0.0) if belief.direction else belief
     if domain.offset_kib is None:
         still = domain.actual_kib == belief.mark_kib
@@ -173,6 +191,14 @@ def learn(belief: Belief | None, domain: DomainState, elapsed_s: float, caution:
             moved=False,
         )
     return _on_the_way(belief, domain, elapsed_s, caution)
+
+
+def _told(belief: Belief, domain: DomainState) -> Belief:
+    """Take in what driver and guest say of themselves."""
+    has_agent = domain.sample is not None
+    if belief.is_ballooning is domain.balloon_active and belief.has_agent is has_agent:
+        return belief
+    return replace(belief, is_ballooning=domain.balloon_active, has_agent=has_agent)
 
 
 def _observed_s(belief: Belief, elapsed_s: float) -> float:
@@ -226,6 +252,7 @@ def _on_the_way(belief: Belief, domain: DomainState, elapsed_s: float, caution: 
             floor_kib=floor_kib,
             ceiling_kib=ceiling_kib,
             pause_s=max(belief.pause_s, belief.waited_s),
+            delay_s=belief.delay_s if belief.moved else belief.waited_s,
             rate_kib_s=moved_kib / taken_s if taken_s > 0 else belief.rate_kib_s,
         )
     belief = replace(belief, waited_s=belief.waited_s + min(elapsed_s, LOOK_GAP_S), away_s=away_s)
