@@ -28,6 +28,14 @@ BOOTS: Final[Mapping[str, tuple[str, ...]]] = {
         "daemon_checks.sigterm_ends_the_daemon_and_moves_nothing",
         "contract_checks.host_port_keeps_its_contract",
     ),
+    "starts": (
+        "start_checks.vm_starts_by_squeezing_two_others",
+        "start_checks.vm_that_can_never_fit_is_refused_at_once_and_nobody_moves",
+        "deaf_checks.eight_reservations_together_take_as_long_as_one",
+        "deaf_checks.frozen_guest_is_worked_around",
+        "deaf_checks.guest_without_balloon_driver_is_worked_around",
+        "start_checks.daemon_killed_at_five_moments_of_a_start",
+    ),
 }
 
 

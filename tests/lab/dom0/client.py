@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 BYTES_PER_KIB: Final = 1024
 API_VERSION: Final = "1.0"
+XL_CONFIG_KEY: Final = "xcpmem-xl-config"
 ORIGINATOR: Final = "xcpmem lab"
 # Less than the minute after which the daemon answers whether the host is stable or not.
 STABLE_DEADLINE_S: Final = 45
@@ -85,6 +86,61 @@ class Client:
     def delete_reservation(self, reservation: Reservation) -> None:
         """Call `Memory.delete_reservation`."""
         self._session.xenapi.Memory.delete_reservation(reservation.id)
+
+    def set_limits(self, guest: Guest, limits: Limits) -> None:
+        """Call `VM.set_memory_limits`; the VM must be halted."""
+        sizes = (limits.static_min_kib, limits.static_max_kib, limits.dynamic_min_kib, limits.dynamic_max_kib)
+        texts = [str(size_kib * BYTES_PER_KIB) for size_kib in sizes]
+        self._session.xenapi.VM.set_memory_limits(self._vm(guest), *texts)
+
+    def set_config(self, guest: Guest, path: str) -> None:
+        """Say which file for `xl` a VM is to be built from."""
+        vm = self._vm(guest)
+        self._session.xenapi.VM.remove_from_other_config(vm, XL_CONFIG_KEY)
+        self._session.xenapi.VM.add_to_other_config(vm, XL_CONFIG_KEY, path)
+
+    def start(self, guest: Guest) -> None:
+        """Call `VM.start`, which returns when the VM runs."""
+        self._session.xenapi.VM.start(self._vm(guest), False, False)
+
+    def start_error(self, guest: Guest) -> list[str]:
+        """Call `VM.start` where it must be refused; return the failure's details."""
+        try:
+            self.start(guest)
+        except XenAPI.Failure as failure:
+            return [str(detail) for detail in failure.details]
+        raise CheckError(f"{guest.name} was started, and should have been refused")
+
+    def hard_shutdown(self, guest: Guest) -> None:
+        """Call `VM.hard_shutdown`."""
+        self._session.xenapi.VM.hard_shutdown(self._vm(guest))
+
+    def power_state(self, guest: Guest) -> str:
+        """Call `VM.get_power_state`."""
+        return str(self._session.xenapi.VM.get_power_state(self._vm(guest)))
+
+    def power_state_or_none(self, guest: Guest) -> str | None:
+        """Call `VM.get_power_state`; None while the daemon does not know the VM yet."""
+        try:
+            return self.power_state(guest)
+        except XenAPI.Failure as failure:
+            if failure.details[0] == "UUID_INVALID":
+                return None
+            raise
+
+    def reservation_error(self, min_kib: int, max_kib: int) -> list[str]:
+        """Call `Memory.reserve_memory_range` where it must be refused; return the failure's details."""
+        try:
+            granted = self.reserve_range(min_kib, max_kib)
+        except XenAPI.Failure as failure:
+            return [str(detail) for detail in failure.details]
+        self.delete_reservation(granted)
+        raise CheckError(f"{min_kib} to {max_kib} KiB were granted, and should have been refused")
+
+    def why(self, guest: Guest) -> str:
+        """Call `Memory.get_diagnostics`: what it says of one domain."""
+        lines = str(self._session.xenapi.Memory.get_diagnostics()).splitlines()
+        return next(line for line in lines if guest.uuid in line)
 
     def slush_kib(self) -> int:
         """Call `Memory.get_host_reserved_memory`: what the host always keeps free beside reservations."""

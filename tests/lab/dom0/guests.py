@@ -36,7 +36,7 @@ maxmem = {maxmem_mib}
 vcpus = 1
 kernel = "/opt/guest/vmlinux"
 ramdisk = "/opt/guest/guest.cpio.gz"
-extra = "console=hvc0 quiet"
+extra = "console=hvc0 quiet {kernel_words}"
 """
 
 
@@ -73,24 +73,42 @@ class Guest:
 def start_guests(hypervisor: Hypervisor, names: Sequence[str]) -> tuple[Guest, ...]:
     """Start one guest for each name and wait until every one reports its MemTotal."""
     for name in names:
-        config = Path(f"/run/{name}.cfg")
-        config.write_text(
-            _CONFIG.format(
-                name=name, memory_mib=MEMORY_KIB // KIB_PER_MIB, maxmem_mib=STATIC_MAX_KIB // KIB_PER_MIB
-            ),
-        )
-        # -e: no process stays behind to wait for the guest's end.
-        run("xl", "create", "-q", "-e", str(config))
-    domains = hypervisor.domains()
-    domids = {name: int(run("xl", "domid", name)) for name in names}
-    guests = tuple(Guest(name, domid, domains[domid].uuid) for name, domid in domids.items())
+        create_guest(name, MEMORY_KIB, STATIC_MAX_KIB)
+    guests = tuple(find_guest(hypervisor, name) for name in names)
     for guest in guests:
-        _wait_for_first_report(guest)
+        wait_for_first_report(guest)
     wait_at_targets(hypervisor, dict.fromkeys(guests, MEMORY_KIB))
     return guests
 
 
-def _wait_for_first_report(guest: Guest) -> None:
+def create_guest(name: str, memory_kib: int, static_max_kib: int, kernel_words: str = "") -> None:
+    """Let xl build a guest; its configuration stays at `config_of` it."""
+    config = Path(config_of(name))
+    config.write_text(
+        _CONFIG.format(
+            name=name,
+            memory_mib=memory_kib // KIB_PER_MIB,
+            maxmem_mib=static_max_kib // KIB_PER_MIB,
+            kernel_words=kernel_words,
+        ),
+    )
+    # -e: no process stays behind to wait for the guest's end.
+    run("xl", "create", "-q", "-e", str(config))
+
+
+def config_of(name: str) -> str:
+    """The path of a guest's configuration for xl."""
+    return f"/run/{name}.cfg"
+
+
+def find_guest(hypervisor: Hypervisor, name: str) -> Guest:
+    """The running guest of that name, as it is now: its domid is another one after each start."""
+    domid = int(run("xl", "domid", name))
+    return Guest(name, domid, hypervisor.domains()[domid].uuid)
+
+
+def wait_for_first_report(guest: Guest) -> None:
+    """Wait until a guest is up: it has said its MemTotal."""
     wait_until(
         lambda: "lab_memtotal" in xenstore_tree(guest.key("data")),
         f"{guest.name} reports its MemTotal",

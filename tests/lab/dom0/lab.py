@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from tests.lab.dom0 import report
 from tests.lab.dom0.client import Client, Limits, Reservation
 from tests.lab.dom0.daemon import Daemon
-from tests.lab.dom0.guests import Guest, wait_at_targets
+from tests.lab.dom0.guests import Guest, find_guest, wait_at_targets, wait_for_first_report
 from tests.lab.dom0.host import KIB_PER_MIB, Hypervisor
 from tests.lab.dom0.report import CheckError
 
@@ -48,7 +48,7 @@ class Lab:
     daemon: Daemon = field(default_factory=lambda: Daemon(DAEMON_DIRECTORY, LISTEN))
     granted: Settlement | None = None
     undisturbed: Settlement | None = None
-    _reserved: list[Reservation] = field(default_factory=list)
+    reserved: list[Reservation] = field(default_factory=list)
     _client: Client | None = None
 
     def client(self) -> Client:
@@ -64,6 +64,17 @@ class Lab:
         """A session of its own, for another thread."""
         return Client(self.daemon.url, self.daemon.root_password())
 
+    def renew(self, guest: Guest) -> Guest:
+        """Take a guest that was started again for what it is now, with its new domid, once it is up."""
+        renewed = find_guest(self.hypervisor, guest.name)
+        self.guests = tuple(renewed if other.name == guest.name else other for other in self.guests)
+        wait_for_first_report(renewed)
+        return renewed
+
+    def usable_kib(self) -> int:
+        """What is free and not kept as slush."""
+        return self.hypervisor.free_kib() - self.client().slush_kib()
+
     def ranges_kib(self) -> dict[Guest, tuple[int, int]]:
         """Each guest's dynamic range at rest."""
         return dict(zip(self.guests, RANGES_KIB, strict=True))
@@ -77,8 +88,7 @@ class Lab:
             The targets at rest.
         """
         client = self.client()
-        for reservation in tuple(self._reserved):
-            self.delete(reservation)
+        self.delete_all()
         for guest, (min_kib, max_kib) in self.ranges_kib().items():
             limits = client.limits(guest)
             if (limits.dynamic_min_kib, limits.dynamic_max_kib) != (min_kib, max_kib):
@@ -92,8 +102,7 @@ class Lab:
 
     def range_to_reserve_kib(self) -> tuple[int, int]:
         """A range of memory that guests at rest can free, and only all of them together."""
-        client = self.client()
-        usable_kib = self.hypervisor.free_kib() - client.slush_kib()
+        usable_kib = self.usable_kib()
         squeezable_kib = sum(max_kib - min_kib for min_kib, max_kib in self.ranges_kib().values())
         return (
             _whole_mib(usable_kib + squeezable_kib * 2 // 5),
@@ -103,7 +112,7 @@ class Lab:
     def reserve(self, min_kib: int, max_kib: int) -> Reservation:
         """Reserve memory, to be deleted by the check or before the next one that needs rest."""
         reservation = self.client().reserve_range(min_kib, max_kib)
-        self._reserved.append(reservation)
+        self.reserved.append(reservation)
         return reservation
 
     def settle(self, min_kib: int, max_kib: int) -> Settlement:
@@ -113,7 +122,12 @@ class Lab:
     def delete(self, reservation: Reservation) -> None:
         """Delete a reservation."""
         self.client().delete_reservation(reservation)
-        self._reserved.remove(reservation)
+        self.reserved.remove(reservation)
+
+    def delete_all(self) -> None:
+        """Delete the reservations that are left."""
+        for reservation in tuple(self.reserved):
+            self.delete(reservation)
 
     def targets_kib(self) -> dict[Guest, int]:
         """What xenstore asks each guest to hold now."""
