@@ -37,6 +37,12 @@ saw 68 MiB of true offset at most, and what is corrected here is the error of a 
 LEAST_PROGRESS: Final = 1024
 """Moving less than the asked distance over this number within one patience is not progress."""
 
+RETRY_LOOK_S: Final = (1.0, 30.0)
+"""A guest past its patience is looked at after as long as it has stood still, within these bounds; a domain
+that is paused or being built, of whose running nobody tells, after as long as it has been so."""
+
+_AWAITED: Final = frozenset({Lifecycle.PAUSED, Lifecycle.BUILDING})
+
 
 @dataclass(frozen=True, slots=True)
 class Caution:
@@ -133,6 +139,15 @@ class Beliefs:
             {d.domid: learn(self.by_domid.get(d.domid), d, elapsed_s, caution) for d in domains},
             now_s,
         )
+
+    def awaited_s(self, domains: Iterable[DomainState]) -> list[float]:
+        """Say when to see whether a domain runs by now that did not, seconds."""
+        least_s, most_s = RETRY_LOOK_S
+        return [
+            min(max(self.by_domid[domain.domid].halted_s, least_s), most_s)
+            for domain in domains
+            if domain.lifecycle in _AWAITED
+        ]
 
 
 def direction_of(domain: DomainState, caution: Caution) -> int:

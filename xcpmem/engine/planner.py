@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from xcpmem.engine.belief import OFFSET_STILL_S, Beliefs, Caution, direction_of
+from xcpmem.engine.belief import OFFSET_STILL_S, RETRY_LOOK_S, Beliefs, Caution, direction_of
 from xcpmem.engine.draft import Draft
 from xcpmem.engine.model import (
     Action,
@@ -59,10 +59,6 @@ LOOK_SOONEST_S: Final = 0.02
 LOOK_LATEST_S: Final = 0.1
 """Bounds of the time between two looks while something moves; the ring reacts within 100 ms."""
 
-RETRY_LOOK_S: Final = (1.0, 30.0)
-"""A guest past its patience is looked at after as long as it has stood still, within these bounds; a domain
-that is paused or being built, of whose running nobody tells, after as long as it has been so."""
-
 
 @dataclass(frozen=True, slots=True)
 class PlannerSettings:
@@ -99,9 +95,6 @@ class Plan:
     beliefs: Beliefs
     stable: bool
     look_again_s: float | None
-
-
-_AWAITED: Final = frozenset({Lifecycle.PAUSED, Lifecycle.BUILDING})
 
 
 class _Party(NamedTuple):
@@ -216,7 +209,7 @@ def plan(
                 *((LOOK_SOONEST_S,) if verdicts else ()),
                 *((OFFSET_STILL_S / 2,) if unmeasured else ()),
                 *_looks_s(parties, moving, caution),
-                *_awaited_s(domains, beliefs),
+                *beliefs.awaited_s(domains),
             ],
             default=None,
         ),
@@ -375,16 +368,6 @@ def _moving(
         if (coming and wanted_kib != draft.target_kib(party.domain))
         or draft.target_kib(party.domain) != party.domain.target_kib
         or (direction_of(party.domain, caution) and not party.belief.gave_up(caution))
-    ]
-
-
-def _awaited_s(domains: Sequence[DomainState], beliefs: Beliefs) -> list[float]:
-    """Say when to see whether a domain runs by now that did not."""
-    least_s, most_s = RETRY_LOOK_S
-    return [
-        min(max(beliefs.by_domid[domain.domid].halted_s, least_s), most_s)
-        for domain in domains
-        if domain.lifecycle in _AWAITED
     ]
 
 
