@@ -11,6 +11,7 @@ from xcpmem.api.dispatch import Dispatcher
 from xcpmem.api.events import EventClock, Events
 from xcpmem.api.http import make_app
 from xcpmem.api.methods import make_handlers
+from xcpmem.api.passwords import Accounts
 from xcpmem.api.records import Records
 from xcpmem.api.server import ConnectionLimits, Server
 from xcpmem.api.sessions import Peer, SessionClock, Sessions
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from xcpmem.api.http import HttpLimits
+    from xcpmem.users import Users
 
 GIB: Final = 1 << 30
 GIB_KIB: Final = mib_to_kib(1024)
@@ -49,6 +51,21 @@ class OneUser:
     def authenticate(self, uname: str, pwd: str) -> str | None:
         """Know both."""
         return {"root": "pool-admin", "reader": "read-only"}.get(uname) if pwd == PASSWORD else None
+
+
+class Everyone(OneUser):
+    """Those two, and the users of the store.
+
+    Args:
+        users: of the store.
+    """
+
+    def __init__(self, users: Users) -> None:
+        self._accounts = Accounts(OneUser(), users.find)
+
+    def authenticate(self, uname: str, pwd: str) -> str | None:
+        """Know all of them."""
+        return super().authenticate(uname, pwd) or self._accounts.authenticate(uname, pwd)
 
 
 async def no_delay(_: float) -> None:
@@ -146,7 +163,7 @@ async def running_stack(
     service = Service(Store(state_dir), controller, ServiceSettings(host=identity), clock=clock)
     await service.start()
     await service.seed([a_halted_vm()])
-    sessions = Sessions(OneUser(), service.release_owner, clock=SessionClock(sleep=no_delay))
+    sessions = Sessions(Everyone(service.users), service.release_owner, clock=SessionClock(sleep=no_delay))
     controller.know_owners(sessions.is_open)
     tasks = Tasks(opaque_ref("host", service.host().uuid))
     records = Records(service, sessions, tasks)

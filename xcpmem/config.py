@@ -112,6 +112,9 @@ class Settings:
             is_input=True,
         ),
     ] = None
+    pam_service: Annotated[
+        str | None, Setting(TEXT, "PAM service that knows users without a password here; needs xcpmem[pam]")
+    ] = None
     read_token_file: Annotated[
         Path | None,
         Setting(

@@ -28,7 +28,8 @@ from xcpmem.api.events import Events
 from xcpmem.api.gates import ReadGate
 from xcpmem.api.http import make_app
 from xcpmem.api.methods import make_handlers
-from xcpmem.api.passwords import RootPasswordFile, make_password_file, read_token
+from xcpmem.api.pam import open_pam
+from xcpmem.api.passwords import Accounts, RootPasswordFile, make_password_file, read_token
 from xcpmem.api.records import Records
 from xcpmem.api.server import Server, make_ssl_context
 from xcpmem.api.sessions import Sessions
@@ -170,7 +171,9 @@ async def _assemble(settings: Settings, policy: Policy, password_file: Path, sta
     stack.push_async_callback(service.close)
     await service.seed(host.definitions)
     sessions = Sessions(
-        RootPasswordFile(password_file), service.release_owner, idle_limit_s=settings.session_idle_s
+        Accounts(RootPasswordFile(password_file), service.users.find, open_pam(settings.pam_service or "")),
+        service.release_owner,
+        idle_limit_s=settings.session_idle_s,
     )
     stack.push_async_callback(sessions.close)
     controller.know_owners(lambda owner: sessions.find_by_uuid(owner) is not None)

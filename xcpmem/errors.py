@@ -20,6 +20,8 @@
     │   ├── SubscriptionInvalid       EVENT_SUBSCRIPTION_PARSE_FAILURE [subscription]
     │   ├── EventsLost                EVENTS_LOST []
     │   ├── HandleInvalid             HANDLE_INVALID [class, handle]
+    │   ├── UserUnknown               HANDLE_INVALID [user, uname]
+    │   ├── UserExists                SUBJECT_ALREADY_EXISTS []
     │   ├── UuidInvalid               UUID_INVALID [class, uuid]
     │   ├── BadPowerState             VM_BAD_POWER_STATE [vm, expected, actual]
     │   ├── OperationNotAllowed       OPERATION_NOT_ALLOWED [reason]
@@ -153,6 +155,17 @@ class EventsLost(ApiError, code="EVENTS_LOST"):
 
 class HandleInvalid(ApiError, code="HANDLE_INVALID"):
     """The reference names no living object: [class, handle]."""
+
+
+class UserUnknown(ApiError, code="HANDLE_INVALID"):
+    """No user has the name: [user, uname]."""
+
+    def __init__(self, uname: str) -> None:
+        super().__init__("user", uname)
+
+
+class UserExists(ApiError, code="SUBJECT_ALREADY_EXISTS"):
+    """A user has the name already: []."""
 
 
 class UuidInvalid(ApiError, code="UUID_INVALID"):

@@ -27,6 +27,7 @@ from xcpmem.operations import Operations
 from xcpmem.pool import PoolRecord
 from xcpmem.reservations import Reservations
 from xcpmem.units import BYTES_PER_MIB, kib_to_bytes
+from xcpmem.users import Users
 from xcpmem.xen.toolstack import NO_TOOLSTACK
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ class Service:
         )
         self.labels = VmLabels(self._ledger)
         self.foresight = Foresight(ring, self._ledger, self._law, self._host, self._name_domain)
+        self.users = Users(self._ledger)
         self._seen_number = 0
         self._unsubscribe: Callable[[], None] | None = None
 
@@ -127,6 +129,7 @@ class Service:
         await self._ledger.start()
         await self._host.start()
         await self._pool.start()
+        self.users.start()
         self._unsubscribe = self._ring.subscribe(self.absorb)
 
     async def close(self) -> None:

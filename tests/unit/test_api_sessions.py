@@ -12,8 +12,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from xcpmem.api.sessions import Peer, SessionClock, SessionLimits, Sessions
-from xcpmem.errors import AuthenticationFailed, ConnectionLost, SessionInvalid, TooBusy
+from tests.virtualtime import VirtualTime
+from xcpmem.api.sessions import WRONG_PASSWORD_DELAY_S, Peer, SessionClock, SessionLimits, Sessions
+from xcpmem.errors import AuthenticationFailed, ConnectionLost, SessionInvalid
 
 NETWORK = Peer("192.0.2.1")
 HOUR_S = 3600.0
@@ -101,14 +102,16 @@ async def test_wrong_password_waits_and_says_no_more_than_that() -> None:
 
 
 class Held:
-    """A clock on which two sleepers sleep until they are let go."""
+    """A clock on which two who guessed wrong sleep until they are let go."""
 
     def __init__(self) -> None:
         self.sleepers = 0
         self.both_sleep = asyncio.Event()
         self.let_go = asyncio.Event()
 
-    async def sleep(self, _: float) -> None:
+    async def sleep(self, seconds: float) -> None:
+        if seconds < WRONG_PASSWORD_DELAY_S:
+            return
         self.sleepers += 1
         if self.sleepers == 2:
             self.both_sleep.set()
@@ -133,19 +136,61 @@ async def test_waiting_for_a_wrong_password_holds_up_nobody_else() -> None:
     await sessions.close()
 
 
-async def test_flood_of_wrong_passwords_is_turned_away_but_for_local_root() -> None:
-    held = Held()
-    limits = SessionLimits(waiting_logins=2)
-    sessions = Sessions(OnePassword(), Released(), clock=SessionClock(sleep=held.sleep), limits=limits)
-    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
-        for _ in range(2):
-            tasks.create_task(fail_to_log_in(sessions))
-        await held.both_sleep.wait()
-        with pytest.raises(TooBusy):
-            await sessions.login("root", "right", NETWORK)
-        assert await sessions.login("root", "", Peer("unix", 0))
-        held.let_go.set()
+async def test_flood_of_wrong_passwords_locks_nobody_out_and_says_nothing_else() -> None:
+    time = VirtualTime()
+    clock = SessionClock(time.monotonic_s, sleep=time.sleep)
+    sessions = Sessions(OnePassword(), Released(), clock=clock)
+    wrong = [asyncio.create_task(sessions.login("root", "wrong", NETWORK)) for _ in range(200)]
+    await time.run(0)
+    owner = asyncio.create_task(sessions.login("root", "right", NETWORK))
+    assert await sessions.login("root", "", Peer("unix", 0))
+    async with asyncio.timeout(20):
+        while not owner.done():
+            await time.run(0.05)
+    assert sessions.find(owner.result().ref)
+    async with asyncio.timeout(20):
+        while not all(task.done() for task in wrong):
+            await time.run(1)
+    assert {type(task.exception()) for task in wrong} == {AuthenticationFailed}
     await sessions.close()
+
+
+async def test_user_who_is_changed_is_logged_out_and_a_login_under_way_comes_to_nothing() -> None:
+    gate = threading.Event()
+
+    class Slow(OnePassword):
+        def authenticate(self, uname: str, pwd: str) -> str | None:
+            assert gate.wait(timeout=20)
+            return super().authenticate(uname, pwd)
+
+    sessions = Sessions(Slow(), Released(), clock=Virtual().clock())
+    gate.set()
+    kept, ended, root = [await sessions.login(uname, "right", NETWORK) for uname in ("eve", "eve", "root")]
+    gate.clear()
+    late = asyncio.create_task(sessions.login("eve", "right", NETWORK))
+    await asyncio.sleep(0)
+    sessions.end_all_of("eve", but=kept)
+    gate.set()
+    with pytest.raises(AuthenticationFailed):
+        await late
+    with pytest.raises(SessionInvalid):
+        sessions.find(ended.ref)
+    assert sessions.find(kept.ref) is kept
+    assert sessions.find(root.ref) is root
+    assert (await sessions.login("eve", "right", NETWORK)).role == "read-only"
+    await sessions.close()
+
+
+def test_source_is_a_user_an_address_or_the_network_of_a_subscriber() -> None:
+    sources = {
+        Peer("unix", 7): "uid 7",
+        Peer("192.0.2.1"): "192.0.2.1",
+        Peer("::ffff:192.0.2.1"): "192.0.2.1",
+        Peer("2001:db8:1:2:3:4:5:6"): "2001:db8:1:2::/64",
+        Peer("fe80::1%eth0"): "fe80::/64",
+        Peer("unknown"): "unknown",
+    }
+    assert {peer: peer.source for peer in sources} == sources
 
 
 async def test_passwords_are_checked_off_the_loop_two_at_a_time() -> None:

@@ -166,11 +166,20 @@ class Datamodel:
         self._messages = {message.wire_name: message for message in self.messages()}
         self._spellings = {name.replace(".", "_"): message for name, message in self._messages.items()}
         self._spellings.update(self._messages)
+        self._permissions: dict[str, tuple[str, ...]] = {}
 
     def messages(self) -> Iterator[Message]:
         """Go through all messages, class by class."""
         for api_class in self.classes.values():
             yield from api_class.messages.values()
+
+    def permissions_of(self, role: str) -> tuple[str, ...]:
+        """List what a role permits, in alphabetical order: ``vm.set_memory`` and the like."""
+        if role not in self._permissions:
+            self._permissions[role] = tuple(
+                sorted(message.permission for message in self.messages() if role in message.roles)
+            )
+        return self._permissions[role]
 
     def find(self, name: str) -> Message | None:
         """Find a message by ``Class.message`` or by ``Class_message``, which Python's users write."""

@@ -236,14 +236,17 @@ def pool_fields(uuid: str, master: str, other_config: Mapping[str, str]) -> Fiel
 
 
 def session_fields(session: Session, host_ref: str) -> Fields:
-    """Say what is known of a session; whoever is a pool admin is a local superuser, as root is in xapi."""
+    """Say what is known of a session; as in xapi, a local superuser's permissions are not listed."""
+    is_root = session.is_local_superuser
     return {
         "uuid": session.uuid,
         "this_host": host_ref,
         "last_active": session.last_active,
-        "is_local_superuser": session.role == "pool-admin",
+        "is_local_superuser": is_root,
         "validation_time": session.login_time,
+        "auth_user_sid": "" if is_root else session.uname,
         "auth_user_name": session.uname,
+        "rbac_permissions": () if is_root else load_datamodel().permissions_of(session.role),
         "originator": session.originator,
     }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from xcpmem.api.accounts import AccountMethods
 from xcpmem.api.datamodel import Kind, load_datamodel
 from xcpmem.api.events import EventMethods
 from xcpmem.api.lifecycle import LifecycleMethods
@@ -53,6 +54,7 @@ def make_handlers(
     handlers.update(TaskMethods(tasks).handlers())
     handlers.update(EventMethods(events).handlers())
     handlers.update(_MemoryMethods(service, records).handlers())
+    handlers.update(AccountMethods(service.users, sessions).handlers())
     return handlers
 
 

@@ -1,4 +1,4 @@
-"""Who may log in with which password: the file of user root, and hashes for all who follow.
+"""Who may log in with which password: the file of user root, and the hashes of all others.
 
 Everything here blocks (files, 0.2 s of scrypt) and belongs into a worker thread; `sessions` sees to that.
 """
@@ -16,17 +16,23 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from xcpmem.errors import ConfigError
 from xcpmem.units import mib_to_bytes
+from xcpmem.users import ROOT
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-ROOT: Final = "root"
+    from xcpmem.users import User
+
+    PasswordCheck = Callable[[str, str], bool]
+
 POOL_ADMIN: Final = "pool-admin"
 
 # OWASP's cheat sheet on password storage: N = 2^15 with r = 8 takes 32 MiB.
 _COST, _BLOCK_SIZE, _PARALLEL = 15, 8, 1
 _MEMORY_LIMIT_BYTES: Final = mib_to_bytes(64)
 _SALT_BYTES: Final = 16
+_DIGEST_BYTES: Final = 64
 _SCHEME: Final = "scrypt"
 _FILE_MODE: Final = 0o600
 _PASSWORD_BYTES: Final = 18
@@ -70,6 +76,42 @@ class RootPasswordFile:
         return POOL_ADMIN if is_right and uname == ROOT else None
 
 
+class Accounts:
+    """Root and all other users.
+
+    An unknown user's password is compared with a hash as well, so that no stopwatch tells which names exist.
+
+    Args:
+        root: knows root.
+        find_user: finds another user by name.
+        outside: knows the passwords of users who have none here; None: such users cannot log in.
+    """
+
+    def __init__(
+        self,
+        root: Authenticator,
+        find_user: Callable[[str], User | None],
+        outside: PasswordCheck | None = None,
+    ) -> None:
+        self._root = root
+        self._find_user = find_user
+        self._outside = outside
+        self._nobodys_hash = _format_hash(
+            secrets.token_bytes(_SALT_BYTES), secrets.token_bytes(_DIGEST_BYTES)
+        )
+
+    def authenticate(self, uname: str, pwd: str) -> str | None:
+        """Give a user's role if the password is right."""
+        if uname == ROOT:
+            return self._root.authenticate(uname, pwd)
+        user = self._find_user(uname)
+        if user is not None and not user.password_hash:
+            is_right = self._outside is not None and self._outside(uname, pwd)
+        else:
+            is_right = verify_password(pwd, user.password_hash if user else self._nobodys_hash)
+        return user.role if user is not None and is_right else None
+
+
 def make_password_file(path: Path) -> None:
     """Make a file with a random password that only its owner can read, unless there is a file already."""
     if path.exists():
@@ -107,9 +149,7 @@ def hash_password(pwd: str) -> str:
         ``scrypt$15$8$1$<salt>$<hash>``: log2 of N, r, p, then salt and hash in base64.
     """
     salt = secrets.token_bytes(_SALT_BYTES)
-    digest = _scrypt(pwd, salt, _COST, _BLOCK_SIZE, _PARALLEL)
-    parts = (base64.b64encode(salt).decode(), base64.b64encode(digest).decode())
-    return "$".join((_SCHEME, str(_COST), str(_BLOCK_SIZE), str(_PARALLEL), *parts))
+    return _format_hash(salt, _scrypt(pwd, salt, _COST, _BLOCK_SIZE, _PARALLEL))
 
 
 def verify_password(pwd: str, hashed: str) -> bool:
@@ -124,9 +164,20 @@ def verify_password(pwd: str, hashed: str) -> bool:
     return hmac.compare_digest(found, expected)
 
 
+def _format_hash(salt: bytes, digest: bytes) -> str:
+    parts = (base64.b64encode(salt).decode(), base64.b64encode(digest).decode())
+    return "$".join((_SCHEME, str(_COST), str(_BLOCK_SIZE), str(_PARALLEL), *parts))
+
+
 def _scrypt(pwd: str, salt: bytes, cost: int, block_size: int, parallel: int) -> bytes:
     return hashlib.scrypt(
-        _bytes(pwd), salt=salt, n=2**cost, r=block_size, p=parallel, maxmem=_MEMORY_LIMIT_BYTES
+        _bytes(pwd),
+        salt=salt,
+        n=2**cost,
+        r=block_size,
+        p=parallel,
+        maxmem=_MEMORY_LIMIT_BYTES,
+        dklen=_DIGEST_BYTES,
     )
 
 

@@ -15,12 +15,15 @@ import time
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from ipaddress import IPv4Address, ip_address, ip_network
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
-from xcpmem.api.passwords import POOL_ADMIN, ROOT
-from xcpmem.errors import AuthenticationFailed, SessionInvalid, TooBusy, XcpmemError
+from xcpmem.api.brake import GuessBrake
+from xcpmem.api.passwords import POOL_ADMIN, hash_password
+from xcpmem.errors import AuthenticationFailed, SessionInvalid, XcpmemError
 from xcpmem.readers import is_loopback
+from xcpmem.users import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 IDLE_LIMIT_S: Final = 24 * 60 * 60.0
 WRONG_PASSWORD_DELAY_S: Final = 5.0
 _LONGEST_ORIGINATOR: Final = 256
-_PASSWORDS_AT_ONCE: Final = 2
+_IPV6_SUBSCRIBER: Final = 64  # one subscriber's addresses share so many bits (RFC 6177)
 _DEFAULT_GROUP: Final = ("default", "")
 
 _log = logging.getLogger(__name__)
@@ -58,6 +61,19 @@ class Peer:
         """Whether it came over the Unix socket or from loopback."""
         return self.uid is not None or is_loopback(self.address)
 
+    @property
+    def source(self) -> str:
+        """What its guesses at passwords are counted under: a user, an IPv4 address or an IPv6 /64."""
+        if self.uid is not None:
+            return f"uid {self.uid}"
+        try:
+            address = ip_address(self.address.partition("%")[0])
+        except ValueError:
+            return self.address
+        if isinstance(address, IPv4Address) or address.ipv4_mapped is not None:
+            return str(getattr(address, "ipv4_mapped", None) or address)
+        return str(ip_network((address, _IPV6_SUBSCRIBER), strict=False))
+
 
 @dataclass(slots=True, eq=False)
 class Session:
@@ -68,11 +84,12 @@ class Session:
         uuid: the public name.
         uname: as given at login.
         originator: the client's name for itself, or empty.
-        role: one of the datamodel's.
+        role: one of XenAPI's.
         group: sessions of one group share a limit.
         login_time: when it was opened.
         last_active: when it was last used.
         last_active_s: the same on the monotonic clock, seconds.
+        is_local_superuser: whether it is root's, by password or by the Unix socket.
     """
 
     ref: str = field(repr=False)
@@ -84,6 +101,7 @@ class Session:
     login_time: datetime
     last_active: datetime
     last_active_s: float
+    is_local_superuser: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +112,11 @@ class SessionLimits:
         default_group: of clients that give no originator (xapi: 400).
         per_originator: of clients that give the same one (xapi: 500).
         total: of all; an originator is whatever a client says it is.
-        waiting_logins: how many wrong passwords may wait for their answer at once.
     """
 
     default_group: int = 400
     per_originator: int = 500
     total: int = 5000
-    waiting_logins: int = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +165,8 @@ class Sessions:
         self._by_ref: OrderedDict[str, Session] = OrderedDict()  # the least recently used one first
         self._by_uuid: dict[str, Session] = {}
         self._group_sizes: Counter[tuple[str, str]] = Counter()
-        self._password_slots = asyncio.Semaphore(_PASSWORDS_AT_ONCE)
-        self._waiting_logins = 0
+        self._revocations: Counter[str] = Counter()
+        self._brake = GuessBrake(self._clock.monotonic_s, self._clock.sleep)
         self._expiry: asyncio.TimerHandle | None = None
         self._releases: set[asyncio.Task[None]] = set()
         self._listeners: list[Callable[[Session], None]] = []
@@ -164,9 +180,8 @@ class Sessions:
 
         Raises:
             AuthenticationFailed: wrong user or password, told after a delay.
-            TooBusy: too many failed logins wait already.
         """
-        role = POOL_ADMIN if peer.is_trusted else await self._authenticate(uname, pwd, peer)
+        role = POOL_ADMIN if peer.is_trusted else await self.authenticate(uname, pwd, peer)
         originator = originator[:_LONGEST_ORIGINATOR]
         now, now_s = self._clock.now(), self._clock.monotonic_s()
         session = Session(
@@ -179,6 +194,7 @@ class Sessions:
             login_time=now,
             last_active=now,
             last_active_s=now_s,
+            is_local_superuser=peer.is_trusted or uname == ROOT,
         )
         self.expire()
         self._make_room(session.group)
@@ -190,6 +206,32 @@ class Sessions:
             extra={"user": uname, "from": peer.address, "originator": originator, "session": session.uuid},
         )
         return session
+
+    async def authenticate(self, uname: str, pwd: str, peer: Peer) -> str:
+        """Give the role of a user whose password is right; see `GuessBrake` for how long that may take.
+
+        Raises:
+            AuthenticationFailed: wrong user or password, told after a delay.
+        """
+        source, revocations = peer.source, self._revocations[uname]
+        role = None
+        if await self._brake.wait(source, uname):
+            role = await self._brake.compare(
+                source, uname, lambda: self._authenticator.authenticate(uname, pwd)
+            )
+            if role is None:
+                self._brake.note_wrong(uname)
+                self.login_failures += 1
+                _log.warning("login refused", extra={"from": peer.address})
+                await self._clock.sleep(self._wrong_password_delay_s)
+        if role is None or self._revocations[uname] != revocations:
+            raise AuthenticationFailed(uname, "Authentication failure")
+        self._brake.note_right(source, uname)
+        return role
+
+    async def hash(self, pwd: str) -> str:
+        """Hash a password for keeping, off the loop and in turn with the comparisons."""
+        return await self._brake.compare("", "", lambda: hash_password(pwd))
 
     def find(self, ref: str) -> Session:
         """Find an open session and note that it was used.
@@ -230,6 +272,13 @@ class Sessions:
             self._forget(session)
             await self._give_back(session)
 
+    def end_all_of(self, uname: str, *, but: Session | None = None) -> None:
+        """End a user's sessions, whose rights or password have changed; logins under way come to nothing."""
+        self._revocations[uname] += 1
+        for session in [s for s in self._by_ref.values() if s.uname == uname and not s.is_local_superuser]:
+            if session is not but:
+                self._end(session, "the user was changed")
+
     def expire(self) -> None:
         """End the sessions that have been idle for too long."""
         oldest_s = self._clock.monotonic_s() - self._idle_limit_s
@@ -243,22 +292,6 @@ class Sessions:
             self._expiry = None
         if self._releases:
             await asyncio.wait(self._releases)
-
-    async def _authenticate(self, uname: str, pwd: str, peer: Peer) -> str:
-        if self._waiting_logins >= self._limits.waiting_logins:
-            raise TooBusy
-        self._waiting_logins += 1
-        try:
-            async with self._password_slots:
-                role = await asyncio.to_thread(self._authenticator.authenticate, uname, pwd)
-            if role is None:
-                self.login_failures += 1
-                _log.warning("login refused", extra={"from": peer.address})
-                await self._clock.sleep(self._wrong_password_delay_s)
-                raise AuthenticationFailed(uname, "Authentication failure")
-        finally:
-            self._waiting_logins -= 1
-        return role
 
     def _make_room(self, group: tuple[str, str]) -> None:
         limit = self._limits.default_group if group == _DEFAULT_GROUP else self._limits.per_originator
