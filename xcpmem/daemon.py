@@ -28,12 +28,16 @@ from xcpmem.api.events import Events
 from xcpmem.api.gates import ReadGate
 from xcpmem.api.http import make_app
 from xcpmem.api.methods import make_handlers
+from xcpmem.api.pages import page_routes
 from xcpmem.api.pam import open_pam
 from xcpmem.api.passwords import Accounts, RootPasswordFile, make_password_file, read_token
 from xcpmem.api.records import Records
 from xcpmem.api.server import Server, make_ssl_context
 from xcpmem.api.sessions import Sessions
+from xcpmem.api.state import StateSources, StateWriter
+from xcpmem.api.stream import StateFeed
 from xcpmem.api.tasks import Tasks
+from xcpmem.api.timeline import Timeline
 from xcpmem.config import DriverKind, OverheadFormula, Settings, parse_command_line
 from xcpmem.controller import Controller
 from xcpmem.engine.accounting import NEW_FORMULA, OLD_FORMULA
@@ -112,6 +116,7 @@ class _Parts:
     events: Events
     server: Server
     metrics: Metrics
+    feed: StateFeed
 
 
 async def _serve(settings: Settings, policy: Policy) -> None:
@@ -130,6 +135,7 @@ async def _serve(settings: Settings, policy: Policy) -> None:
         stack.push_async_callback(parts.server.close)
         stack.push_async_callback(parts.tasks.close)
         stack.callback(parts.events.close)
+        stack.callback(parts.feed.close)
         # First of all: who waits is told while we serve.
         stack.push_async_callback(parts.service.lifecycle.close)
         stack.push_async_callback(parts.controller.close)
@@ -201,13 +207,16 @@ async def _assemble(settings: Settings, policy: Policy, password_file: Path, sta
         tasks,
         observe=metrics.observe_rpc,
     )
+    feed, timeline = _dashboard(settings, policy, controller, service)
+    gate = ReadGate(sessions, read_token(settings.read_token_file))
     app = make_app(
         dispatcher,
         render_metrics=metrics.scrape,
-        readers=ReadGate(sessions, read_token(settings.read_token_file)),
+        readers=gate,
         live_checks={"ring": _turns(controller, settings)},
         ready_checks=_ready_checks(controller, settings),
         cli=make_cli_handler(dispatcher),
+        pages=page_routes(feed, timeline, gate),
     )
     server = Server(
         app,
@@ -216,7 +225,27 @@ async def _assemble(settings: Settings, policy: Policy, password_file: Path, sta
         socket_path=settings.socket_path,
         ssl_context=_ssl_context(settings),
     )
-    return _Parts(host, controller, service, tasks, events, server, metrics)
+    return _Parts(host, controller, service, tasks, events, server, metrics, feed)
+
+
+def _dashboard(
+    settings: Settings, policy: Policy, controller: Controller, service: Service
+) -> tuple[StateFeed, Timeline]:
+    """Build what the dashboard reads."""
+    sources = StateSources(
+        report=lambda: controller.report,
+        vms=service.vms,
+        host=service.host,
+        policy=lambda: policy.name,
+        driver=settings.driver.value,
+        looks_every_s=settings.safety_look_s,
+    )
+    feed = StateFeed(StateWriter(sources))
+    controller.subscribe(feed.outdate)
+    service.subscribe(feed.outdate)
+    timeline = Timeline(lambda uuid: vm.name_label if (vm := service.vms().get(uuid)) else uuid)
+    controller.subscribe(timeline.observe_cycle)
+    return feed, timeline
 
 
 def _ssl_context(settings: Settings) -> ssl.SSLContext | None:

@@ -2,8 +2,8 @@
 
 XenAPI's outcomes, failures included, are all 200; other statuses speak of the transport alone and come as
 small pages. Content types are exact to the byte, for npm's xen-api compares them as strings, and a
-request's own is never looked at. With `server` the only importer of aiohttp here, beside the command
-line's endpoint.
+request's own is never looked at. With `server`, `pages` and the command line's endpoint the only importer of
+aiohttp here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from xcpmem.errors import WireError, XcpmemError
 from xcpmem.units import kib_to_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from xcpmem.api.dispatch import Dispatcher
     from xcpmem.api.gates import ReadGate
@@ -81,6 +81,7 @@ def make_app(
     live_checks: Mapping[str, Check] | None = None,
     ready_checks: Mapping[str, Check] | None = None,
     cli: Handler | None = None,
+    pages: Iterable[web.AbstractRouteDef] = (),
     limits: HttpLimits | None = None,
 ) -> web.Application:
     """Make the application that serves everything.
@@ -92,6 +93,7 @@ def make_app(
         live_checks: by name, whether the daemon's parts live; one that fails means: restart it.
         ready_checks: by name, whether it can serve.
         cli: the handler of ``POST /cli``; it answers on the bare connection.
+        pages: the dashboard; see `pages.page_routes`.
         limits: how much at once.
     """
     edge = _Edge(dispatcher, limits or HttpLimits())
@@ -102,6 +104,7 @@ def make_app(
         app.router.add_get("/metrics", _make_metrics(render_metrics, readers))
     if cli is not None:
         app.router.add_post("/cli", cli)
+    app.router.add_routes(pages)
     app.router.add_post("/jsonrpc", edge.answer_json)
     # As in xapi, whose router falls back to "/" for every path that is not registered.
     app.router.add_post("/{path:.*}", edge.answer_xml)
@@ -225,7 +228,7 @@ async def _answer_other(request: web.Request) -> web.StreamResponse:
         return web.Response(headers=headers)
     if request.method not in _KNOWN_METHODS:
         return page(HTTPStatus.NOT_IMPLEMENTED)
-    # The place of the dashboard.
+    # The place of the dashboard, where there is one.
     if request.method == hdrs.METH_GET and request.path == "/":
         return page(HTTPStatus.NOT_FOUND)
     return page(HTTPStatus.FORBIDDEN)

@@ -1,0 +1,194 @@
+"""What a browser reads, over a running line: state, events, time line, and who may."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import socket
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pytest
+from aiohttp import ClientSession
+
+from tests.apistack import GIB, PASSWORD, listening, running_stack
+from xcpmem.api.gates import ReadGate
+from xcpmem.api.http import make_app
+from xcpmem.api.pages import STREAMS_MOST, page_routes
+from xcpmem.api.sessions import Peer
+from xcpmem.api.state import State, StateSources, StateWriter
+from xcpmem.api.stream import StateFeed
+from xcpmem.api.timeline import Timeline
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from aiohttp import ClientResponse
+
+    from tests.apistack import Stack
+
+
+class FromAfar(ReadGate):
+    """A gate on which this machine's own readers stand as if they came from another."""
+
+    def admits(self, peer: Peer, authorization: str = "", cookie: str = "") -> bool:
+        assert peer.is_on_this_machine
+        return super().admits(Peer("192.0.2.1"), authorization, cookie)
+
+
+@asynccontextmanager
+async def dashboard(
+    state_dir: Path, *, from_afar: bool = False, send_deadline_s: float = 20.0
+) -> AsyncIterator[tuple[Stack, StateFeed, ClientSession]]:
+    """Serve the pages over a running stack."""
+    async with running_stack(state_dir) as stack:
+        sources = StateSources(
+            report=lambda: stack.controller.report,
+            vms=stack.service.vms,
+            host=stack.service.host,
+            policy=lambda: "proportional",
+            driver="simulated",
+            looks_every_s=30.0,
+        )
+        feed = StateFeed(StateWriter(sources), gap_s=0.0)
+        stack.controller.subscribe(feed.outdate)
+        stack.service.subscribe(feed.outdate)
+        timeline = Timeline(lambda uuid: stack.service.vm(uuid).name_label)
+        stack.controller.subscribe(timeline.observe_cycle)
+        stack.controller.wake()
+        gate = FromAfar(stack.sessions, "the token") if from_afar else ReadGate(stack.sessions)
+        app = make_app(
+            stack.dispatcher, pages=page_routes(feed, timeline, gate, send_deadline_s=send_deadline_s)
+        )
+        async with listening(app) as url, ClientSession(url) as client, asyncio.timeout(60):
+            yield stack, feed, client
+            feed.close()
+
+
+async def next_event(answer: ClientResponse) -> tuple[str, dict[str, Any]]:
+    name = (await answer.content.readline()).decode()
+    data = (await answer.content.readline()).decode()
+    assert await answer.content.readline() == b"\n"
+    return name.removeprefix("event: ").strip(), json.loads(data.removeprefix("data: "))
+
+
+async def test_state_tells_of_all_vms_by_name(tmp_path: Path) -> None:
+    async with dashboard(tmp_path) as (_, _, client), client.get("/api/v1/state") as answer:
+        assert answer.status == 200
+        assert answer.headers["Content-Type"] == "application/json"
+        assert answer.headers["Cache-Control"] == "no-store"
+        told = await answer.json()
+    assert {"web1", "db1", "halted"} <= {vm["name_label"] for vm in told["vms"]}
+    assert told["host"]["total_bytes"] == 16 * GIB
+
+
+async def test_change_by_a_caller_is_the_next_event(tmp_path: Path) -> None:
+    async with dashboard(tmp_path) as (stack, _, client), client.get("/api/v1/events") as answer:
+        assert answer.headers["Content-Type"] == "text/event-stream"
+        name, told = await next_event(answer)
+        assert name == "state"
+        uuid = stack.vm("halted").uuid
+        session = await stack.login()
+        await stack.call("VM.set_memory_dynamic_range", session, stack.vm("halted").ref, 3 * GIB, 4 * GIB)
+        while not [vm for vm in told["vms"] if vm["uuid"] == uuid and vm["dynamic_min_bytes"] == 3 * GIB]:
+            name, told = await next_event(answer)
+            assert name in {"change", "state"}
+
+
+async def test_timeline_is_told_of_host_and_vm(tmp_path: Path) -> None:
+    async with dashboard(tmp_path) as (stack, _, client):
+        await stack.controller.next_report(
+            stack.controller.report.number if stack.controller.report else 0, 10
+        )
+        async with client.get("/api/v1/timeline") as answer:
+            assert (await answer.json())["total_bytes"] == [16 * GIB]
+        async with client.get("/api/v1/timeline", params={"vm": stack.vm("web1").uuid}) as answer:
+            assert (await answer.json())["dynamic_max_bytes"] == [3 * GIB]
+        async with client.get("/api/v1/timeline", params={"vm": "nobody"}) as answer:
+            assert (await answer.json())["actual_bytes"] == [None]
+
+
+async def test_readers_from_other_machines_need_a_session_or_the_token(tmp_path: Path) -> None:
+    async with dashboard(tmp_path, from_afar=True) as (stack, _, client):
+        session = await stack.sessions.login("reader", PASSWORD, Peer("192.0.2.1"))
+        for path in ("/api/v1/state", "/api/v1/events", "/api/v1/timeline"):
+            async with client.get(path) as answer:
+                assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, 'Bearer realm="xcpmem"')
+            for brought in ("the token", session.ref):
+                async with client.get(path, headers={"Authorization": f"Bearer {brought}"}) as answer:
+                    assert answer.status == 200
+
+
+async def test_readers_of_events_are_limited_and_those_who_went_make_room(tmp_path: Path) -> None:
+    async with dashboard(tmp_path) as (stack, _, client):
+        readers = [await client.get("/api/v1/events") for _ in range(STREAMS_MOST)]
+        async with client.get("/api/v1/events") as answer:
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "10")
+        readers.pop().close()
+        status = 503
+        while status == 503:
+            stack.controller.wake()
+            await stack.controller.settle(10)
+            async with client.get("/api/v1/events") as answer:
+                status = answer.status
+        assert status == 200
+        for reader in readers:
+            reader.close()
+
+
+class Bulky:
+    """Makes states of a megabyte."""
+
+    def __init__(self) -> None:
+        self._serial = 0
+
+    async def write(self, now_s: float) -> State:
+        self._serial += 1
+        return State(self._serial, b'{"time_s":%d,"bulk":"%b"' % (now_s, b"x" * 1_000_000), {}, {})
+
+
+class Bell(logging.Handler):
+    """Rings when something is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rung = asyncio.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage() == "dropped a reader of events who does not read":
+            self.rung.set()
+
+
+@pytest.fixture
+def bell() -> Iterator[Bell]:
+    log, bell = logging.getLogger("xcpmem.api.pages"), Bell()
+    log.addHandler(bell)
+    log.setLevel(logging.INFO)
+    yield bell
+    log.removeHandler(bell)
+    log.setLevel(logging.NOTSET)
+
+
+async def test_reader_who_does_not_read_is_dropped(tmp_path: Path, bell: Bell) -> None:
+    feed = StateFeed(Bulky(), gap_s=0.0)
+    async with running_stack(tmp_path) as stack:
+        pages = page_routes(feed, Timeline(str), send_deadline_s=0.1)
+        async with listening(make_app(stack.dispatcher, pages=pages)) as url, asyncio.timeout(60):
+            with socket.socket() as idle:
+                idle.connect(("127.0.0.1", urlsplit(url).port))
+                idle.sendall(b"GET /api/v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
+                while not bell.rung.is_set():
+                    feed.outdate()
+                    await asyncio.sleep(0)
+
+
+async def test_closing_the_feed_ends_streams(tmp_path: Path) -> None:
+    async with dashboard(tmp_path) as (_, feed, client), client.get("/api/v1/events") as answer:
+        await next_event(answer)
+        feed.close()
+        rest = await answer.content.read()
+    assert re.fullmatch(rb"(event: \w+\ndata: .*\n\n)*", rest)
