@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from xcpmem.api.accounts import USER_CHANGES
+from xcpmem.api.auditor import Auditor
 from xcpmem.api.dispatch import Dispatcher
 from xcpmem.api.events import EventClock, Events
 from xcpmem.api.http import make_app
@@ -16,6 +18,7 @@ from xcpmem.api.records import Records
 from xcpmem.api.server import ConnectionLimits, Server
 from xcpmem.api.sessions import Peer, SessionClock, Sessions
 from xcpmem.api.tasks import Tasks
+from xcpmem.audit import AuditTrail
 from xcpmem.controller import Controller
 from xcpmem.host import HostIdentity
 from xcpmem.refs import opaque_ref
@@ -85,6 +88,7 @@ class Stack:
     events: Events
     dispatcher: Dispatcher
     observed: list[tuple[str, str]]
+    trail: AuditTrail
 
     async def login(self, uname: str = "root", peer: Peer = NETWORK) -> str:
         """Open a session."""
@@ -169,10 +173,13 @@ async def running_stack(
     records = Records(service, sessions, tasks)
     events = Events(service, tasks, records, sessions, event_clock)
     observed: list[tuple[str, str]] = []
+    trail = AuditTrail(state_dir)
+    trail.open()
     dispatcher = Dispatcher(
         sessions,
-        make_handlers(service, records, sessions, tasks, events),
+        make_handlers(service, records, sessions, tasks, events, trail=trail),
         tasks,
+        auditor=Auditor(trail, records, dict.fromkeys(USER_CHANGES, service.users.roles)),
         observe=lambda method, status, _: observed.append((method, status)),
         answers_removed=answers_removed,
     )
@@ -180,7 +187,7 @@ async def running_stack(
     try:
         async with asyncio.timeout(20):
             await controller.next_report(0, 10)
-        yield Stack(host, controller, service, sessions, records, tasks, events, dispatcher, observed)
+        yield Stack(host, controller, service, sessions, records, tasks, events, dispatcher, observed, trail)
     finally:
         events.close()
         await tasks.close()
@@ -188,6 +195,7 @@ async def running_stack(
         await controller.close()
         await ring
         await service.close()
+        trail.close()
 
 
 @asynccontextmanager

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from xcpmem import __version__, logs, notify
+from xcpmem.api.accounts import USER_CHANGES
+from xcpmem.api.auditor import Auditor
 from xcpmem.api.cli_http import make_cli_handler
 from xcpmem.api.datamodel import load_datamodel
 from xcpmem.api.dispatch import Dispatcher
@@ -38,6 +40,7 @@ from xcpmem.api.state import StateSources, StateWriter
 from xcpmem.api.stream import StateFeed
 from xcpmem.api.tasks import Tasks
 from xcpmem.api.timeline import Timeline
+from xcpmem.audit import AuditTrail
 from xcpmem.config import DriverKind, OverheadFormula, Settings, parse_command_line
 from xcpmem.controller import Controller
 from xcpmem.engine.accounting import NEW_FORMULA, OLD_FORMULA
@@ -199,13 +202,17 @@ async def _assemble(settings: Settings, policy: Policy, password_file: Path, sta
     controller.subscribe(metrics.observe_cycle)
     host.xenstore.observe_exchanges(metrics.observe_exchange)
     tasks = Tasks(opaque_ref("host", service.host().uuid))
+    trail = AuditTrail(settings.state_dir)
+    trail.open()
+    stack.callback(trail.close)
     records = Records(service, sessions, tasks)
     events = Events(service, tasks, records, sessions)
     dispatcher = Dispatcher(
         sessions,
-        make_handlers(service, records, sessions, tasks, events),
+        make_handlers(service, records, sessions, tasks, events, trail=trail),
         tasks,
         observe=metrics.observe_rpc,
+        auditor=Auditor(trail, records, dict.fromkeys(USER_CHANGES, service.users.roles)),
     )
     feed, timeline = _dashboard(settings, policy, controller, service)
     gate = ReadGate(sessions, read_token(settings.read_token_file))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.errors import ConfigError, InvalidValue, UserExists, UserUnknown
@@ -85,9 +84,9 @@ class Users:
         """Find a user. Raises UserUnknown if there is none of that name."""
         return _find(self._users, name)
 
-    def all(self) -> Mapping[str, User]:
-        """Give all users by name."""
-        return MappingProxyType(dict(self._users))
+    def roles(self) -> Mapping[str, str]:
+        """Give every user's role, by name in order."""
+        return {name: user.role for name, user in sorted(self._users.items())}
 
     async def add(self, user: User) -> None:
         """Add a user.

@@ -1,4 +1,4 @@
-"""The messages about users: who may log in beside root, in which role and with which password.
+"""The messages about users: who may log in beside root, in which role, with which password; who did what.
 
 They are of class ``Memory``, ours, for XenAPI's own classes know users of a directory, never their passwords.
 Whoever is changed has to log in again. A password stands in no answer, no error and no log.
@@ -17,8 +17,16 @@ if TYPE_CHECKING:
 
     from xcpmem.api.dispatch import Caller, Handler
     from xcpmem.api.sessions import Sessions
+    from xcpmem.audit import AuditTrail
     from xcpmem.users import Users
 
+USER_CHANGES: Final = (
+    "Memory.add_user",
+    "Memory.remove_user",
+    "Memory.set_user_role",
+    "Memory.set_user_password",
+)
+"""The messages that change users; `Users.roles` before and after shows what they did."""
 _LONGEST_PASSWORD: Final = 1024
 _HIDDEN: Final = "(not shown: empty, over 1024 characters or with some that cannot be printed)"
 
@@ -29,9 +37,11 @@ class AccountMethods:
     Args:
         users: all but root.
         sessions: compare and hash passwords, and end with the rights of their users.
+        trail: what all users have changed.
     """
 
-    def __init__(self, users: Users, sessions: Sessions) -> None:
+    def __init__(self, users: Users, sessions: Sessions, trail: AuditTrail) -> None:
+        self._trail = trail
         self._users = users
         self._sessions = sessions
 
@@ -44,6 +54,7 @@ class AccountMethods:
             "Memory.set_user_password": self._set_password,
             "Memory.get_users": self._get_all,
             "Memory.change_password": self._change_password,
+            "Memory.get_audit": self._get_audit,
         }
 
     async def _add(self, _: Caller, uname: str, role: str, pwd: str) -> None:
@@ -68,7 +79,7 @@ class AccountMethods:
         self._sessions.end_all_of(uname)
 
     async def _get_all(self, _: Caller) -> Mapping[str, str]:
-        return {name: user.role for name, user in sorted(self._users.all().items())}
+        return self._users.roles()
 
     async def _change_password(self, caller: Caller, old_pwd: str, new_pwd: str) -> None:
         uname = caller.owner.uname
@@ -79,6 +90,9 @@ class AccountMethods:
         await self._sessions.authenticate(uname, old_pwd, caller.peer)
         await self._users.set_password_hash(uname, await self._hash(new_pwd))
         self._sessions.end_all_of(uname, but=caller.owner)
+
+    async def _get_audit(self, _: Caller, count: int) -> tuple[str, ...]:
+        return self._trail.latest(count)
 
     async def _hash(self, pwd: str) -> str:
         if len(pwd) > _LONGEST_PASSWORD or not pwd.isprintable():

@@ -30,6 +30,7 @@ from xcpmem.refs import NULL_REF
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from xcpmem.api.auditor import Auditor
     from xcpmem.api.datamodel import Datamodel, Message
     from xcpmem.api.sessions import Peer, Session, Sessions
     from xcpmem.api.tasks import Tasks
@@ -78,6 +79,7 @@ class Dispatcher:
             the typed parameters, those that are optional and absent left out.
         tasks: carry on what nobody waits for.
         observe: told of every call: name, ``success`` or the error's code, seconds.
+        auditor: notes what changes something; None: nobody does.
         answers_removed: whether getters of fields that xapi has removed answer with the value, which is
             kinder than ``MESSAGE_REMOVED``.
         datamodel: what is served.
@@ -93,6 +95,7 @@ class Dispatcher:
         tasks: Tasks,
         *,
         observe: Observer | None = None,
+        auditor: Auditor | None = None,
         answers_removed: bool = True,
         datamodel: Datamodel | None = None,
     ) -> None:
@@ -100,6 +103,7 @@ class Dispatcher:
         self._handlers = handlers
         self._tasks = tasks
         self._observe = observe
+        self._auditor = auditor
         self._answers_removed = answers_removed
         self._datamodel = datamodel or load_datamodel()
         odd = handlers.keys() ^ {message.wire_name for message in self._datamodel.messages()}
@@ -161,23 +165,33 @@ class Dispatcher:
         if message.lifecycle == "removed" and not self._answers_removed:
             raise MethodRemoved
         if session is not None and session.role not in message.roles:
-            raise PermissionDenied(message.permission, "No permission in user session")
+            denial = PermissionDenied(message.permission, "No permission in user session")
+            if self._auditor is not None:
+                self._auditor.note_refusal(message, Caller(peer, session), denial)
+            raise denial
         given = list(params[message.needs_session :])
         check_strings(given)
         if not is_async:
-            return await self._handlers[message.wire_name](Caller(peer, session), *_typed(message, given))
+            return await self._handle(message, Caller(peer, session), _typed(message, given))
         if session is None or not message.is_async:
             raise NoAsyncMode(f"No async mode for this operation (rpc: {message.wire_name})")
         return self._start(message, peer, session, _typed(message, given))
 
     def _start(self, message: Message, peer: Peer, session: Session, arguments: list[object]) -> str:
         """Begin what nobody waits for; the reference of its task."""
-        label, handle = f"{_ASYNC}{message.wire_name}", self._handlers[message.wire_name]
+        label = f"{_ASYNC}{message.wire_name}"
         return self._tasks.start(
             session,
             label,
-            lambda task: self._guard(label, handle(Caller(peer, session, task), *arguments)),
+            lambda task: self._guard(label, self._handle(message, Caller(peer, session, task), arguments)),
         )
+
+    def _handle(self, message: Message, caller: Caller, arguments: list[object]) -> Awaitable[object]:
+        """Have the message's handler do it, with an eye on what it changes."""
+        handler = self._handlers[message.wire_name]
+        if self._auditor is not None and self._auditor.watches(message):
+            return self._auditor.carry_out(message, handler, caller, arguments)
+        return handler(caller, *arguments)
 
     def _answer_unknown(self, method: str, params: Sequence[Value]) -> object:
         """Refuse what is no message; as in xapi, one that brings parameters must first have a session."""

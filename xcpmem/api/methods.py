@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from xcpmem.api.records import Records
     from xcpmem.api.sessions import Sessions
     from xcpmem.api.tasks import Tasks
+    from xcpmem.audit import AuditTrail
     from xcpmem.service import Service
 
 
 def make_handlers(
-    service: Service, records: Records, sessions: Sessions, tasks: Tasks, events: Events
+    service: Service, records: Records, sessions: Sessions, tasks: Tasks, events: Events, *, trail: AuditTrail
 ) -> dict[str, Handler]:
     """Make the handlers of all messages, by ``Class.message``.
 
@@ -39,6 +40,7 @@ def make_handlers(
         sessions: log in and out.
         tasks: stand for work that goes on.
         events: tell what changes.
+        trail: tells who changed what.
     """
     handlers: dict[str, Handler] = {
         message.wire_name: _make_generic(message, records)
@@ -54,7 +56,7 @@ def make_handlers(
     handlers.update(TaskMethods(tasks).handlers())
     handlers.update(EventMethods(events).handlers())
     handlers.update(_MemoryMethods(service, records).handlers())
-    handlers.update(AccountMethods(service.users, sessions).handlers())
+    handlers.update(AccountMethods(service.users, sessions, trail).handlers())
     return handlers
 
 

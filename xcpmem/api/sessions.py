@@ -62,6 +62,11 @@ class Peer:
         return self.uid is not None or is_loopback(self.address)
 
     @property
+    def where(self) -> str:
+        """The address, for people; of a Unix socket with the user at its other end."""
+        return self.address if self.uid is None else f"{self.address} uid {self.uid}"
+
+    @property
     def source(self) -> str:
         """What its guesses at passwords are counted under: a user, an IPv4 address or an IPv6 /64."""
         if self.uid is not None:
@@ -102,6 +107,11 @@ class Session:
     last_active: datetime
     last_active_s: float
     is_local_superuser: bool = False
+
+    @property
+    def user(self) -> str:
+        """Whose session it is; on the Unix socket anybody may log in by any name, and is root."""
+        return ROOT if self.is_local_superuser else self.uname
 
 
 @dataclass(frozen=True, slots=True)

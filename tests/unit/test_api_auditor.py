@@ -1,0 +1,141 @@
+"""What stands in the audit trail after a call: who, what, from where, before and after."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.apistack import GIB, LOCAL, NETWORK, Stack, running_stack
+from xcpmem.errors import XcpmemError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+SECRET = "correct horse"
+
+
+@pytest.fixture
+async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
+    async with running_stack(tmp_path) as stack:
+        yield stack
+
+
+def changes(stack: Stack) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stack.trail.latest(100)]
+
+
+async def test_change_says_who_what_from_where_before_and_after(
+    stack: Stack, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    session, vm = await stack.login(), stack.vm("halted")
+    await stack.call("VM.set_memory_dynamic_range", session, vm.ref, GIB, 3 * GIB)
+    (change,) = changes(stack)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", change.pop("time"))
+    assert change == {
+        "user": "root",
+        "role": "pool-admin",
+        "source": "192.0.2.1",
+        "call": "VM.set_memory_dynamic_range",
+        "target": f"VM {vm.uuid} (halted)",
+        "arguments": {"min": str(GIB), "max": str(3 * GIB)},
+        "before": {
+            "memory_target": str(2 * GIB),
+            "memory_dynamic_max": str(4 * GIB),
+            "memory_dynamic_min": str(2 * GIB),
+        },
+        "after": {
+            "memory_target": str(GIB),
+            "memory_dynamic_max": str(3 * GIB),
+            "memory_dynamic_min": str(GIB),
+        },
+    }
+    (record,) = [record for record in caplog.records if record.msg == "changed"]
+    logged = record.__dict__
+    assert (logged["user"], logged["from"], logged["target"]) == ("root", "192.0.2.1", change["target"])
+    assert f"memory_dynamic_max={3 * GIB}" in logged["after"]
+    assert session not in str(logged)
+
+
+async def test_change_over_the_unix_socket_names_root_and_the_user_there(stack: Stack) -> None:
+    session = await stack.login("alice", peer=LOCAL)
+    vm = stack.vm("halted")
+    await stack.call("VM.set_memory_dynamic_range", session, vm.ref, GIB, 3 * GIB, peer=LOCAL)
+    assert [(change["user"], change["source"]) for change in changes(stack)] == [("root", "unix uid 0")]
+
+
+async def test_refusal_stands_in_the_log_and_pushes_nothing_out_of_the_trail(
+    stack: Stack, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    reader, root, vm = await stack.login("reader"), await stack.login(), stack.vm("halted")
+    for session, maximum in ((reader, 3 * GIB), (root, 9 * GIB)):
+        with pytest.raises(XcpmemError):
+            await stack.call("VM.set_memory_dynamic_range", session, vm.ref, GIB, maximum)
+    assert changes(stack) == []
+    refused = [record.__dict__ for record in caplog.records if record.msg == "change refused"]
+    assert [(entry["user"], entry["why"]) for entry in refused] == [
+        ("reader", "RBAC_PERMISSION_DENIED"),
+        ("root", "MEMORY_CONSTRAINT_VIOLATION_ORDER"),
+    ]
+
+
+async def test_looking_leaves_no_trace(stack: Stack) -> None:
+    session, vm = await stack.login(), stack.vm("halted")
+    for method, *params in (
+        ("VM.get_all_records",),
+        ("VM.maximise_memory", vm.ref, 8 * GIB, False),
+        ("VM.compute_memory_overhead", vm.ref),
+        ("Memory.get_users",),
+        ("Memory.get_audit", 5),
+        ("task.create", "label", "description"),
+    ):
+        await stack.call(str(method), session, *params)
+    assert changes(stack) == []
+
+
+async def test_change_that_nobody_waits_for_is_noted_with_its_task(stack: Stack) -> None:
+    session, vm = await stack.login(), stack.vm("halted")
+    task = str(await stack.call("Async.VM.set_memory_dynamic_range", session, vm.ref, GIB, 3 * GIB))
+    await asyncio.gather(*stack.tasks._work.values())
+    assert [(change["call"], change["task"]) for change in changes(stack)] == [
+        ("VM.set_memory_dynamic_range", task)
+    ]
+
+
+async def test_change_of_users_shows_roles_and_hides_passwords(stack: Stack) -> None:
+    session = await stack.login()
+    await stack.call("Memory.add_user", session, "alice", "vm-admin", SECRET)
+    await stack.call("Memory.set_user_role", session, "alice", "read-only")
+    await stack.call("Memory.set_user_password", session, "alice", f"{SECRET} 2")
+    alice = str(await stack.call("session.login_with_password", "alice", f"{SECRET} 2"))
+    await stack.call("Memory.change_password", alice, f"{SECRET} 2", f"{SECRET} 3")
+    await stack.call("Memory.remove_user", session, "alice")
+    seen = [
+        (change["user"], change["call"], change.get("before"), change.get("after"))
+        for change in changes(stack)
+    ]
+    assert seen == [
+        ("root", "Memory.add_user", None, {"alice": "vm-admin"}),
+        ("root", "Memory.set_user_role", {"alice": "vm-admin"}, {"alice": "read-only"}),
+        ("root", "Memory.set_user_password", None, None),
+        ("alice", "Memory.change_password", None, None),
+        ("root", "Memory.remove_user", {"alice": "read-only"}, None),
+    ]
+    assert SECRET not in "".join(stack.trail.latest(100))
+    assert await stack.call("Memory.get_audit", session, 1) == stack.trail.latest(1)
+
+
+async def test_long_values_are_cut(stack: Stack) -> None:
+    session = await stack.login()
+    (pool,) = stack.records.refs("pool")
+    await stack.call("pool.add_to_other_config", session, pool, "note", "x" * 10_000, peer=NETWORK)
+    (change,) = changes(stack)
+    assert change["arguments"]["value"] == "x" * 200 + "…"
+    assert len(json.dumps(change)) < 1200

@@ -1,0 +1,189 @@
+"""Watches calls that change something, and notes each in the audit trail and in the log.
+
+What a change did is found by looking at its object before and after: the fields that differ. A new object
+shows all it was made of, one that is gone all it was.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from xcpmem.api.datamodel import Kind
+from xcpmem.api.typenames import Ref
+from xcpmem.audit import Change
+from xcpmem.errors import HandleInvalid, XcpmemError
+from xcpmem.refs import NULL_REF
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from xcpmem.api.datamodel import Message
+    from xcpmem.api.dispatch import Caller, Handler
+    from xcpmem.api.records import Records
+    from xcpmem.audit import AuditTrail
+
+    View = Callable[[], Mapping[str, object]]
+
+_UNCHANGING: Final = ("get_", "assert_", "compute_", "query_")
+_CHANGING_READERS: Final = frozenset({"Memory.change_password"})
+_SECRETS: Final = frozenset({"pwd", "old_pwd", "new_pwd"})
+_SEEN: Final = frozenset({"VM", "host", "pool"})
+_PASSING: Final = frozenset({"allowed_operations", "current_operations"})
+_LONGEST_TEXT: Final = 200
+
+_log = logging.getLogger(__name__)
+
+
+class Auditor:
+    """Notes changes.
+
+    Args:
+        trail: where they are kept.
+        records: show VMs, hosts and pools before and after.
+        views: by the name of a message, what else shows its effect: texts by name.
+        now: the time of day.
+    """
+
+    def __init__(
+        self,
+        trail: AuditTrail,
+        records: Records,
+        views: Mapping[str, View] | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._trail = trail
+        self._records = records
+        self._views = views or {}
+        self._now = now
+
+    def watches(self, message: Message) -> bool:
+        """Tell whether a message changes something that people answer for."""
+        if message.role == "read-only":
+            return message.wire_name in _CHANGING_READERS
+        return message.kind is Kind.CUSTOM and not message.name.startswith(_UNCHANGING)
+
+    async def carry_out(
+        self, message: Message, handler: Handler, caller: Caller, arguments: Sequence[object]
+    ) -> object:
+        """Carry out a call and note what it did, or that it was refused.
+
+        Raises:
+            XcpmemError: as the handler.
+        """
+        target, before = self._look(message, arguments)
+        try:
+            result = await handler(caller, *arguments)
+        except XcpmemError as error:
+            self.note_refusal(message, caller, error)
+            raise
+        if isinstance(message.result, Ref) and message.result.of in _SEEN:
+            before = {}
+            target, after = self._find(message.result.of, str(result))
+        else:
+            now, after = self._look(message, arguments)
+            target = target or now
+        self._note(message, caller, arguments, target=target, differing=_differing(before, after))
+        return result
+
+    def note_refusal(self, message: Message, caller: Caller, error: XcpmemError) -> None:
+        """Put a change that was refused into the log, and only there."""
+        session = caller.owner
+        _log.info(
+            "change refused",
+            extra={
+                "user": session.user,
+                "role": session.role,
+                "from": caller.peer.where,
+                "call": message.wire_name,
+                "why": error.code,
+            },
+        )
+
+    def _note(
+        self,
+        message: Message,
+        caller: Caller,
+        arguments: Sequence[object],
+        *,
+        target: str,
+        differing: tuple[Mapping[str, str], Mapping[str, str]],
+    ) -> None:
+        session = caller.owner
+        change = Change(
+            time=self._now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+            user=session.user,
+            role=session.role,
+            source=caller.peer.where,
+            call=message.wire_name,
+            target=target,
+            arguments={
+                param.name: "(hidden)" if param.name in _SECRETS else _text(value)
+                for param, value in zip(message.params, arguments, strict=False)
+                if not (isinstance(param.type, Ref) and param.type.of == message.class_name)
+            },
+            before=differing[0],
+            after=differing[1],
+            task="" if caller.task == NULL_REF else caller.task,
+        )
+        self._trail.keep(change)
+        _log.info(
+            "changed",
+            extra={
+                "user": change.user,
+                "role": change.role,
+                "from": change.source,
+                "call": change.call,
+                "target": change.target,
+                "arguments": _line(change.arguments),
+                "before": _line(change.before),
+                "after": _line(change.after),
+            },
+        )
+
+    def _look(self, message: Message, arguments: Sequence[object]) -> tuple[str, Mapping[str, object]]:
+        """See the object of a call: its name and its fields."""
+        view = self._views.get(message.wire_name)
+        if view is not None:
+            return "", dict(view())
+        if message.class_name in _SEEN and arguments:
+            return self._find(message.class_name, str(arguments[0]))
+        return "", {}
+
+    def _find(self, class_name: str, ref: str) -> tuple[str, Mapping[str, object]]:
+        try:
+            record = self._records.record(class_name, ref)
+        except HandleInvalid:
+            return "", {}
+        return f"{class_name} {record['uuid']} ({record['name_label']})", record
+
+
+def _differing(
+    before: Mapping[str, object], after: Mapping[str, object]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Keep what is different: of a change the fields that changed, of a birth or an end everything."""
+    names = [name for name in dict.fromkeys((*before, *after)) if name not in _PASSING]
+    names = [name for name in names if (name in before, before.get(name)) != (name in after, after.get(name))]
+    return (
+        {name: _text(before[name]) for name in names if name in before},
+        {name: _text(after[name]) for name in names if name in after},
+    )
+
+
+def _text(value: object) -> str:
+    match value:
+        case Mapping():
+            text = "; ".join(f"{key}: {entry}" for key, entry in value.items())
+        case str():
+            text = value
+        case Collection():
+            text = "; ".join(map(str, value))
+        case _:
+            text = str(value)
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…"
+
+
+def _line(fields: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={text}" for name, text in fields.items())
