@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 from xcpmem import commands
+from xcpmem.actuation import Actuator, Deeds
 from xcpmem.engine.belief import Beliefs
 from xcpmem.engine.forecast import Stance
 from xcpmem.engine.model import (
@@ -28,7 +29,6 @@ from xcpmem.engine.planner import PlannerSettings, plan
 from xcpmem.engine.policies import find_policy
 from xcpmem.errors import (
     ConnectionLost,
-    DomainVanished,
     DriverError,
     XcpmemError,
 )
@@ -40,7 +40,7 @@ from xcpmem.units import format_kib
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from xcpmem.engine.model import Action, DynamicRange
+    from xcpmem.engine.model import DynamicRange
     from xcpmem.engine.planner import Plan
     from xcpmem.engine.policies import Policy
     from xcpmem.xen.driver import HostDriver, Look
@@ -52,14 +52,6 @@ TURN_GAP_S: Final = 0.005
 
 RETRY_S: Final = (0.1, 5.0)
 """First and longest wait after a look that failed; doubles in between."""
-
-
-@dataclass(slots=True)
-class _Turn:
-    """What one turn found out, while it runs."""
-
-    failures: list[Failure] = field(default_factory=list)
-    done: list[Action] = field(default_factory=list)
 
 
 class Controller:
@@ -97,6 +89,7 @@ class Controller:
         self._clock = clock
         self._wall = wall
         self._inbox = Inbox(self.wake)
+        self._actuator = Actuator(driver, self._troubles, clock, self._announce)
         self._bulletin = Bulletin()
         self._beliefs = Beliefs()
         self._retry_s = RETRY_S[0]
@@ -276,7 +269,7 @@ class Controller:
     async def _turn(self) -> float:
         """Go round once; return how long to wait before the next, seconds."""
         started_s = self._clock()
-        turn = _Turn()
+        turn = Deeds()
         try:
             look = await self._driver.observe()
             if await self._obey(look, turn):
@@ -294,11 +287,7 @@ class Controller:
             settings=self._settings,
         )
         self._beliefs = thought.beliefs
-        complete = True
-        for action in thought.actions:
-            complete = await self._touch(action, turn)
-            if not complete:
-                break
+        complete = await self._actuator.carry_out(thought.actions, turn)
         for verdict in thought.verdicts:
             if isinstance(verdict, Refused):
                 self._inbox.answer(verdict.request_id, verdict.error)
@@ -310,7 +299,7 @@ class Controller:
             pauses_s.append(thought.look_again_s)
         return min(pauses_s + self._troubles.pauses_s(now_s))
 
-    async def _obey(self, look: Look, turn: _Turn) -> bool:
+    async def _obey(self, look: Look, turn: Deeds) -> bool:
         """Carry out what callers commanded and what orphans need; tell whether the host was touched."""
         touched = False
         for command in self._inbox.take_commands():
@@ -332,26 +321,11 @@ class Controller:
                 reservation.reservation_id,
                 format_kib(reservation.size_kib),
             )
-            touched = await self._touch(DeleteReservation(reservation), turn) or touched
+            touched = await self._actuator.carry_out([DeleteReservation(reservation)], turn) or touched
         return touched
 
-    async def _touch(self, action: Action, turn: _Turn) -> bool:
-        """Apply one action of a plan; False when the rest of the plan must not follow."""
-        try:
-            await self._driver.apply(action)
-        except DomainVanished as error:
-            _log.debug("%s: %s", action, error)
-            return False
-        except DriverError as error:
-            turn.failures.append(Failure.of(action, error))
-            _log.warning("could not apply %s: %s", action, error)
-            if (domid := getattr(action, "domid", None)) is not None:
-                self._troubles.note(domid, self._clock())
-            return False
-        turn.done.append(action)
-        if isinstance(action, RecordReservation):
-            self._inbox.answer(action.reservation.reservation_id, action.reservation)
-        return True
+    def _announce(self, reservation: Reservation) -> None:
+        self._inbox.answer(reservation.reservation_id, reservation)
 
     def _endure(self, error: DriverError, started_s: float) -> float:
         """Publish a look that failed, end waits that are over, and say when to try again."""
@@ -372,7 +346,7 @@ class Controller:
         pause_s, self._retry_s = self._retry_s, min(self._retry_s * 2, RETRY_S[1])
         return pause_s
 
-    def _publish(self, look: Look, thought: Plan, turn: _Turn, started_s: float, *, complete: bool) -> None:
+    def _publish(self, look: Look, thought: Plan, turn: Deeds, started_s: float, *, complete: bool) -> None:
         number = self.report.number + 1 if self.report else 1
         report = CycleReport(
             number=number,

@@ -70,6 +70,13 @@ def test_growing_raises_maxmem_before_the_target() -> None:
     assert draft.spare_kib == 0
 
 
+def test_growing_allows_everybody_more_before_anybody_is_told() -> None:
+    first, second = a_domain(1000, 3000, 2000, domid=1), a_domain(1000, 3000, 2000, domid=2)
+    draft = Draft(a_host(first, second, free_kib=1000))
+    draft.grow([(first, 2500), (second, 2500)], kept_kib=0)
+    assert draft.actions == [SetMaxmem(1, 2500), SetMaxmem(2, 2500), SetTarget(1, 2500), SetTarget(2, 2500)]
+
+
 def test_growing_into_what_a_guest_may_take_already_costs_nothing() -> None:
     domain = a_domain(1000, 3000, 2000, maxmem_kib=2600)
     draft = Draft(a_host(domain, free_kib=600))

@@ -67,7 +67,8 @@ class Draft:
         """Raise targets as far as spare memory reaches, each by its part of what is missing.
 
         A domain below its dynamic-min is raised at least that far or, if that is more than there is, not
-        at all: a target never leaves the dynamic range.
+        at all: a target never leaves the dynamic range. All are allowed more before the first is told, so
+        that each kind of action can be carried out for all domains together.
 
         Args:
             wanted: domains and the targets they should end with, KiB.
@@ -81,26 +82,34 @@ class Draft:
         ]
         costs_kib = [max(0, target - self._held_kib(domain)) for domain, target in growers]
         total_kib, spare_kib = sum(costs_kib), self.spare_kib - kept_kib
+        raised: list[tuple[DomainState, int]] = []
         for (domain, target_kib), cost_kib in zip(growers, costs_kib, strict=True):
             if cost_kib == 0 or total_kib <= spare_kib:
-                self._raise(domain, target_kib)
+                raised.append((domain, target_kib))
+                self._allow(domain, target_kib)
             elif spare_kib > 0:
                 least_kib = domain.dynamic_range.min_kib - self._held_kib(domain)
                 width_kib = domain.dynamic_range.max_kib - domain.dynamic_range.min_kib
                 part_kib = max(cost_kib * spare_kib // total_kib, least_kib)
                 worthwhile = part_kib * GROWTH_PORTIONS >= width_kib or part_kib == least_kib
                 if worthwhile and part_kib <= self.spare_kib - kept_kib:
-                    self._raise(domain, self._held_kib(domain) + part_kib)
+                    raised.append((domain, self._held_kib(domain) + part_kib))
+                    self._allow(*raised[-1])
+        for domain, target_kib in raised:
+            self._tell(domain, target_kib)
 
     def grow_regardless(self, wanted: Sequence[tuple[DomainState, int]]) -> None:
         """Raise every target at once, whether the memory is there or not."""
         for domain, target_kib in wanted:
             if target_kib > self.target_kib(domain):
-                self._raise(domain, target_kib)
+                self._allow(domain, target_kib)
+                self._tell(domain, target_kib)
 
-    def _raise(self, domain: DomainState, target_kib: int) -> None:
+    def _allow(self, domain: DomainState, target_kib: int) -> None:
         if self.maxmem_kib(domain) < target_kib:
             self._set_maxmem(domain, target_kib)
+
+    def _tell(self, domain: DomainState, target_kib: int) -> None:
         if self.target_kib(domain) < target_kib:
             self._set_target(domain, target_kib)
 

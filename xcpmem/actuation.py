@@ -1,0 +1,108 @@
+"""Carrying out plans: the ring's hands.
+
+What a plan says is done in its order, and no further than to the first action that fails; the next look sees
+what is left to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import TYPE_CHECKING, Final
+
+from xcpmem.engine.model import RecordReservation, SetMaxmem, SetTarget
+from xcpmem.errors import DomainVanished, DriverError
+from xcpmem.report import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from xcpmem.engine.model import Action, Reservation
+    from xcpmem.troubles import Troubles
+    from xcpmem.xen.driver import HostDriver
+
+TOGETHER_MOST: Final = 64
+"""Actions that are under way at the same time."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Deeds:
+    """What one turn did and failed to do, while it runs."""
+
+    failures: list[Failure] = field(default_factory=list)
+    done: list[Action] = field(default_factory=list)
+
+
+class Actuator:
+    """Applies the actions of plans.
+
+    Args:
+        driver: the host.
+        troubles: where domains are noted that could not be touched.
+        clock: monotonic seconds.
+        on_recorded: told of each reservation once it stands.
+    """
+
+    def __init__(
+        self,
+        driver: HostDriver,
+        troubles: Troubles,
+        clock: Callable[[], float],
+        on_recorded: Callable[[Reservation], None],
+    ) -> None:
+        self._driver = driver
+        self._troubles = troubles
+        self._clock = clock
+        self._on_recorded = on_recorded
+
+    async def carry_out(self, actions: Sequence[Action], deeds: Deeds) -> bool:
+        """Apply actions in order, and note in ``deeds`` what became of them.
+
+        Returns:
+            Whether all were applied; after one that was not, later ones were not tried.
+        """
+        for group in _together(actions):
+            if not await self._touch(group, deeds):
+                return False
+        return True
+
+    async def _touch(self, actions: Sequence[Action], deeds: Deeds) -> bool:
+        async with asyncio.TaskGroup() as tasks:
+            attempts = [tasks.create_task(self._attempt(action)) for action in actions]
+        errors = [attempt.result() for attempt in attempts]
+        for action, error in zip(actions, errors, strict=True):
+            if error is None:
+                deeds.done.append(action)
+                if isinstance(action, RecordReservation):
+                    self._on_recorded(action.reservation)
+            elif isinstance(error, DomainVanished):
+                _log.debug("%s: %s", action, error)
+            else:
+                deeds.failures.append(Failure.of(action, error))
+                _log.warning("could not apply %s: %s", action, error)
+                if (domid := getattr(action, "domid", None)) is not None:
+                    self._troubles.note(domid, self._clock())
+        return not any(errors)
+
+    async def _attempt(self, action: Action) -> DriverError | None:
+        try:
+            await self._driver.apply(action)
+        except DriverError as error:
+            return error
+        return None
+
+
+def _together(actions: Sequence[Action]) -> Iterator[Sequence[Action]]:
+    """Split a plan into groups of actions that need not wait for each other, in the order of the plan.
+
+    Targets of several domains can be told at the same time, and so can what Xen lets them hold; all else is
+    done one by one.
+    """
+    for kind, group in groupby(actions, key=type):
+        same = list(group)
+        size = TOGETHER_MOST if kind in {SetTarget, SetMaxmem} else 1
+        yield from (same[start : start + size] for start in range(0, len(same), size))
