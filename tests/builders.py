@@ -17,7 +17,8 @@ from xcpmem.engine.model import (
     Wishes,
 )
 from xcpmem.engine.planner import Plan, PlannerSettings, plan
-from xcpmem.engine.policies import Claim, Proportional
+from xcpmem.engine.policies import find_policy
+from xcpmem.engine.policy import Claim
 from xcpmem.units import mib_to_kib
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 MIB: Final = mib_to_kib(1)
 CAUTION: Final = Caution()
-PROPORTIONAL: Final = Proportional()
+PROPORTIONAL: Final = find_policy("proportional")
 
 
 def uuid_of(domid: int) -> str:

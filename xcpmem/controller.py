@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from xcpmem.engine.model import DynamicRange
     from xcpmem.engine.planner import Plan
-    from xcpmem.engine.policies import Policy
+    from xcpmem.engine.policy import ChosenPolicy
     from xcpmem.xen.driver import HostDriver, Look
 
 _log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class Controller:
         self,
         driver: HostDriver,
         *,
-        policy: Policy | None = None,
+        policy: ChosenPolicy | None = None,
         settings: PlannerSettings | None = None,
         safety_look_s: float = 30.0,
         orphan_s: float = 600.0,

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Mapping, Sequence
 
-    from xcpmem.engine.policies import Policy
+    from xcpmem.engine.policy import ChosenPolicy
     from xcpmem.hosts import OpenHost
 
 _log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _policy(settings: Settings) -> Policy:
+def _policy(settings: Settings) -> ChosenPolicy:
     try:
         return find_policy(settings.policy)
     except InvalidValue as error:
@@ -122,7 +122,7 @@ class _Parts:
     feed: StateFeed
 
 
-async def _serve(settings: Settings, policy: Policy) -> None:
+async def _serve(settings: Settings, policy: ChosenPolicy) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -156,7 +156,9 @@ async def _serve(settings: Settings, policy: Policy) -> None:
         _log.info("ending: callers that wait are told, the host stays as it is")
 
 
-async def _assemble(settings: Settings, policy: Policy, password_file: Path, stack: AsyncExitStack) -> _Parts:
+async def _assemble(
+    settings: Settings, policy: ChosenPolicy, password_file: Path, stack: AsyncExitStack
+) -> _Parts:
     """Build the parts from the host upwards."""
     host = await open_host(settings)
     stack.push_async_callback(host.close)
@@ -236,7 +238,7 @@ async def _assemble(settings: Settings, policy: Policy, password_file: Path, sta
 
 
 def _dashboard(
-    settings: Settings, policy: Policy, controller: Controller, service: Service
+    settings: Settings, policy: ChosenPolicy, controller: Controller, service: Service
 ) -> tuple[StateFeed, Timeline]:
     """Build what the dashboard reads."""
     sources = StateSources(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from xcpmem.engine.model import DynamicRange, HostState
-    from xcpmem.engine.policies import Policy
+    from xcpmem.engine.policy import ChosenPolicy
     from xcpmem.host import HostRecord
     from xcpmem.law import VmLaw
     from xcpmem.ledger import Ledger
@@ -52,7 +52,7 @@ class _Wished:
     dynamic_min: int | None
     dynamic_max: int | None
     reserve_kib: tuple[int, int] | None
-    policy: Policy | None
+    policy: ChosenPolicy | None
     start: str
 
 

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from xcpmem.engine.belief import Belief
-    from xcpmem.engine.model import Action, DomainState, MemoryRequest, Reason, Verdict
+    from xcpmem.engine.model import Action, DomainState, MemoryRequest, Verdict
+    from xcpmem.engine.reasons import Reason
     from xcpmem.errors import DriverError
     from xcpmem.xen.driver import Look
 

@@ -27,7 +27,7 @@ from xcpmem.engine.model import (
     Wishes,
 )
 from xcpmem.engine.planner import Plan, plan
-from xcpmem.engine.policies import Policy, find_policy
+from xcpmem.engine.policies import find_policy
 from xcpmem.errors import (
     ConnectionLost,
     ConstraintOrder,
@@ -43,7 +43,9 @@ from xcpmem.units import kib_to_bytes
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from xcpmem.engine.model import Action, Reason, Verdict
+    from xcpmem.engine.model import Action, Verdict
+    from xcpmem.engine.policy import ChosenPolicy
+    from xcpmem.engine.reasons import Reason
     from xcpmem.scenario import Scenario
     from xcpmem.script import DaemonCall, ScriptCall
     from xcpmem.specs import GuestSpec
@@ -58,7 +60,7 @@ SAFETY_LOOK_S: Final = 30.0
 
 _OWNER: Final = "script"
 
-Planner = Callable[[HostState, Wishes, Beliefs, float, Policy], Plan]
+Planner = Callable[[HostState, Wishes, Beliefs, float, "ChosenPolicy"], Plan]
 """What decides, as `engine.planner.plan` does."""
 
 
@@ -99,7 +101,7 @@ class Kept:
         reservation_ids: by the names that the script gave, what was granted.
     """
 
-    policy: Policy
+    policy: ChosenPolicy
     ranges: dict[str, DynamicRange] = field(default_factory=dict)
     reservation_ids: dict[str, str] = field(default_factory=dict)
 
@@ -200,7 +202,11 @@ class SimDaemon:
     def _think(self) -> Plan:
         return self._planner(
             self._host.observe().host,
-            Wishes(self._kept.ranges, tuple(request for request, _ in self._requests.values())),
+            Wishes(
+                self._kept.ranges,
+                tuple(request for request, _ in self._requests.values()),
+                weights={guest.uuid: guest.spec.weight for guest in self._host.guests.values()},
+            ),
             self._beliefs,
             self._host.now_us / MICROSECONDS_PER_SECOND,
             self._kept.policy,
@@ -353,10 +359,7 @@ class SimDaemon:
         self._kept.ranges[guest.uuid] = DynamicRange(min_kib, max_kib)
 
     def _set_policy(self, name: str, parameters: Mapping[str, object]) -> None:
-        policy = find_policy(name)
-        for key, value in parameters.items():
-            raise InvalidValue(key, value)
-        self._kept.policy = policy
+        self._kept.policy = find_policy(name, parameters)
 
 
 def _outside_kib(guest: SimGuest, target_kib: int) -> int:

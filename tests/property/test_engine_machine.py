@@ -37,7 +37,8 @@ from xcpmem.engine.model import (
     Reservation,
     TransferReservation,
 )
-from xcpmem.engine.planner import BALANCE_TOLERANCE_KIB, PROBE_KIB, TOLERANCE_SHARE
+from xcpmem.engine.parties import PROBE_KIB
+from xcpmem.engine.planner import BALANCE_TOLERANCE_KIB, TOLERANCE_SHARE
 
 STEPS_IN_CI: Final = 20_000
 STEPS_PER_HOST: Final = 100

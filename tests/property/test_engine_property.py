@@ -23,7 +23,7 @@ from xcpmem.engine.model import (
     Wishes,
 )
 from xcpmem.engine.planner import BALANCE_TOLERANCE_KIB
-from xcpmem.engine.policies import Claim
+from xcpmem.engine.policy import Claim
 from xcpmem.engine.proportional import share
 from xcpmem.errors import DomainsUncooperative
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from tests.builders import a_domain, a_host, a_request, uuid_of
 from xcpmem.api.state import StateSources, StateWriter
-from xcpmem.engine.model import BalloonState, Lifecycle, Motive, Reason, Reservation
+from xcpmem.engine.model import BalloonState, Lifecycle, Reservation
+from xcpmem.engine.reasons import Motive, Reason
 from xcpmem.engine.sample import Sample
 from xcpmem.errors import DriverTimeout
 from xcpmem.report import CycleReport, Failure

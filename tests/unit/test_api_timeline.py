@@ -10,14 +10,13 @@ from xcpmem.api.timeline import SLOT_S, SLOTS, Timeline
 from xcpmem.engine.model import (
     BalloonState,
     DeleteReservation,
-    Motive,
-    Reason,
     RecordReservation,
     Reservation,
     SetMaxmem,
     SetTarget,
     TransferReservation,
 )
+from xcpmem.engine.reasons import Motive, Reason
 from xcpmem.errors import DriverTimeout
 from xcpmem.report import CycleReport, Failure
 from xcpmem.units import mib_to_bytes, mib_to_kib

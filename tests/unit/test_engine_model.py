@@ -10,10 +10,9 @@ from xcpmem.engine.model import (
     DynamicRange,
     Lifecycle,
     MemoryRequest,
-    Motive,
-    Reason,
     Reservation,
 )
+from xcpmem.engine.reasons import Motive, Reason
 from xcpmem.errors import InvalidValue
 
 

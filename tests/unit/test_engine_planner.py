@@ -23,7 +23,6 @@ from xcpmem.engine.model import (
     Granted,
     HostState,
     Lifecycle,
-    Motive,
     RecordReservation,
     Refused,
     Reservation,
@@ -35,7 +34,9 @@ from xcpmem.engine.model import (
     SetUncooperative,
     Wishes,
 )
-from xcpmem.engine.planner import LOOK_LATEST_S, LOOK_SOONEST_S, PROBE_KIB, Plan, PlannerSettings
+from xcpmem.engine.parties import PROBE_KIB
+from xcpmem.engine.planner import LOOK_LATEST_S, LOOK_SOONEST_S, Plan, PlannerSettings
+from xcpmem.engine.reasons import Motive
 from xcpmem.errors import DomainsUncooperative, NotEnoughMemory
 from xcpmem.units import kib_to_bytes
 

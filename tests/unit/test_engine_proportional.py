@@ -4,6 +4,7 @@ import pytest
 
 from tests.builders import MIB, PROPORTIONAL, a_claim
 from xcpmem.engine.policies import POLICIES, find_policy
+from xcpmem.engine.policy import Snapshot
 from xcpmem.engine.proportional import share
 from xcpmem.errors import InvalidValue
 
@@ -74,7 +75,7 @@ def test_share_takes_a_newcomers_own_minimum_into_account() -> None:
 
 def test_policy_is_found_by_its_name() -> None:
     assert find_policy("proportional").name == "proportional"
-    assert POLICIES["proportional"].share(9000, [a_claim(1000, 5000)]) == [5000]
+    assert list(POLICIES) == ["proportional", "shares", "pressure"]
 
 
 def test_policy_of_another_name_is_refused() -> None:
@@ -85,4 +86,6 @@ def test_policy_of_another_name_is_refused() -> None:
 
 def test_proportional_policy_divides_by_the_formula() -> None:
     claims = [a_claim(1000, 5000), a_claim(2000, 10000)]
-    assert PROPORTIONAL.share(9000, claims) == share(9000, claims)
+    division, state = PROPORTIONAL.plan(Snapshot(0.0, 9000, claims), {})
+    assert division.goals_kib == share(9000, claims)
+    assert state == {}

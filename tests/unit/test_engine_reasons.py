@@ -6,8 +6,8 @@ import pytest
 
 from tests.builders import CAUTION, a_domain
 from xcpmem.engine.belief import Belief
-from xcpmem.engine.model import BalloonState, Lifecycle, Motive
-from xcpmem.engine.reasons import reason_to_move, reason_to_stay
+from xcpmem.engine.model import BalloonState, Lifecycle
+from xcpmem.engine.reasons import Motive, reason_to_move, reason_to_stay
 
 GUEST = a_domain(1000, 3000, 2000)
 BELIEF = Belief(GUEST.uuid, GUEST.dynamic_range, mark_kib=2000)

@@ -18,12 +18,11 @@ from xcpmem.engine.model import (
     DomainState,
     DynamicRange,
     HostState,
-    Motive,
-    Reason,
     Reservation,
     SetMaxmem,
     SetTarget,
 )
+from xcpmem.engine.reasons import Motive, Reason
 from xcpmem.engine.sample import Sample
 from xcpmem.errors import DomainVanished, DriverTimeout
 from xcpmem.metrics import Metrics, Sources

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from xcpmem.engine.belief import Beliefs
-    from xcpmem.engine.policies import Policy
+    from xcpmem.engine.policy import ChosenPolicy
     from xcpmem.simdaemon import Planner
 
 EXACT = BalloonSpec(rate_kib_s=1000, inaccuracy_kib=0)
@@ -408,7 +408,7 @@ def test_memory_promised_twice_breaks_the_run() -> None:
 def with_actions(*extra: Action) -> Planner:
     """A planner that thinks well and then adds something."""
 
-    def rogue(host: HostState, wishes: Wishes, beliefs: Beliefs, now_s: float, policy: Policy) -> Plan:
+    def rogue(host: HostState, wishes: Wishes, beliefs: Beliefs, now_s: float, policy: ChosenPolicy) -> Plan:
         good = plan(host, wishes, beliefs, now_s, policy)
         return replace(good, actions=good.actions + extra)
 

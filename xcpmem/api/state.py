@@ -22,7 +22,8 @@ from xcpmem.units import kib_to_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from xcpmem.engine.model import DomainState, HostState, Reason
+    from xcpmem.engine.model import DomainState, HostState
+    from xcpmem.engine.reasons import Reason
     from xcpmem.report import CycleReport
     from xcpmem.vm import HostFacts, Vm
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+from xcpmem.engine.containment import PolicyMemory
 from xcpmem.engine.model import BalloonState, Lifecycle
+from xcpmem.engine.regret import Watch, watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -127,17 +129,34 @@ class Belief:
 
 @dataclass(frozen=True, slots=True)
 class Beliefs:
-    """All beliefs, and when they were last brought up to date (monotonic seconds)."""
+    """All that is carried from one turn to the next.
+
+    Args:
+        by_domid: what is believed of each guest.
+        seen_s: when this was last brought up to date, monotonic seconds.
+        watches: by domid, what is remembered of shrinks that hurt.
+        regrets: how many did since the daemon started.
+        policy: what is remembered of the policy in force, its state included.
+    """
 
     by_domid: Mapping[int, Belief] = field(default_factory=dict)
     seen_s: float | None = None
+    watches: Mapping[int, Watch] = field(default_factory=dict)
+    regrets: int = 0
+    policy: PolicyMemory = field(default_factory=PolicyMemory)
 
     def learn(self, domains: Iterable[DomainState], now_s: float, caution: Caution) -> Beliefs:
         """Take in one look at all domains; those that are gone are forgotten."""
         elapsed_s = 0.0 if self.seen_s is None else max(0.0, now_s - self.seen_s)
+        watches = {
+            d.domid: watched for d in domains if (watched := watch(self.watches.get(d.domid), d, now_s))
+        }
         return Beliefs(
             {d.domid: learn(self.by_domid.get(d.domid), d, elapsed_s, caution) for d in domains},
             now_s,
+            watches,
+            self.regrets + _regrets(self.watches, watches),
+            self.policy,
         )
 
     def awaited_s(self, domains: Iterable[DomainState]) -> list[float]:
@@ -148,6 +167,15 @@ class Beliefs:
             for domain in domains
             if domain.lifecycle in _AWAITED
         ]
+
+
+def _regrets(before: Mapping[int, Watch], after: Mapping[int, Watch]) -> int:
+    """Count the shrinks that were newly regretted."""
+    return sum(
+        watched.regrets - before[domid].regrets
+        for domid, watched in after.items()
+        if domid in before and before[domid].uuid == watched.uuid
+    )
 
 
 def direction_of(domain: DomainState, caution: Caution) -> int:

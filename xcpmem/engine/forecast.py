@@ -23,13 +23,15 @@ from xcpmem.engine.model import (
     SetUncooperative,
 )
 from xcpmem.engine.planner import PlannerSettings, plan
-from xcpmem.engine.policies import Policy, Proportional
+from xcpmem.engine.policies import find_policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from xcpmem.engine.belief import Belief
-    from xcpmem.engine.model import Action, DomainState, HostState, Reason, Verdict, Wishes
+    from xcpmem.engine.model import Action, DomainState, HostState, Verdict, Wishes
+    from xcpmem.engine.policy import ChosenPolicy
+    from xcpmem.engine.reasons import Reason
 
 TURNS_MOST: Final = 100
 """A forecast ends after so many turns at the latest: a guest's patience and some more."""
@@ -46,7 +48,7 @@ class Stance:
     """
 
     beliefs: Beliefs = field(default_factory=Beliefs)
-    policy: Policy = field(default_factory=Proportional)
+    policy: ChosenPolicy = field(default_factory=lambda: find_policy("proportional"))
     settings: PlannerSettings = field(default_factory=PlannerSettings)
 
 

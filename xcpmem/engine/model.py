@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from xcpmem.errors import HostError, InvalidValue
-from xcpmem.units import format_kib
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -226,11 +225,13 @@ class Wishes:
         ranges: by VM uuid, the dynamic range to hold; VMs that are absent keep what xenstore says.
         requests: pending reservations, in any order.
         left_alone: domids that are not to be touched this turn, because touching them just failed.
+        weights: by VM uuid, for policies that weigh; who is absent has `DEFAULT_WEIGHT`.
     """
 
     ranges: Mapping[str, DynamicRange] = field(default_factory=dict)
     requests: tuple[MemoryRequest, ...] = ()
     left_alone: frozenset[int] = frozenset()
+    weights: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,58 +334,3 @@ class Refused:
 
 
 Verdict = Granted | Refused
-
-
-class Motive(StrEnum):
-    """What decided a domain's target."""
-
-    SHARE = "share"
-    ALL = "all"
-    PINNED = "pinned"
-    MINIMUM = "minimum"
-    WAITS = "waits"
-    FLOOR = "floor"
-    CEILING = "ceiling"
-    NO_DRIVER = "no_driver"
-    LEFT_ALONE = "left_alone"
-
-
-class Reason(NamedTuple):
-    """Why a domain has the target it has.
-
-    Args:
-        state: how it stands to its target.
-        motive: what decided.
-        goal_kib: where the policy wants it once memory is free.
-        target_kib: what it is told after this turn.
-        actual_kib: what it held at the look.
-        dynamic_range: what it may be given.
-    """
-
-    state: BalloonState
-    motive: Motive
-    goal_kib: int
-    target_kib: int
-    actual_kib: int
-    dynamic_range: DynamicRange
-
-    @property
-    def text(self) -> str:
-        """The same as a sentence for people, sizes with units."""
-        low, high = format_kib(self.dynamic_range.min_kib), format_kib(self.dynamic_range.max_kib)
-        goal, actual = format_kib(self.goal_kib), format_kib(self.actual_kib)
-        width = self.dynamic_range.max_kib - self.dynamic_range.min_kib
-        percent = 100 * (self.goal_kib - self.dynamic_range.min_kib) / width if width else 0.0
-        return {
-            Motive.SHARE: f"gets its share: {goal}, {percent:.1f} % of the way from {low} to {high}",
-            Motive.ALL: f"gets dynamic-max {high}: there is enough for everyone",
-            Motive.PINNED: f"is pinned: dynamic-min = dynamic-max = {low}",
-            Motive.MINIMUM: f"is at dynamic-min {low}: all above it is needed elsewhere",
-            Motive.WAITS: f"is to get {goal} and waits until others have given back enough; holds {actual}",
-            Motive.FLOOR: f"was asked to shrink to {format_kib(self.target_kib)} and stopped at {actual}; "
-            "its share is taken from others until it moves",
-            Motive.CEILING: f"was asked to grow and stopped at {actual}; "
-            "its share goes to others until it moves",
-            Motive.NO_DRIVER: f"has no balloon driver: holds {actual} whatever is asked",
-            Motive.LEFT_ALONE: f"is left alone for now and holds {actual}",
-        }[self.motive]

@@ -14,46 +14,38 @@ asks and reservations only as far as `HostState.spare_kib` reaches.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from xcpmem.engine.belief import OFFSET_STILL_S, RETRY_LOOK_S, Beliefs, Caution, direction_of
+from xcpmem.engine.containment import divide
 from xcpmem.engine.draft import Draft
 from xcpmem.engine.model import (
     Action,
     DomainState,
     Lifecycle,
-    Reason,
     SetDynamicMax,
     SetDynamicMin,
     SetMemoryOffset,
     SetUncooperative,
     Verdict,
 )
-from xcpmem.engine.policies import Claim
-from xcpmem.engine.reasons import reason_to_move, reason_to_stay
+from xcpmem.engine.parties import budget_of, parties_of, snapshot_of
+from xcpmem.engine.reasons import Reason, reason_to_move, reason_to_stay
 from xcpmem.engine.requests import admit, grant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from xcpmem.engine.belief import Belief
-    from xcpmem.engine.model import HostState, MemoryRequest, Wishes
-    from xcpmem.engine.policies import Policy
+    from xcpmem.engine.model import HostState, Wishes
+    from xcpmem.engine.parties import Party
+    from xcpmem.engine.policy import ChosenPolicy
 
 BALANCE_TOLERANCE_KIB: Final = 512
 """Nobody is asked to move for less, while nobody waits (squeezed's tolerance)."""
 
 TOLERANCE_SHARE: Final = 256
 """... and for narrow ranges for less than the range over this."""
-
-PROBE_KIB: Final = 1024
-"""A guest that met a limit is asked this far past it, so that it is seen when the limit is gone."""
-
-PROBE_SHARE: Final = 64
-"""... and one with a narrow range by the range over this, for which a whole probe would be a real cost."""
-
-PROBE_LEAST_KIB: Final = 16
-"""... but not at all by less than this, which could not be told from inaccuracy."""
 
 LOOK_SOONEST_S: Final = 0.02
 LOOK_LATEST_S: Final = 0.1
@@ -97,26 +89,12 @@ class Plan:
     look_again_s: float | None
 
 
-class _Party(NamedTuple):
-    """A domain that can be moved, what is believed of it, and what the policy may give it.
-
-    One that was merely found pinned keeps the maxmem it was found with, since adopting a host must change
-    nothing.
-    """
-
-    domain: DomainState
-    belief: Belief
-    claim: Claim
-    probe_kib: int
-    keeps_maxmem: bool
-
-
 def plan(
     host: HostState,
     wishes: Wishes,
     beliefs: Beliefs,
     now_s: float,
-    policy: Policy,
+    policy: ChosenPolicy,
     *,
     settings: PlannerSettings = PlannerSettings(),
 ) -> Plan:
@@ -127,7 +105,7 @@ def plan(
         wishes: all pending wishes; solved together.
         beliefs: as the previous plan returned them, or empty.
         now_s: monotonic seconds; only differences are used.
-        policy: who should have how much.
+        policy: who should have how much; whatever it answers, no bound is broken.
         settings: knobs.
 
     Returns:
@@ -138,10 +116,8 @@ def plan(
     domains = [_with_wished_range(domain, wishes, range_actions) for domain in host.domains]
     host = replace(host, domains=tuple(domains)) if range_actions else host
     before, beliefs = beliefs.by_domid, beliefs.learn(domains, now_s, caution)
-    parties = [
-        _party(domain, beliefs.by_domid[domain.domid]) for domain in domains if _can_move(domain, wishes)
-    ]
-    budget_kib = _budget_kib(host, parties)
+    parties = parties_of(domains, wishes, beliefs, now_s)
+    budget_kib = budget_of(host, parties)
     unmeasured = [domain for domain in domains if _is_unmeasured(domain)]
     verdicts: list[Verdict] = []
     requests = admit(
@@ -150,7 +126,16 @@ def plan(
         [(party.domain, party.claim) for party in parties],
         verdicts,
     )
-    goals_kib = _share(policy, budget_kib, parties, requests, settings)
+    snapshot = snapshot_of(
+        budget_kib,
+        parties,
+        requests,
+        now_s,
+        caution,
+        compensate_inaccuracy=settings.compensate_inaccuracy,
+    )
+    division, memory = divide(policy, snapshot, beliefs.policy)
+    beliefs, goals_kib = replace(beliefs, policy=memory), division.goals_kib
     targets_kib = _targets(parties, goals_kib, idle=not requests, caution=caution)
 
     draft = Draft(host)
@@ -188,6 +173,7 @@ def plan(
             target_kib=draft.target_kib(party.domain),
             wanted_kib=wanted_kib,
             goal_kib=goal_kib,
+            note=division.notes.get(party.domain.domid, ""),
         )
         for party, wanted_kib, goal_kib in zip(parties, targets_kib, goals_kib, strict=False)
     }
@@ -208,6 +194,7 @@ def plan(
                 *((LOOK_LATEST_S,) if host.scrub_kib or (settling and waiting) or doubtful else ()),
                 *((LOOK_SOONEST_S,) if verdicts else ()),
                 *((OFFSET_STILL_S / 2,) if unmeasured else ()),
+                *(() if division.look_again_s is None else (max(LOOK_LATEST_S, division.look_again_s),)),
                 *_looks_s(parties, moving, caution),
                 *beliefs.awaited_s(domains),
             ],
@@ -234,65 +221,8 @@ def _may_be_touched(domain: DomainState, wishes: Wishes) -> bool:
     return domain.lifecycle is not Lifecycle.DYING and domain.domid not in wishes.left_alone
 
 
-def _can_move(domain: DomainState, wishes: Wishes) -> bool:
-    return (
-        domain.can_balloon
-        and domain.lifecycle is Lifecycle.RUNNING
-        and domain.domid not in wishes.left_alone
-        and domain.offset_kib is not None
-    )
-
-
-def _party(domain: DomainState, belief: Belief) -> _Party:
-    low_kib, high_kib = domain.dynamic_range.min_kib, domain.dynamic_range.max_kib
-    claim, probe_kib = Claim(low_kib, high_kib, low_kib, high_kib), 0
-    if belief.floor_kib is not None or belief.ceiling_kib is not None:
-        probe_kib = _probe_kib(high_kib - low_kib)
-        claim = _limited(claim, belief, probe_kib)
-    return _Party(domain, belief, claim, probe_kib, keeps_maxmem=not domain.has_range)
-
-
-def _probe_kib(width_kib: int) -> int:
-    probe_kib = min(PROBE_KIB, width_kib // PROBE_SHARE)
-    return probe_kib if probe_kib >= PROBE_LEAST_KIB else 0
-
-
-def _limited(claim: Claim, belief: Belief, probe_kib: int) -> Claim:
-    """Put the limits that a guest was seen to have in place of those of its range."""
-    low_kib, high_kib = claim.min_kib, claim.max_kib
-    if belief.floor_kib is not None:
-        low_kib = max(low_kib, belief.floor_kib)
-    if belief.ceiling_kib is not None:
-        high_kib = max(claim.min_kib, min(high_kib, belief.ceiling_kib + probe_kib))
-    return claim._replace(low_kib=low_kib, high_kib=max(low_kib, high_kib))
-
-
-def _budget_kib(host: HostState, parties: Sequence[_Party]) -> int:
-    """Count what the policy may divide: all that is free, held by parties, and promised to nobody else."""
-    movable = {party.domain.domid for party in parties}
-    promised_kib = sum(domain.held_kib for domain in host.domains if domain.domid not in movable)
-    promised_kib += sum(max(0, p.domain.maxmem_kib - p.claim.max_kib) for p in parties if p.keeps_maxmem)
-    return host.common_kib - promised_kib - host.reserved_kib - host.slush_kib
-
-
-def _share(
-    policy: Policy,
-    budget_kib: int,
-    parties: Sequence[_Party],
-    requests: Sequence[MemoryRequest],
-    settings: PlannerSettings,
-) -> list[int]:
-    """Ask the policy, with a margin for guests that stop one inaccuracy short when they shrink."""
-    claims = [party.claim for party in parties]
-    margin_kib = 0
-    if settings.compensate_inaccuracy:
-        margin_kib = settings.caution.inaccuracy_kib * sum(c.low_kib < c.high_kib for c in claims)
-    claims += [Claim(r.min_kib, r.max_kib, r.min_kib, r.max_kib) for r in requests]
-    return policy.share(budget_kib - margin_kib, claims)
-
-
 def _targets(
-    parties: Sequence[_Party], goals_kib: Sequence[int], *, idle: bool, caution: Caution
+    parties: Sequence[Party], goals_kib: Sequence[int], *, idle: bool, caution: Caution
 ) -> list[int]:
     """Turn goals into targets: inside the range, quiet within the tolerance, probing at a limit."""
     targets_kib = [_target(party, goal, caution) for party, goal in zip(parties, goals_kib, strict=False)]
@@ -309,7 +239,7 @@ def _tolerance_kib(domain: DomainState, caution: Caution) -> int:
     return max(2 * caution.inaccuracy_kib, min(BALANCE_TOLERANCE_KIB, width_kib // TOLERANCE_SHARE))
 
 
-def _target(party: _Party, goal_kib: int, caution: Caution) -> int:
+def _target(party: Party, goal_kib: int, caution: Caution) -> int:
     claim, domain = party.claim, party.domain
     if party.belief.floor_kib is not None and goal_kib <= party.belief.floor_kib:
         if party.belief.meets_floor(domain.actual_kib, caution) and domain.target_kib < domain.actual_kib:
@@ -319,14 +249,14 @@ def _target(party: _Party, goal_kib: int, caution: Caution) -> int:
     return min(max(goal_kib, claim.min_kib), claim.max_kib)
 
 
-def _is_giving(party: _Party, target_kib: int, caution: Caution) -> bool:
+def _is_giving(party: Party, target_kib: int, caution: Caution) -> bool:
     """Tell whether a party still gives memory back that somebody may wait for."""
     return _owes(party, target_kib, caution) and not (
         party.belief.direction < 0 and party.belief.gave_up(caution)
     )
 
 
-def _is_settling(party: _Party, before: Mapping[int, Belief]) -> bool:
+def _is_settling(party: Party, before: Mapping[int, Belief]) -> bool:
     """Tell whether a party near enough to its target may yet give its last page: it moved just now."""
     if party.domain.actual_kib <= party.domain.target_kib or party.belief.direction:
         return False
@@ -334,7 +264,7 @@ def _is_settling(party: _Party, before: Mapping[int, Belief]) -> bool:
     return belief is not None and belief.mark_kib != party.domain.actual_kib
 
 
-def _owes(party: _Party, target_kib: int, caution: Caution) -> bool:
+def _owes(party: Party, target_kib: int, caution: Caution) -> bool:
     return party.domain.actual_kib - target_kib > caution.inaccuracy_kib
 
 
@@ -359,8 +289,8 @@ def _measure(domain: DomainState, belief: Belief, draft: Draft) -> None:
 
 
 def _moving(
-    parties: Sequence[_Party], targets_kib: Sequence[int], draft: Draft, caution: Caution, *, coming: bool
-) -> list[_Party]:
+    parties: Sequence[Party], targets_kib: Sequence[int], draft: Draft, caution: Caution, *, coming: bool
+) -> list[Party]:
     """List the parties that are on their way, or will be asked once memory that is coming is free."""
     return [
         party
@@ -371,7 +301,7 @@ def _moving(
     ]
 
 
-def _looks_s(parties: Sequence[_Party], moving: Sequence[_Party], caution: Caution) -> list[float]:
+def _looks_s(parties: Sequence[Party], moving: Sequence[Party], caution: Caution) -> list[float]:
     """Say when each moving guest may have arrived, and when a stuck one is worth another look."""
     times_s = [LOOK_LATEST_S] * bool(moving)
     for party in moving:

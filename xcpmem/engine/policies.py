@@ -1,78 +1,45 @@
-"""What a policy is, and the ones that exist.
-
-A policy says who should have how much; it knows nothing of order, speed or stubborn guests. The
-planner decides in which order to get there and what to do when somebody does not move.
-"""
+"""The policies that exist, by their names."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
-from xcpmem.engine import proportional
+from xcpmem.engine.parameters import read_parameters
+from xcpmem.engine.policy import ChosenPolicy
+from xcpmem.engine.pressure import Pressure
+from xcpmem.engine.proportional import Proportional
+from xcpmem.engine.shares import Shares
 from xcpmem.errors import InvalidValue
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
+
+    from xcpmem.engine.policy import Policy
+
+POLICIES: Final[Mapping[str, Policy]] = MappingProxyType(
+    {policy.name: policy for policy in (Proportional(), Shares(), Pressure())}
+)
+"""The built-in ones; the composition root adds those of other packages (`xcpmem.plugins`)."""
 
 
-class Claim(NamedTuple):
-    """One party that wants memory: a domain, or a reservation that is still to be granted; KiB.
+def find_policy(
+    name: str,
+    parameters: Mapping[str, object] = MappingProxyType({}),
+    policies: Mapping[str, Policy] = POLICIES,
+) -> ChosenPolicy:
+    """Find a policy by its name and give it its parameters.
 
     Args:
-        min_kib: the low end of its range: its share is counted from here.
-        max_kib: the high end.
-        low_kib: the least it can be made to hold: ``min_kib``, or where it was seen to stop shrinking.
-        high_kib: the most it can be made to hold: ``max_kib``, or where it was seen to stop growing.
-    """
-
-    min_kib: int
-    max_kib: int
-    low_kib: int
-    high_kib: int
-
-
-class Policy(Protocol):
-    """A pure function with a name."""
-
-    @property
-    def name(self) -> str:
-        """The word people choose it by."""
-
-    def share(self, budget_kib: int, claims: Sequence[Claim]) -> list[int]:
-        """Divide a budget.
-
-        Args:
-            budget_kib: all that the claims may have together; may be less than the sum of the lows.
-            claims: in a stable order.
-
-        Returns:
-            KiB per claim, each within its low and high; the sum is at most the budget unless the lows
-            alone are more.
-        """
-
-
-@dataclass(frozen=True, slots=True)
-class Proportional:
-    """XCP's rule: everyone the same proportion of the way from dynamic-min to dynamic-max."""
-
-    name: str = "proportional"
-
-    def share(self, budget_kib: int, claims: Sequence[Claim]) -> list[int]:
-        """Divide a budget by one proportion for all; see `proportional.share`."""
-        return proportional.share(budget_kib, claims)
-
-
-POLICIES: Final[Mapping[str, Policy]] = {"proportional": Proportional()}
-
-
-def find_policy(name: str) -> Policy:
-    """Find a policy by its name.
+        name: as people write it.
+        parameters: those that are not to have their default, as TOML values or text.
+        policies: to choose from.
 
     Raises:
-        InvalidValue: there is none of that name.
+        InvalidValue: there is none of that name (field ``policy``), or a parameter is unknown or wrong (the
+            parameter's name).
     """
-    policy = POLICIES.get(name)
+    policy = policies.get(name)
     if policy is None:
         raise InvalidValue("policy", name)
-    return policy
+    return ChosenPolicy(policy, read_parameters(policy.parameters, parameters))

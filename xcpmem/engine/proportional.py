@@ -7,12 +7,16 @@ held at the place where they stopped and gamma is solved again for the others.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from xcpmem.engine.parameters import Parameters
+from xcpmem.engine.policy import Division
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from xcpmem.engine.policies import Claim
+    from xcpmem.engine.policy import Claim, Snapshot, State
 
 
 def share(budget_kib: int, claims: Sequence[Claim]) -> list[int]:
@@ -61,3 +65,26 @@ def share(budget_kib: int, claims: Sequence[Claim]) -> list[int]:
             break
         open_claims = [i for i in open_claims if i not in frozen]
     return goals
+
+
+@dataclass(frozen=True)
+class ProportionalParameters(Parameters):
+    """None: the administrator says it all with the dynamic ranges."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proportional:
+    """XCP's rule as a policy; it has no state and hears no guest."""
+
+    name: str = "proportional"
+    about: str = "XCP's rule: everyone the same part of the way from dynamic-min to dynamic-max"
+    parameters: type[ProportionalParameters] = ProportionalParameters
+
+    def plan(
+        self,
+        snapshot: Snapshot,
+        state: State,
+        parameters: ProportionalParameters,  # noqa: ARG002 the protocol's
+    ) -> tuple[Division, State]:
+        """Divide the budget by one proportion for all; see `share`."""
+        return Division(share(snapshot.budget_kib, snapshot.claims)), state

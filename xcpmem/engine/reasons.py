@@ -2,14 +2,81 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from xcpmem.engine.belief import balloon_state
-from xcpmem.engine.model import BalloonState, Motive, Reason
+from xcpmem.engine.model import BalloonState
+from xcpmem.units import format_kib
 
 if TYPE_CHECKING:
     from xcpmem.engine.belief import Belief, Caution
-    from xcpmem.engine.model import DomainState
+    from xcpmem.engine.model import DomainState, DynamicRange
+    from xcpmem.engine.note import Note
+
+
+class Motive(StrEnum):
+    """What decided a domain's target."""
+
+    SHARE = "share"
+    ALL = "all"
+    PINNED = "pinned"
+    MINIMUM = "minimum"
+    WAITS = "waits"
+    FLOOR = "floor"
+    CEILING = "ceiling"
+    NO_DRIVER = "no_driver"
+    LEFT_ALONE = "left_alone"
+
+
+_POLICYS: Final = frozenset({Motive.SHARE, Motive.ALL, Motive.MINIMUM})
+"""What the policy alone decided, so that its own words say it better."""
+
+
+class Reason(NamedTuple):
+    """Why a domain has the target it has.
+
+    Args:
+        state: how it stands to its target.
+        motive: what decided.
+        goal_kib: where the policy wants it once memory is free.
+        target_kib: what it is told after this turn.
+        actual_kib: what it held at the look.
+        dynamic_range: what it may be given.
+        note: why the policy gives it that; empty for XCP's rule, whose reason is the motive.
+    """
+
+    state: BalloonState
+    motive: Motive
+    goal_kib: int
+    target_kib: int
+    actual_kib: int
+    dynamic_range: DynamicRange
+    note: str | Note = ""
+
+    @property
+    def text(self) -> str:
+        """The same as a sentence for people, sizes with units."""
+        low, high = format_kib(self.dynamic_range.min_kib), format_kib(self.dynamic_range.max_kib)
+        goal, actual = format_kib(self.goal_kib), format_kib(self.actual_kib)
+        width = self.dynamic_range.max_kib - self.dynamic_range.min_kib
+        percent = 100 * (self.goal_kib - self.dynamic_range.min_kib) / width if width else 0.0
+        if self.note and self.motive in _POLICYS:
+            return f"gets {goal}: {self.note}"
+        text = {
+            Motive.SHARE: f"gets its share: {goal}, {percent:.1f} % of the way from {low} to {high}",
+            Motive.ALL: f"gets dynamic-max {high}: there is enough for everyone",
+            Motive.PINNED: f"is pinned: dynamic-min = dynamic-max = {low}",
+            Motive.MINIMUM: f"is at dynamic-min {low}: all above it is needed elsewhere",
+            Motive.WAITS: f"is to get {goal} and waits until others have given back enough; holds {actual}",
+            Motive.FLOOR: f"was asked to shrink to {format_kib(self.target_kib)} and stopped at {actual}; "
+            "its share is taken from others until it moves",
+            Motive.CEILING: f"was asked to grow and stopped at {actual}; "
+            "its share goes to others until it moves",
+            Motive.NO_DRIVER: f"has no balloon driver: holds {actual} whatever is asked",
+            Motive.LEFT_ALONE: f"is left alone for now and holds {actual}",
+        }[self.motive]
+        return f"{text}; it {self.note}" if self.note else text
 
 
 def reason_to_move(
@@ -20,6 +87,7 @@ def reason_to_move(
     target_kib: int,
     wanted_kib: int,
     goal_kib: int,
+    note: str | Note = "",
 ) -> Reason:
     """Say why a domain that can be moved is asked for what it is asked for.
 
@@ -30,6 +98,7 @@ def reason_to_move(
         target_kib: what it is told after this turn.
         wanted_kib: what it will be told once memory is free.
         goal_kib: what the policy gives it.
+        note: why, as the policy says it.
     """
     dynamic = domain.dynamic_range
     state = balloon_state(belief, domain, caution)
@@ -48,7 +117,7 @@ def reason_to_move(
         motive = Motive.ALL
     else:
         motive = Motive.MINIMUM if wanted_kib <= dynamic.min_kib else Motive.SHARE
-    return Reason(state, motive, goal_kib, target_kib, domain.actual_kib, dynamic)
+    return Reason(state, motive, goal_kib, target_kib, domain.actual_kib, dynamic, note)
 
 
 def reason_to_stay(domain: DomainState, belief: Belief, caution: Caution) -> Reason:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from xcpmem.engine.draft import Draft
     from xcpmem.engine.model import DomainState, MemoryRequest, Verdict
-    from xcpmem.engine.policies import Claim
+    from xcpmem.engine.policy import Claim
 
 
 def admit(

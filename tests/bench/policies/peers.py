@@ -11,7 +11,7 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from tests.bench.policies.rig import weighted_share
-from xcpmem.engine.policies import Claim
+from xcpmem.engine.policy import Claim
 from xcpmem.engine.proportional import share
 from xcpmem.units import mib_to_kib
 

@@ -1,0 +1,212 @@
+"""What the policy ``pressure`` knows of one guest: how much it uses, its recent peak, and its stalls.
+
+A guest that stalls although it uses less than it has waits for what was dropped from its cache: its cache is
+hot and larger than its memory. No amount that it could report as used says so, hence the boost: a size that
+grows while stalls last that the demand does not explain, is held for a while, and fades so slowly that the
+guest is not probed to pieces. Formulas and constants: the peers' study, section 9.5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import exp
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
+
+from xcpmem.engine.parameters import Parameter, Parameters
+from xcpmem.units import KIB_PER_PAGE, mib_to_kib
+
+if TYPE_CHECKING:
+    from xcpmem.engine.policy import Claim
+    from xcpmem.engine.sample import Sample
+
+PERCENT: Final = 100
+MICROSECONDS_PER_SECOND: Final = 10**6
+
+
+@dataclass(frozen=True)
+class DemandParameters(Parameters):
+    """The knobs of a guest's demand, with the defaults of the study."""
+
+    room_percent: Annotated[
+        float, Parameter("more than a guest uses that it needs, percent", least=0, most=400)
+    ] = 20.0
+    room_kib: Annotated[int, Parameter("... and so much more, KiB", least=0)] = mib_to_kib(64)
+    censored_room_percent: Annotated[
+        float, Parameter("the same for a guest whose use may hide a need, percent", least=0, most=400)
+    ] = 50.0
+    peak_s: Annotated[
+        float, Parameter("time in which the memory of a peak fades to a third, seconds", least=1)
+    ] = 60.0
+    stall_percent: Annotated[
+        float, Parameter("stalling for more of the time is a need, percent", least=0.01, most=100)
+    ] = 0.5
+    calm_percent: Annotated[
+        float, Parameter("stalling for less of the time is none, percent", least=0, most=100)
+    ] = 0.1
+    explained_percent: Annotated[
+        float, Parameter("stalls of a guest that uses more of its memory are explained, percent", least=1)
+    ] = 98.0
+    stalled_s: Annotated[float, Parameter("stalls must last so long, seconds", least=0)] = 2.0
+    boost_percent: Annotated[
+        float, Parameter("a guest that stalls is to get more by this and its stalls, percent", least=0)
+    ] = 5.0
+    boost_most_percent: Annotated[float, Parameter("... but by no more at a time, percent", least=0)] = 25.0
+    hold_s: Annotated[
+        float, Parameter("a boost is held so long, twice as long each time it helps, seconds", least=0)
+    ] = 30.0
+    hold_doublings: Annotated[int, Parameter("... doubled so often at most", least=0, most=16)] = 5
+    fade_calm_s: Annotated[
+        float, Parameter("time in which the boost of a calm guest fades to a third, seconds", least=1)
+    ] = 300.0
+    fade_s: Annotated[float, Parameter("the same for one that stalls a little, seconds", least=1)] = 900.0
+    refault_us: Annotated[
+        int, Parameter("of stall that each page read again costs a guest that cannot tell, us", least=0)
+    ] = 8000
+    boost_is_need: Annotated[
+        bool, Parameter("whether a guest that stalls is guaranteed its entitlement, whatever it uses")
+    ] = True
+
+
+BOOST_LEAST_KIB: Final = mib_to_kib(1)
+"""A boost that has faded to this is over."""
+
+
+class Demand(NamedTuple):
+    """What is known of one guest; a list of numbers in JSON. Sizes KiB, times monotonic seconds.
+
+    Args:
+        seen_s: when its last sample arrived.
+        stall_us: as in the sample; None: not said.
+        refault_kib: as in the sample; None: not said.
+        demand_kib: what it uses and has on swap.
+        peak_kib: its highest demand of late, as of ``seen_s``.
+        stall: the share of the time for which it stalled between its last two samples, 0 to 1.
+        stalled_since_s: since when it stalls for no reason that its demand explains; None: it does not.
+        boost_kib: what it is to have beyond what its use says, as of ``seen_s``.
+        held_until_s: before this the boost does not fade.
+        holds: how often the hold was doubled.
+        is_relieved: whether its stalls have ended since the boost was last raised.
+    """
+
+    seen_s: float
+    stall_us: int | None
+    refault_kib: int | None
+    demand_kib: int
+    peak_kib: int
+    stall: float = 0.0
+    stalled_since_s: float | None = None
+    boost_kib: int = 0
+    held_until_s: float = 0.0
+    holds: int = 0
+    is_relieved: bool = False
+
+    def peak_at(self, now_s: float, parameters: DemandParameters) -> int:
+        """Say what is left of the peak, KiB: it fades towards the demand."""
+        fading_kib = self.peak_kib - self.demand_kib
+        if fading_kib <= 0:
+            return self.demand_kib
+        return self.demand_kib + int(fading_kib * exp(-(now_s - self.seen_s) / parameters.peak_s))
+
+    def boost_at(self, now_s: float, parameters: DemandParameters) -> int:
+        """Say what is left of the boost, KiB."""
+        fading_s = now_s - max(self.seen_s, self.held_until_s)
+        if self.boost_kib == 0 or fading_s <= 0:
+            return self.boost_kib
+        is_calm = self.stall * PERCENT < parameters.calm_percent
+        boost_kib = int(
+            self.boost_kib * exp(-fading_s / (parameters.fade_calm_s if is_calm else parameters.fade_s))
+        )
+        return boost_kib if boost_kib >= BOOST_LEAST_KIB else 0
+
+
+class Needs(NamedTuple):
+    """What a guest is to have, in the order in which guests are served, each within its limits; KiB.
+
+    Args:
+        need_kib: what nobody may take from it below its entitlement.
+        used_kib: what it uses.
+        room_kib: ... with room to grow and its recent peak.
+        boost_kib: ... and what its stalls ask for.
+    """
+
+    need_kib: int
+    used_kib: int
+    room_kib: int
+    boost_kib: int
+
+
+def follow(demand: Demand | None, claim: Claim, sample: Sample, parameters: DemandParameters) -> Demand:
+    """Take a sample in; the same object when it brought nothing new.
+
+    Args:
+        demand: what was known, None of a guest that is heard for the first time.
+        claim: the guest as it is seen.
+        sample: what it said last.
+        parameters: the knobs.
+    """
+    used_kib = sample.used_kib + sample.swapped_kib
+    if demand is None:
+        return Demand(sample.seen_s, sample.stall_us, sample.refault_kib, used_kib, used_kib)
+    if sample.seen_s <= demand.seen_s:
+        return demand
+    seen_s, stall = sample.seen_s, _stall(demand, sample, parameters)
+    peak_kib = max(used_kib, demand.peak_at(seen_s, parameters))
+    boost_kib, holds = demand.boost_at(seen_s, parameters), demand.holds
+    is_relieved = demand.is_relieved or stall * PERCENT < parameters.calm_percent
+    held_until_s, since_s = demand.held_until_s, None
+    is_explained = used_kib * PERCENT >= claim.actual_kib * parameters.explained_percent
+    if stall * PERCENT > parameters.stall_percent and not is_explained:
+        since_s = demand.seen_s if demand.stalled_since_s is None else demand.stalled_since_s
+        if seen_s - since_s >= parameters.stalled_s:
+            more = min(parameters.boost_most_percent, parameters.boost_percent + stall * PERCENT)
+            wanted_kib = int(claim.actual_kib * (1 + more / PERCENT))
+            room_kib = _room_kib(used_kib, peak_kib, sample, parameters)
+            boost_kib = max(boost_kib, wanted_kib - room_kib)
+            holds = min(holds + is_relieved, parameters.hold_doublings) if demand.boost_kib else 0
+            held_until_s, is_relieved = seen_s + parameters.hold_s * 2**holds, False
+    return Demand(
+        seen_s=seen_s,
+        stall_us=sample.stall_us,
+        refault_kib=sample.refault_kib,
+        demand_kib=used_kib,
+        peak_kib=peak_kib,
+        stall=stall,
+        stalled_since_s=since_s,
+        boost_kib=boost_kib,
+        held_until_s=held_until_s,
+        holds=holds if boost_kib else 0,
+        is_relieved=is_relieved,
+    )
+
+
+def needs_of(demand: Demand, claim: Claim, sample: Sample, parameters: DemandParameters) -> Needs:
+    """Say what a guest is to have; what fades does so from sample to sample, not while nothing is heard."""
+    used_kib = demand.demand_kib
+    room_kib = _room_kib(used_kib, demand.peak_kib, sample, parameters)
+    boost_kib = max(room_kib + demand.boost_kib, claim.regret_kib)
+    need_kib = _with_room_kib(used_kib, sample, parameters)
+    if parameters.boost_is_need and boost_kib > room_kib:
+        need_kib = boost_kib
+    low_kib, high_kib = claim.low_kib, claim.high_kib
+    return Needs(*(min(max(size, low_kib), high_kib) for size in (need_kib, used_kib, room_kib, boost_kib)))
+
+
+def _with_room_kib(used_kib: int, sample: Sample, parameters: DemandParameters) -> int:
+    is_censored = sample.is_censored and sample.stall_us is None
+    percent = parameters.censored_room_percent if is_censored else parameters.room_percent
+    return int(used_kib * (PERCENT + percent) / PERCENT) + parameters.room_kib
+
+
+def _room_kib(used_kib: int, peak_kib: int, sample: Sample, parameters: DemandParameters) -> int:
+    return max(_with_room_kib(used_kib, sample, parameters), peak_kib + parameters.room_kib)
+
+
+def _stall(demand: Demand, sample: Sample, parameters: DemandParameters) -> float:
+    """Tell for which share of the time the guest stalled since the sample before; 0 after it rebooted."""
+    elapsed_us = (sample.seen_s - demand.seen_s) * MICROSECONDS_PER_SECOND
+    stalled_us = 0.0
+    if sample.stall_us is not None and demand.stall_us is not None:
+        stalled_us = sample.stall_us - demand.stall_us
+    elif sample.refault_kib is not None and demand.refault_kib is not None and sample.stall_us is None:
+        stalled_us = (sample.refault_kib - demand.refault_kib) // KIB_PER_PAGE * parameters.refault_us
+    return min(max(stalled_us / elapsed_us, 0.0), 1.0)

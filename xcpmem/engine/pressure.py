@@ -1,0 +1,197 @@
+"""Memory follows what guests need: demand, stalls that demand does not explain, and a small start reserve.
+
+Everybody is first given what it needs, up to its entitlement under XCP's rule with weights: nobody who needs
+memory ever gets less than that. What is left goes to those who need more: first what they use, then room to
+grow, then what their stalls ask for. What nobody needs stays inside the guests as cache that can be dropped
+at memory speed, but for a reserve with which domains to come start at once. A silent guest has exactly its
+entitlement, and those that speak divide the rest. (The peers' study, section 9.5.)
+
+Memory moves when it must, exactly as much as it must, and else slowly: see `xcpmem.engine.movement`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from xcpmem.engine.demand import PERCENT, Demand, DemandParameters, Needs, follow, needs_of
+from xcpmem.engine.movement import MovementParameters, Pool, Standing, move
+from xcpmem.engine.note import Note
+from xcpmem.engine.parameters import Parameter
+from xcpmem.engine.policy import Division
+from xcpmem.engine.waterfill import Vessel, entitlements, fill
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from xcpmem.engine.policy import Claim, Snapshot, State
+
+_GUESTS: Final = "guests"
+_GOALS: Final = "goals"
+_DRIFTED: Final = "drifted_s"
+
+
+@dataclass(frozen=True)
+class PressureParameters(MovementParameters, DemandParameters):
+    """The knobs of `Pressure`: those of demand, of movement, and what shares are counted in."""
+
+    unit: Annotated[
+        str,
+        Parameter(
+            "in scarcity a weight counts for each VM, or for each MiB of its range", choices=("vm", "range")
+        ),
+    ] = "vm"
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """The policy; what it remembers is each guest's `Demand` and its last goal."""
+
+    name: str = "pressure"
+    about: str = "follows what guests use and how much they stall; nobody in need has less than its share"
+    parameters: type[PressureParameters] = PressureParameters
+
+    def plan(
+        self, snapshot: Snapshot, state: State, parameters: PressureParameters
+    ) -> tuple[Division, State]:
+        """Divide the budget by need, and take the next step from where everybody stands."""
+        claims, now_s = snapshot.claims, snapshot.now_s
+        entitled_kib = entitlements(snapshot.budget_kib, claims)
+        demands = _follow(claims, state.get(_GUESTS, {}), parameters)
+        needs = {
+            i: needs_of(demand, claims[i], sample, parameters)
+            for i, demand in demands.items()
+            if (sample := claims[i].sample)
+        }
+        goals_kib = list(entitled_kib)
+        pool = _pool(snapshot.budget_kib, goals_kib, needs, parameters)
+        ideal_kib = ideal(pool, claims, entitled_kib, needs, parameters)
+        before: Mapping[str, int] = state.get(_GOALS, {})
+        moved = move(
+            [_standing(claims[i], before, need, entitled_kib[i], ideal_kib[i]) for i, need in needs.items()],
+            pool,
+            now_s,
+            state.get(_DRIFTED),
+            parameters,
+        )
+        for i, goal_kib in zip(needs, moved.goals_kib, strict=True):
+            goals_kib[i] = goal_kib
+        notes = {
+            claim.domid: _note(demands[i], needs[i], goals_kib[i], entitled_kib[i], parameters)
+            if i in needs
+            else Note.silent()
+            for i, claim in enumerate(claims)
+            if claim.domid is not None
+        }
+        new_state: dict[str, Any] = {
+            _GUESTS: {claims[i].uuid: list(demand) for i, demand in demands.items()},
+            _GOALS: {claim.uuid: goal for claim, goal in zip(claims, goals_kib, strict=True) if claim.uuid},
+            _DRIFTED: moved.drifted_s,
+        }
+        return Division(goals_kib, notes, moved.wait_s), new_state
+
+
+def ideal(
+    pool: Pool,
+    claims: Sequence[Claim],
+    entitled_kib: Sequence[int],
+    needs: Mapping[int, Needs],
+    parameters: PressureParameters,
+) -> dict[int, int]:
+    """Say where everybody should be in the end; each step is taken as far as the pool reaches.
+
+    Args:
+        pool: what the speaking guests may have.
+        claims: everybody.
+        entitled_kib: what each is entitled to.
+        needs: of the speaking guests, by the index of their claims.
+        parameters: the knobs.
+
+    Returns:
+        KiB by the index of the claim.
+    """
+    sizes_kib = {i: max(claims[i].low_kib, min(need.need_kib, entitled_kib[i])) for i, need in needs.items()}
+    for stage in ("used_kib", "room_kib", "boost_kib"):
+        caps_kib = {i: max(sizes_kib[i], getattr(need, stage)) for i, need in needs.items()}
+        if sum(caps_kib.values()) > pool.size_kib:
+            return _poured(
+                pool.size_kib,
+                {
+                    i: Vessel(claims[i].min_kib, sizes_kib[i], cap, _pull(claims[i], parameters), cap)
+                    for i, cap in caps_kib.items()
+                },
+            )
+        sizes_kib = caps_kib
+    return _poured(
+        pool.size_kib - pool.reserve_kib,
+        {
+            i: Vessel(size, size, c.high_kib, c.weight * (c.high_kib - size), c.high_kib)
+            for i, size in sizes_kib.items()
+            if (c := claims[i])
+        },
+    )
+
+
+def _pool(
+    budget_kib: int, entitled_kib: Sequence[int], needs: Mapping[int, Needs], parameters: PressureParameters
+) -> Pool:
+    """Set silent guests apart, and a reserve if all needs are met."""
+    size_kib = budget_kib - sum(entitled for i, entitled in enumerate(entitled_kib) if i not in needs)
+    spare_kib = max(0, size_kib - sum(need.boost_kib for need in needs.values()))
+    return Pool(size_kib, min(int(size_kib * parameters.reserve_percent / PERCENT), spare_kib))
+
+
+def _pull(claim: Claim, parameters: PressureParameters) -> int:
+    if parameters.unit == "vm":
+        return claim.weight
+    return claim.weight * (claim.max_kib - claim.min_kib)
+
+
+def _poured(pool_kib: int, vessels: Mapping[int, Vessel]) -> dict[int, int]:
+    return dict(zip(vessels, fill(pool_kib, list(vessels.values())), strict=True))
+
+
+def _follow(
+    claims: Sequence[Claim], before: Mapping[str, Sequence[Any]], parameters: PressureParameters
+) -> dict[int, Demand]:
+    demands = {}
+    for i, claim in enumerate(claims):
+        if claim.sample is not None:
+            known = before.get(claim.uuid)
+            demand = Demand(*known) if known is not None else None
+            demands[i] = follow(demand, claim, claim.sample, parameters)
+    return demands
+
+
+def _standing(
+    claim: Claim, before: Mapping[str, int], need: Needs, entitled_kib: int, ideal_kib: int
+) -> Standing:
+    now_kib = min(max(before.get(claim.uuid, claim.target_kib), claim.low_kib), claim.high_kib)
+    return Standing(now_kib, min(need.need_kib, entitled_kib), need.boost_kib, ideal_kib)
+
+
+def _note(
+    demand: Demand, needs: Needs, goal_kib: int, entitled_kib: int, parameters: PressureParameters
+) -> Note:
+    figures: dict[str, float] = {
+        "needs_kib": needs.boost_kib,
+        "used_kib": demand.demand_kib,
+        "room_percent": parameters.room_percent,
+        "share_kib": entitled_kib,
+        "more_kib": needs.boost_kib - needs.room_kib,
+        "stall_percent": demand.stall * PERCENT,
+    }
+    words = "needs {needs_kib} (uses {used_kib}, {room_percent} % room"
+    if needs.boost_kib > needs.room_kib and demand.boost_kib:
+        words += ", {more_kib} more since it stalled for memory: now {stall_percent} % of the time"
+    elif needs.boost_kib > needs.room_kib:
+        words += ", {more_kib} more since it stalled when it was shrunk"
+    words += ")"
+    if goal_kib > needs.boost_kib:
+        return Note(f"{words} and has what nobody else needs as cache", figures)
+    if goal_kib < needs.boost_kib:
+        relation = "at least" if goal_kib >= entitled_kib else "less than"
+        return Note(
+            f"{words}; more than there is for it, it has {relation} its share of {{share_kib}}", figures
+        )
+    return Note(words, figures)
