@@ -14,13 +14,18 @@ from xcpmem.api.events import EventClock, Events
 from xcpmem.api.http import make_app
 from xcpmem.api.methods import make_handlers
 from xcpmem.api.passwords import Accounts
+from xcpmem.api.petitions import Petitions
 from xcpmem.api.records import Records
 from xcpmem.api.server import ConnectionLimits, Server
 from xcpmem.api.sessions import Peer, SessionClock, Sessions
 from xcpmem.api.tasks import Tasks
 from xcpmem.audit import AuditTrail
+from xcpmem.chronicle import Chronicle
 from xcpmem.controller import Controller
+from xcpmem.history import History
 from xcpmem.host import HostIdentity
+from xcpmem.journal import Journal
+from xcpmem.narration import Narrator
 from xcpmem.refs import opaque_ref
 from xcpmem.scenario import Scenario
 from xcpmem.service import Service, ServiceSettings
@@ -28,6 +33,7 @@ from xcpmem.specs import MICROSECONDS_PER_SECOND, BalloonSpec, GuestSpec, HostSp
 from xcpmem.store import Store
 from xcpmem.units import mib_to_kib
 from xcpmem.vm import DomainZero, Vm
+from xcpmem.wishbook import Wishbook
 from xcpmem.xen.simhost import SimHost
 from xcpmem.xen.virtual import VirtualDriver
 
@@ -89,6 +95,7 @@ class Stack:
     dispatcher: Dispatcher
     observed: list[tuple[str, str]]
     trail: AuditTrail
+    journal: Journal
 
     async def login(self, uname: str = "root", peer: Peer = NETWORK) -> str:
         """Open a session."""
@@ -172,28 +179,35 @@ async def running_stack(
     tasks = Tasks(opaque_ref("host", service.host().uuid))
     records = Records(service, sessions, tasks)
     events = Events(service, tasks, records, sessions, event_clock)
+    journal, wishbook = Journal(state_dir, rows=1000, size_kib=mib_to_kib(4)), Wishbook(clock)
+    names = Narrator(lambda uuid: service.vms()[uuid].name_label if uuid in service.vms() else "")
+    controller.subscribe(Chronicle(names, wishbook, journal).absorb)
     observed: list[tuple[str, str]] = []
     trail = AuditTrail(state_dir)
     trail.open()
     dispatcher = Dispatcher(
         sessions,
-        make_handlers(service, records, sessions, tasks, events, trail=trail),
+        make_handlers(service, records, sessions, tasks, events, trail=trail, history=History(journal)),
         tasks,
         auditor=Auditor(trail, records, dict.fromkeys(USER_CHANGES, service.users.roles)),
         observe=lambda method, status, _: observed.append((method, status)),
+        witness=Petitions(wishbook, service.vms).watch,
         answers_removed=answers_removed,
     )
     ring = asyncio.create_task(controller.run())
     try:
         async with asyncio.timeout(20):
             await controller.next_report(0, 10)
-        yield Stack(host, controller, service, sessions, records, tasks, events, dispatcher, observed, trail)
+        yield Stack(
+            host, controller, service, sessions, records, tasks, events, dispatcher, observed, trail, journal
+        )
     finally:
         events.close()
         await tasks.close()
         await sessions.close()
         await controller.close()
         await ring
+        await journal.close()
         await service.close()
         trail.close()
 

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.write(f"xcpmem {__version__}\nThinCLI protocol: {MAJOR}.{MINOR}\n")
             return 0
         case [help_word, *names] if help_word in _HELP and not any(name.startswith("-") for name in names):
-            from xcpmem.api.cli_catalog import teach  # noqa: PLC0415 - only this answer needs it
+            from xcpmem.api.cli_help import teach  # noqa: PLC0415 - only this answer needs it
 
             sys.stdout.write(f"{teach(names)}\n")
             return 0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from xcpmem.engine.model import RecordReservation, SetMaxmem, SetTarget
 from xcpmem.errors import DomainVanished, DriverError
-from xcpmem.report import Failure
+from xcpmem.report import Failure, put
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -80,10 +80,9 @@ class Actuator:
                 if isinstance(action, RecordReservation):
                     self._on_recorded(action.reservation)
             elif isinstance(error, DomainVanished):
-                _log.debug("%s: %s", action, error)
+                _log.debug("could not %s: %s", put(action), error)
             else:
                 deeds.failures.append(Failure.of(action, error))
-                _log.warning("could not apply %s: %s", action, error)
                 if (domid := getattr(action, "domid", None)) is not None:
                     self._troubles.note(domid, self._clock())
         return not any(errors)

@@ -17,7 +17,6 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Final
 
-from xcpmem.api.cli_catalog import suggest
 from xcpmem.api.cli_frames import (
     MAJOR,
     MINOR,
@@ -38,6 +37,7 @@ from xcpmem.api.cli_frames import (
     Prompt,
     encode,
 )
+from xcpmem.api.cli_help import suggest
 from xcpmem.client_settings import DEFAULT_SERVER, UsageAsked, read_settings
 from xcpmem.errors import CommandError, NotThinCli, WireError
 

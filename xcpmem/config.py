@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, get_origin,
 from xcpmem import __version__
 from xcpmem.errors import ConfigError, InvalidValue
 from xcpmem.logs import LogFormat, LogLevel
-from xcpmem.readers import ADDRESS, BOOLEAN, KIB, PATH, SECONDS, TEXT, Address, Reader, choice
+from xcpmem.readers import ADDRESS, BOOLEAN, COUNT, KIB, PATH, SECONDS, TEXT, Address, Reader, choice
 from xcpmem.units import mib_to_kib
 
 if TYPE_CHECKING:
@@ -152,6 +152,12 @@ class Settings:
     reservation_orphan_s: Annotated[
         float, Setting(SECONDS, "after a restart, reservations that nobody claims are given back")
     ] = 600.0
+    journal_rows: Annotated[
+        int, Setting(COUNT, "at most so many decisions are kept for 'xcpmem history'; 0: none")
+    ] = 100_000
+    journal_kib: Annotated[int, Setting(KIB, "... and they take at most so much of the disk")] = mib_to_kib(
+        64
+    )
     log_level: Annotated[LogLevel, Setting(choice(LogLevel), "least severity that is logged")] = LogLevel.INFO
     log_format: Annotated[
         LogFormat, Setting(choice(LogFormat), "auto is text on a terminal, kv (key=value) elsewhere")

@@ -40,7 +40,7 @@ from xcpmem.units import format_kib
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from xcpmem.engine.model import DynamicRange
+    from xcpmem.engine.model import DynamicRange, Wishes
     from xcpmem.engine.planner import Plan
     from xcpmem.engine.policy import ChosenPolicy
     from xcpmem.xen.driver import HostDriver, Look
@@ -278,9 +278,10 @@ class Controller:
             return self._endure(error, started_s)
         self._retry_s = RETRY_S[0]
         now_s = self._clock()
+        wishes = self._inbox.wishes(self._troubles.left_alone(now_s))
         thought = plan(
             look.host,
-            self._inbox.wishes(self._troubles.left_alone(now_s)),
+            wishes,
             self._beliefs,
             now_s,
             self._policy,
@@ -291,7 +292,7 @@ class Controller:
         for verdict in thought.verdicts:
             if isinstance(verdict, Refused):
                 self._inbox.answer(verdict.request_id, verdict.error)
-        self._publish(look, thought, turn, started_s, complete=complete)
+        self._publish(look, wishes, thought, turn, started_s, complete=complete)
         if not complete:
             return RETRY_S[0]
         pauses_s = [self._safety_look_s]
@@ -329,7 +330,8 @@ class Controller:
 
     def _endure(self, error: DriverError, started_s: float) -> float:
         """Publish a look that failed, end waits that are over, and say when to try again."""
-        _log.warning("cannot see the host: %s; looking again in %.1f s", error, self._retry_s)
+        level = logging.DEBUG if self.report else logging.WARNING  # the narration tells of it once
+        _log.log(level, "cannot see the host: %s; looking again in %.1f s", error, self._retry_s)
         self._inbox.fail(lambda: error, lambda request: started_s >= request.deadline_s)
         if self.report is not None:
             self._bulletin.publish(
@@ -346,24 +348,24 @@ class Controller:
         pause_s, self._retry_s = self._retry_s, min(self._retry_s * 2, RETRY_S[1])
         return pause_s
 
-    def _publish(self, look: Look, thought: Plan, turn: Deeds, started_s: float, *, complete: bool) -> None:
-        number = self.report.number + 1 if self.report else 1
-        report = CycleReport(
-            number=number,
-            time_s=self._wall(),
-            monotonic_s=started_s,
-            look=look,
-            reasons=thought.reasons,
-            beliefs=thought.beliefs.by_domid,
-            actions=tuple(turn.done),
-            failures=tuple(turn.failures),
-            pending=self._inbox.requests,
-            stable=thought.stable and complete and not self._inbox.requests,
-            duration_s=self._clock() - started_s,
-            stance=Stance(self._beliefs, self._policy, self._settings),
-            verdicts=thought.verdicts,
+    def _publish(
+        self, look: Look, wishes: Wishes, thought: Plan, turn: Deeds, started_s: float, *, complete: bool
+    ) -> None:
+        self._bulletin.publish(
+            CycleReport(
+                number=self.report.number + 1 if self.report else 1,
+                time_s=self._wall(),
+                monotonic_s=started_s,
+                look=look,
+                reasons=thought.reasons,
+                beliefs=thought.beliefs.by_domid,
+                actions=tuple(turn.done),
+                failures=tuple(turn.failures),
+                pending=self._inbox.requests,
+                stable=thought.stable and complete and not self._inbox.requests,
+                duration_s=self._clock() - started_s,
+                stance=Stance(self._beliefs, self._policy, self._settings),
+                wishes=wishes,
+                verdicts=thought.verdicts,
+            )
         )
-        if turn.done:
-            free, waiting = format_kib(look.host.free_kib), len(report.pending)
-            _log.info("turn %d: %d writes, %d waiting, %s free", number, len(turn.done), waiting, free)
-        self._bulletin.publish(report)

@@ -33,6 +33,7 @@ from xcpmem.api.methods import make_handlers
 from xcpmem.api.pages import page_routes
 from xcpmem.api.pam import open_pam
 from xcpmem.api.passwords import Accounts, RootPasswordFile, make_password_file, read_token
+from xcpmem.api.petitions import Petitions
 from xcpmem.api.records import Records
 from xcpmem.api.server import Server, make_ssl_context
 from xcpmem.api.sessions import Sessions
@@ -41,6 +42,7 @@ from xcpmem.api.stream import StateFeed
 from xcpmem.api.tasks import Tasks
 from xcpmem.api.timeline import Timeline
 from xcpmem.audit import AuditTrail
+from xcpmem.chronicle import Chronicle
 from xcpmem.config import DriverKind, OverheadFormula, Settings, parse_command_line
 from xcpmem.controller import Controller
 from xcpmem.engine.accounting import NEW_FORMULA, OLD_FORMULA
@@ -48,12 +50,16 @@ from xcpmem.engine.belief import Caution
 from xcpmem.engine.planner import PlannerSettings
 from xcpmem.engine.policies import POLICIES, find_policy
 from xcpmem.errors import ConfigError, DriverError, InvalidValue, XcpmemError
+from xcpmem.history import History
 from xcpmem.host import HostIdentity
 from xcpmem.hosts import open_host
+from xcpmem.journal import Journal
 from xcpmem.metrics import Metrics, Sources
+from xcpmem.narration import Narrator
 from xcpmem.refs import opaque_ref
 from xcpmem.service import Service, ServiceSettings
 from xcpmem.store import Store
+from xcpmem.wishbook import Wishbook
 
 if TYPE_CHECKING:
     import ssl
@@ -202,6 +208,9 @@ async def _assemble(
     )
     stack.callback(metrics.close)
     controller.subscribe(metrics.observe_cycle)
+    journal, wishbook = _open_journal(settings, stack), Wishbook(time.monotonic)
+    names = Narrator(lambda uuid: service.vms()[uuid].name_label if uuid in service.vms() else "")
+    controller.subscribe(Chronicle(names, wishbook, journal).absorb)
     host.xenstore.observe_exchanges(metrics.observe_exchange)
     tasks = Tasks(opaque_ref("host", service.host().uuid))
     trail = AuditTrail(settings.state_dir)
@@ -211,10 +220,11 @@ async def _assemble(
     events = Events(service, tasks, records, sessions)
     dispatcher = Dispatcher(
         sessions,
-        make_handlers(service, records, sessions, tasks, events, trail=trail),
+        make_handlers(service, records, sessions, tasks, events, trail=trail, history=History(journal)),
         tasks,
         observe=metrics.observe_rpc,
         auditor=Auditor(trail, records, dict.fromkeys(USER_CHANGES, service.users.roles)),
+        witness=Petitions(wishbook, service.vms).watch,
     )
     feed, timeline = _dashboard(settings, policy, controller, service)
     gate = ReadGate(sessions, read_token(settings.read_token_file))
@@ -255,6 +265,14 @@ def _dashboard(
     timeline = Timeline(lambda uuid: vm.name_label if (vm := service.vms().get(uuid)) else uuid)
     controller.subscribe(timeline.observe_cycle)
     return feed, timeline
+
+
+def _open_journal(settings: Settings, stack: AsyncExitStack) -> Journal | None:
+    if not (settings.journal_rows and settings.journal_kib):
+        return None
+    journal = Journal(settings.state_dir, rows=settings.journal_rows, size_kib=settings.journal_kib)
+    stack.push_async_callback(journal.close)
+    return journal
 
 
 def _ssl_context(settings: Settings) -> ssl.SSLContext | None:

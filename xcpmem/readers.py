@@ -119,6 +119,12 @@ def _read_kib(value: object) -> int:
     raise ValueError(value)
 
 
+def _read_count(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise ValueError(value)
+
+
 def choice(words: type[StrEnum]) -> Reader:
     """Make the reader of an enumeration: its words, as they are spelled."""
     return Reader(lambda value: words(_read_text(value)), "one of " + ", ".join(words))
@@ -128,5 +134,6 @@ TEXT: Final = Reader(_read_text, "text, not empty")
 PATH: Final = Reader(_read_path, "a path")
 BOOLEAN: Final = Reader(_read_boolean, "true or false")
 SECONDS: Final = Reader(_read_seconds, "seconds, a number above 0")
+COUNT: Final = Reader(_read_count, "a whole number of 0 or more")
 KIB: Final = Reader(_read_kib, "KiB, a whole number of 0 or more, or text with a unit (72MiB)")
 ADDRESS: Final = Reader(lambda value: Address.parse(_read_text(value)), "HOST:PORT, the port from 0 to 65535")

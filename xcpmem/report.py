@@ -7,6 +7,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
 from xcpmem.engine.forecast import Stance
+from xcpmem.engine.model import (
+    DeleteReservation,
+    RecordReservation,
+    SetDynamicMax,
+    SetDynamicMin,
+    SetMaxmem,
+    SetMemoryOffset,
+    SetTarget,
+    SetUncooperative,
+    TransferReservation,
+    Wishes,
+)
+from xcpmem.units import format_kib
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,6 +32,30 @@ if TYPE_CHECKING:
 
 
 _LOOK: Final = "Look"
+
+
+def put(action: Action) -> str:
+    """Put an action into words: what follows "to" or "could not"."""
+    match action:
+        case SetTarget(domid, target_kib):
+            text = f"set the target of domain {domid} to {format_kib(target_kib)}"
+        case SetMaxmem(domid, maxmem_kib):
+            text = f"set the maxmem of domain {domid} to {format_kib(maxmem_kib)}"
+        case SetDynamicMin(domid, min_kib):
+            text = f"set the dynamic-min of domain {domid} to {format_kib(min_kib)}"
+        case SetDynamicMax(domid, max_kib):
+            text = f"set the dynamic-max of domain {domid} to {format_kib(max_kib)}"
+        case SetUncooperative(domid, uncooperative):
+            text = f"{'raise' if uncooperative else 'lower'} the flag of domain {domid} for other programs"
+        case SetMemoryOffset(domid, offset_kib):
+            text = f"note the memory offset of domain {domid}, {format_kib(offset_kib)}"
+        case RecordReservation(reservation):
+            text = f"set aside {format_kib(reservation.size_kib)}"
+        case TransferReservation(reservation, domid):
+            text = f"give the {format_kib(reservation.size_kib)} that were set aside to domain {domid}"
+        case DeleteReservation(reservation):
+            text = f"free the {format_kib(reservation.size_kib)} that were set aside"
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +75,9 @@ class Failure:
     @classmethod
     def of(cls, action: Action | None, error: DriverError) -> Self:
         """Describe why an action failed, or the look itself (None)."""
-        kind = _LOOK if action is None else type(action).__name__
-        return cls(kind, type(error).__name__, f"{kind}: {error}")
+        if action is None:
+            return cls(_LOOK, type(error).__name__, f"cannot see the host: {error}")
+        return cls(type(action).__name__, type(error).__name__, f"could not {put(action)}: {error}")
 
     def __str__(self) -> str:
         return self.text
@@ -62,6 +100,7 @@ class CycleReport:
         stable: nothing moves and nothing waits.
         duration_s: how long the turn took.
         stance: what the ring thinks with, after this turn.
+        wishes: what it thought of.
         verdicts: on requests, as they were planned.
     """
 
@@ -77,6 +116,7 @@ class CycleReport:
     stable: bool = False
     duration_s: float = 0.0
     stance: Stance = field(default_factory=Stance)
+    wishes: Wishes = field(default_factory=Wishes)
     verdicts: tuple[Verdict, ...] = ()
 
     @property

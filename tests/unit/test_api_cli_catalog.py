@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from xcpmem.api.cli_catalog import COMMANDS, GROUPS, describe, overview, suggest, teach
+from xcpmem.api.cli_catalog import COMMANDS, GROUPS
 from xcpmem.api.cli_commands import HANDLERS
+from xcpmem.api.cli_help import describe, overview, suggest, teach
 
 
 def test_every_command_has_words_and_a_handler() -> None:

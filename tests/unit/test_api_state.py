@@ -175,7 +175,7 @@ async def test_ring_is_told_with_its_last_look_and_what_failed() -> None:
         "duration_s": 0.002,
         "sees_host": False,
         "is_stable": False,
-        "failures": [{"kind": "Look", "reason": "DriverTimeout", "text": "Look: no answer"}],
+        "failures": [{"kind": "Look", "reason": "DriverTimeout", "text": "cannot see the host: no answer"}],
     }
 
 

@@ -9,9 +9,11 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from xcpmem.api import cli_catalog
+from xcpmem.api import cli_help
+from xcpmem.api.cli_catalog import COMMANDS
 from xcpmem.api.cli_fields import RECORD_CLASSES
 from xcpmem.api.cli_frames import Print, PrintStderr
+from xcpmem.api.cli_history import export_journal, tell_history
 from xcpmem.api.cli_params import (
     add_param,
     get_param,
@@ -251,12 +253,12 @@ async def print_help(words: Words, printer: Printer) -> None:
     """Answer `help` as `xe` lays it out; it needs no session."""
     names = [name for name, _ in words.params if name not in STANDARD]
     if not names:
-        commands, blocks = cli_catalog.overview(is_full=words.flag("all"))
+        commands, blocks = cli_help.overview(is_full=words.flag("all"))
         for block in [commands] if printer.is_minimal else blocks:
             await printer.values(block)
     for name in names:
-        if name in cli_catalog.COMMANDS:
-            await printer.table([cli_catalog.describe(name)])
+        if name in COMMANDS:
+            await printer.table([cli_help.describe(name)])
         else:
             await printer.values([f"Unknown command '{name}'"])
     await printer.flush()
@@ -303,6 +305,8 @@ HANDLERS: Final[Mapping[str, Callable[[Run], Awaitable[None]]]] = {
     "host-compute-free-memory": _compute_on_host("host.compute_free_memory"),
     "explain": _explain,
     "plan": plan,
+    "history": tell_history,
+    "journal-export": export_journal,
     "host-compute-memory-overhead": _compute_on_host("host.compute_memory_overhead"),
 }
 """What carries out each command but `help`, by its name."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
@@ -29,6 +30,7 @@ from xcpmem.refs import NULL_REF
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from xcpmem.api.auditor import Auditor
     from xcpmem.api.datamodel import Datamodel, Message
@@ -68,6 +70,7 @@ class Caller:
 if TYPE_CHECKING:
     Handler = Callable[..., Awaitable[object]]
     Observer = Callable[[str, str, float], None]
+    Witness = Callable[[Message, Caller, Sequence[object]], AbstractContextManager[None]]
 
 
 class Dispatcher:
@@ -80,6 +83,7 @@ class Dispatcher:
         tasks: carry on what nobody waits for.
         observe: told of every call: name, ``success`` or the error's code, seconds.
         auditor: notes what changes something; None: nobody does.
+        witness: goes around every call that is carried out, and may note it.
         answers_removed: whether getters of fields that xapi has removed answer with the value, which is
             kinder than ``MESSAGE_REMOVED``.
         datamodel: what is served.
@@ -96,6 +100,7 @@ class Dispatcher:
         *,
         observe: Observer | None = None,
         auditor: Auditor | None = None,
+        witness: Witness = lambda *_: nullcontext(),
         answers_removed: bool = True,
         datamodel: Datamodel | None = None,
     ) -> None:
@@ -104,6 +109,7 @@ class Dispatcher:
         self._tasks = tasks
         self._observe = observe
         self._auditor = auditor
+        self._witness = witness
         self._answers_removed = answers_removed
         self._datamodel = datamodel or load_datamodel()
         odd = handlers.keys() ^ {message.wire_name for message in self._datamodel.messages()}
@@ -186,12 +192,13 @@ class Dispatcher:
             lambda task: self._guard(label, self._handle(message, Caller(peer, session, task), arguments)),
         )
 
-    def _handle(self, message: Message, caller: Caller, arguments: list[object]) -> Awaitable[object]:
+    async def _handle(self, message: Message, caller: Caller, arguments: list[object]) -> object:
         """Have the message's handler do it, with an eye on what it changes."""
         handler = self._handlers[message.wire_name]
-        if self._auditor is not None and self._auditor.watches(message):
-            return self._auditor.carry_out(message, handler, caller, arguments)
-        return handler(caller, *arguments)
+        with self._witness(message, caller, arguments):
+            if self._auditor is not None and self._auditor.watches(message):
+                return await self._auditor.carry_out(message, handler, caller, arguments)
+            return await handler(caller, *arguments)
 
     def _answer_unknown(self, method: str, params: Sequence[Value]) -> object:
         """Refuse what is no message; as in xapi, one that brings parameters must first have a session."""

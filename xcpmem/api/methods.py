@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 from xcpmem.api.accounts import AccountMethods
 from xcpmem.api.datamodel import Kind, load_datamodel
 from xcpmem.api.events import EventMethods
+from xcpmem.api.history import HistoryMethods
 from xcpmem.api.lifecycle import LifecycleMethods
 from xcpmem.api.tasks import TaskMethods
+from xcpmem.history import History
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -30,7 +32,14 @@ if TYPE_CHECKING:
 
 
 def make_handlers(
-    service: Service, records: Records, sessions: Sessions, tasks: Tasks, events: Events, *, trail: AuditTrail
+    service: Service,
+    records: Records,
+    sessions: Sessions,
+    tasks: Tasks,
+    events: Events,
+    *,
+    trail: AuditTrail,
+    history: History | None = None,
 ) -> dict[str, Handler]:
     """Make the handlers of all messages, by ``Class.message``.
 
@@ -41,6 +50,7 @@ def make_handlers(
         tasks: stand for work that goes on.
         events: tell what changes.
         trail: tells who changed what.
+        history: tells what was decided; None: nothing is kept.
     """
     handlers: dict[str, Handler] = {
         message.wire_name: _make_generic(message, records)
@@ -56,6 +66,7 @@ def make_handlers(
     handlers.update(TaskMethods(tasks).handlers())
     handlers.update(EventMethods(events).handlers())
     handlers.update(_MemoryMethods(service, records).handlers())
+    handlers.update(HistoryMethods(history or History(None)).handlers())
     handlers.update(AccountMethods(service.users, sessions, trail).handlers())
     return handlers
 

@@ -1,0 +1,78 @@
+"""Tells the log and the journal what each turn of the ring decided, and on whose wish."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from xcpmem.journal import Decision, Entry
+from xcpmem.sentences import Sentence
+
+if TYPE_CHECKING:
+    from xcpmem.journal import Journal
+    from xcpmem.narration import Narrator
+    from xcpmem.report import CycleReport
+    from xcpmem.wishbook import Wishbook
+
+KEEP_LOOK_S: Final = 300.0
+"""A look is kept at least so often even if nothing is decided, so that a stretch can be replayed."""
+
+_log = logging.getLogger(__name__)
+
+
+class Chronicle:
+    """Follows the ring's reports.
+
+    Args:
+        narrator: finds what is worth telling.
+        wishbook: knows who asked for what.
+        journal: None: nothing is kept.
+    """
+
+    def __init__(self, narrator: Narrator, wishbook: Wishbook, journal: Journal | None) -> None:
+        self._narrator = narrator
+        self._wishbook = wishbook
+        self._journal = journal
+        self._kept_s = float("-inf")
+
+    def absorb(self, report: CycleReport) -> None:
+        """Tell of one turn; whatever goes wrong here is none of the ring's business."""
+        try:
+            self._absorb(report)
+        except Exception:  # noqa: BLE001 the ring must go on
+            _log.exception("a turn could not be told of")
+
+    def _absorb(self, report: CycleReport) -> None:
+        sentences = self._narrator.tell(report)
+        has_decided = bool(sentences or report.verdicts)
+        asked = tuple(map(str, self._wishbook.take())) if has_decided else ()
+        for text in asked:
+            log(Sentence(logging.INFO, "%s", (text,), "wish"), report)
+        for sentence in sentences:
+            log(sentence, report)
+        is_due = report.monotonic_s - self._kept_s >= KEEP_LOOK_S
+        if self._journal is not None and report.saw_host and (has_decided or is_due):
+            self._kept_s = report.monotonic_s
+            self._journal.put(self._entry(report, sentences, asked))
+
+    def _entry(self, report: CycleReport, sentences: list[Sentence], asked: tuple[str, ...]) -> Entry:
+        domains = report.look.host.domains
+        return Entry(
+            time_s=report.time_s,
+            monotonic_s=report.monotonic_s,
+            turn=report.number,
+            policy=report.stance.policy.name,
+            asked=asked,
+            decisions=tuple(Decision(each.level, each.kind, each.vm, each.text) for each in sentences),
+            host=report.look.host,
+            wishes=report.wishes,
+            names={domain.uuid: self._narrator.name(domain.uuid, domain.domid) for domain in domains},
+        )
+
+
+def log(sentence: Sentence, report: CycleReport) -> None:
+    """Write a sentence to the log, its figures as fields behind it."""
+    fields: dict[str, object] = {"kind": sentence.kind, "turn": report.number, **sentence.fields}
+    if sentence.vm:
+        fields["vm"] = sentence.vm
+    _log.log(sentence.level, sentence.template, *sentence.args, extra=fields)

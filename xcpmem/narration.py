@@ -1,0 +1,288 @@
+"""What the ring decided, in sentences that a tired person understands, each with fields for programs.
+
+A report says everything about one turn; most turns only carry on. The narrator remembers what it told last
+and speaks when something is new: who is to hold how much and why, a guest that does not obey or obeys again,
+memory set aside or refused, domains that come and go, a host that cannot be seen.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from xcpmem.engine.model import (
+    BalloonState,
+    DeleteReservation,
+    Lifecycle,
+    RecordReservation,
+    Refused,
+    SetUncooperative,
+    TransferReservation,
+)
+from xcpmem.engine.reasons import Motive
+from xcpmem.errors import DomainsUncooperative
+from xcpmem.sentences import Sentence, arrive, flag, greet, refuse, reserve, span, sum_up, wanted_of
+from xcpmem.units import format_kib
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from xcpmem.engine.model import DomainState, DynamicRange, MemoryRequest, Reservation
+    from xcpmem.engine.reasons import Reason
+    from xcpmem.report import CycleReport
+
+DULL_KIB: Final = 1024
+"""A change of a goal by less is not told ..."""
+
+DULL_SHARE: Final = 100
+"""... nor one by less than the goal over this."""
+
+REMIND_S: Final = 300.0
+"""A host that cannot be seen is told of again after so long, then as an error."""
+
+_NOT_ASKED: Final = frozenset({Motive.NO_DRIVER, Motive.LEFT_ALONE})
+"""These stay where they are, whatever happens; there is nothing to tell."""
+
+_STOPPED: Final = frozenset({BalloonState.STUCK, BalloonState.AT_LIMIT})
+
+
+@dataclass(slots=True)
+class _Told:
+    """What was last told of a domain."""
+
+    domid: int
+    goal_kib: int
+    dynamic_range: DynamicRange
+    held_kib: int
+    has_stopped: bool = False
+
+
+class Narrator:
+    """Turns reports into sentences, one after the other.
+
+    Args:
+        name_of: gives the name of a VM for people, by uuid; empty: it has none.
+    """
+
+    def __init__(self, name_of: Callable[[str], str] = lambda _: "") -> None:
+        self._name_of = name_of
+        self._told: dict[str, _Told] = {}
+        self._waiting: set[str] = set()
+        self._blind_since_s: float | None = None
+        self._reminded_s = 0.0
+        self._policy = ""
+        self._report: CycleReport | None = None
+
+    def tell(self, report: CycleReport) -> list[Sentence]:
+        """Say what is new in a report; nothing for most."""
+        if not report.saw_host:
+            return list(self._tell_blindness(report))
+        is_first, self._report = self._report is None, report
+        sentences = [*self._tell_sight(report)]
+        if is_first:
+            sentences.append(greet(report))
+        sentences += self._tell_policy(report)
+        sentences += self._tell_domains(report, is_first=is_first)
+        sentences += self._tell_requests(report)
+        sentences += self._tell_failures(report)
+        return sentences
+
+    def name(self, uuid: str, domid: int | None = None) -> str:
+        """Name a VM in sentences."""
+        if name := self._name_of(uuid):
+            return name
+        return f"VM {uuid}" if domid is None else f"domain {domid}"
+
+    def _tell_blindness(self, report: CycleReport) -> Iterator[Sentence]:
+        why = str(report.failures[0])
+        if self._blind_since_s is None:
+            self._blind_since_s = self._reminded_s = report.time_s
+            yield Sentence(
+                logging.WARNING, "%s; every domain keeps its target, and it is tried again", (why,), "blind"
+            )
+        elif report.time_s - self._reminded_s >= REMIND_S:
+            self._reminded_s = report.time_s
+            blind_s = report.time_s - self._blind_since_s
+            yield Sentence(
+                logging.ERROR,
+                "still, after %s, %s; nothing is balanced meanwhile. Does xenstore-ls /local/domain answer?",
+                (span(blind_s), why),
+                "blind",
+                fields={"blind_s": round(blind_s)},
+            )
+
+    def _tell_sight(self, report: CycleReport) -> Iterator[Sentence]:
+        if self._blind_since_s is not None:
+            blind_s, self._blind_since_s = report.time_s - self._blind_since_s, None
+            yield Sentence(logging.WARNING, "the host is seen again after %s", (span(blind_s),), "sight")
+
+    def _tell_policy(self, report: CycleReport) -> Iterator[Sentence]:
+        before, self._policy = self._policy, report.stance.policy.name
+        if before and before != self._policy:
+            yield Sentence(
+                logging.INFO, "memory is divided by policy %s now, not %s", (self._policy, before), "policy"
+            )
+
+    def _tell_domains(self, report: CycleReport, *, is_first: bool) -> Iterator[Sentence]:
+        flags = {a.domid: a.uncooperative for a in report.actions if isinstance(a, SetUncooperative)}
+        living = {d.uuid: d for d in report.look.host.domains if d.lifecycle is not Lifecycle.DYING}
+        for uuid in self._told.keys() - living.keys():
+            told = self._told.pop(uuid)
+            yield Sentence(
+                logging.INFO,
+                "%s (domain %s) is gone; its %s can go to others",
+                (self.name(uuid), told.domid, format_kib(told.held_kib)),
+                "domain_gone",
+                uuid,
+                {"domid": told.domid, "held_kib": told.held_kib},
+            )
+        goals: list[tuple[Sentence, int]] = []
+        for uuid, domain in living.items():
+            told_before = self._told.get(uuid)
+            if told_before is None or told_before.domid != domain.domid:
+                if not is_first:
+                    yield arrive(self.name(uuid, domain.domid), domain)
+                told_before = self._told[uuid] = _Told(
+                    domain.domid, domain.target_kib, domain.dynamic_range, domain.actual_kib
+                )
+            told_before.held_kib = domain.actual_kib
+            reason = report.reasons.get(domain.domid)
+            if reason is not None:
+                yield from self._tell_range(domain, reason, told_before)
+                goals += self._tell_goal(domain, reason, told_before)
+                yield from self._tell_obedience(domain, reason, told_before)
+            if domain.domid in flags:
+                yield flag(self.name(uuid, domain.domid), domain, raised=flags[domain.domid])
+        yield from sum_up(goals)
+
+    def _tell_range(self, domain: DomainState, reason: Reason, told: _Told) -> Iterator[Sentence]:
+        dynamic = reason.dynamic_range
+        if dynamic == told.dynamic_range:
+            return
+        told.dynamic_range = dynamic
+        yield Sentence(
+            logging.INFO,
+            "%s may have %s to %s from now on",
+            (
+                self.name(domain.uuid, domain.domid),
+                format_kib(dynamic.min_kib),
+                format_kib(dynamic.max_kib),
+            ),
+            "range",
+            domain.uuid,
+            {"domid": domain.domid, "dynamic_min_kib": dynamic.min_kib, "dynamic_max_kib": dynamic.max_kib},
+        )
+
+    def _tell_goal(self, domain: DomainState, reason: Reason, told: _Told) -> Iterator[tuple[Sentence, int]]:
+        change_kib = reason.goal_kib - told.goal_kib
+        if abs(change_kib) < max(DULL_KIB, told.goal_kib // DULL_SHARE) or reason.motive in _NOT_ASKED:
+            return
+        before_kib, told.goal_kib = told.goal_kib, reason.goal_kib
+        sentence = Sentence(
+            logging.INFO,
+            "%s is to hold %s instead of %s: it %s",
+            (
+                self.name(domain.uuid, domain.domid),
+                format_kib(reason.goal_kib),
+                format_kib(before_kib),
+                reason.text,
+            ),
+            "goal",
+            domain.uuid,
+            {
+                "domid": domain.domid,
+                "before_kib": before_kib,
+                "goal_kib": reason.goal_kib,
+                "target_kib": reason.target_kib,
+                "actual_kib": reason.actual_kib,
+                "motive": reason.motive.value,
+            },
+        )
+        yield sentence, change_kib
+
+    def _tell_obedience(self, domain: DomainState, reason: Reason, told: _Told) -> Iterator[Sentence]:
+        has_stopped = reason.state in _STOPPED
+        if has_stopped == told.has_stopped:
+            return
+        told.has_stopped = has_stopped
+        name, held = self.name(domain.uuid, domain.domid), format_kib(reason.actual_kib)
+        fields = {"domid": domain.domid, "target_kib": reason.target_kib, "actual_kib": reason.actual_kib}
+        if not has_stopped:
+            yield Sentence(
+                logging.INFO, "%s moves again and holds %s", (name, held), "moves", domain.uuid, fields
+            )
+        elif reason.motive is Motive.CEILING:
+            yield Sentence(
+                logging.INFO,
+                "%s takes no more than %s, though it was given %s; others get the rest",
+                (name, held, format_kib(reason.target_kib)),
+                "at_limit",
+                domain.uuid,
+                fields,
+            )
+        else:
+            yield Sentence(
+                logging.WARNING,
+                "%s does not give back what it was asked for: it was told to hold %s and stopped at %s; "
+                "others give in its place. Is its balloon driver loaded, and is memory free inside?",
+                (name, format_kib(reason.target_kib), held),
+                "stuck",
+                domain.uuid,
+                fields,
+            )
+
+    def _tell_requests(self, report: CycleReport) -> Iterator[Sentence]:
+        requests = {request.request_id: request for request in report.wishes.requests}
+        for action in report.actions:
+            match action:
+                case RecordReservation(reservation):
+                    yield reserve("set aside %s for %s", reservation, self._purpose(reservation))
+                case DeleteReservation(reservation):
+                    template = "freed the %s that were set aside for %s"
+                    yield reserve(template, reservation, self._purpose(reservation))
+                case TransferReservation(reservation, domid):
+                    yield Sentence(
+                        logging.INFO,
+                        "domain %s is being built with the %s that were set aside for it",
+                        (domid, format_kib(reservation.size_kib)),
+                        "transferred",
+                        fields={"domid": domid, "size_kib": reservation.size_kib},
+                    )
+        for verdict in report.verdicts:
+            if isinstance(verdict, Refused):
+                request = requests.get(verdict.request_id)
+                purpose = self._purpose(request) if request else "somebody"
+                yield refuse(verdict, request, purpose, self._blame(verdict, report))
+        waiting = {request.request_id for request in report.pending}
+        for request in report.pending:
+            if request.request_id not in self._waiting:
+                yield Sentence(
+                    logging.INFO,
+                    "%s are wanted for %s, and wait until guests have given back enough",
+                    (wanted_of(request), self._purpose(request)),
+                    "waits",
+                    request.vm_uuid,
+                    {"min_kib": request.min_kib, "max_kib": request.max_kib, "owner": request.owner},
+                )
+        self._waiting = waiting
+
+    def _blame(self, verdict: Refused, report: CycleReport) -> str:
+        domids = verdict.error.params if isinstance(verdict.error, DomainsUncooperative) else ()
+        uuids = {str(domain.domid): domain.uuid for domain in report.look.host.domains}
+        return ", ".join(self.name(uuids.get(domid, ""), int(domid)) for domid in domids)
+
+    def _purpose(self, whose: MemoryRequest | Reservation) -> str:
+        if whose.vm_uuid:
+            return f"{self.name(whose.vm_uuid)}, which is to start"
+        return f"{whose.owner}"
+
+    def _tell_failures(self, report: CycleReport) -> Iterator[Sentence]:
+        for failure in report.failures:
+            yield Sentence(
+                logging.WARNING,
+                "%s; it is tried again",
+                (failure,),
+                "failure",
+                fields={"action": failure.kind, "error": failure.reason},
+            )
