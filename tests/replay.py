@@ -85,11 +85,18 @@ class ReplayRing:
         """It turns only when it is fed."""
 
     async def reserve(
-        self, *, owner: str, min_kib: int, max_kib: int, timeout_s: float = 60.0, vm_uuid: str = ""
+        self,
+        *,
+        owner: str,
+        min_kib: int,
+        max_kib: int,
+        timeout_s: float = 60.0,
+        vm_uuid: str = "",
+        reservation_id: str = "",
     ) -> Reservation:
         """Not part of any replay."""
         raise AssertionError(
-            f"{owner} asks a replay for {min_kib} to {max_kib} KiB, {timeout_s} s, {vm_uuid}"
+            f"{owner} asks a replay for {min_kib} to {max_kib} KiB, {timeout_s} s, {vm_uuid}{reservation_id}"
         )
 
     async def keep(self, *, owner: str, vm_uuid: str, overhead_kib: int) -> Reservation:
@@ -108,9 +115,9 @@ class ReplayRing:
         """Not part of any replay."""
         raise AssertionError(f"replay is to delete {reservation_id}")
 
-    async def release(self, owner: str) -> None:
+    async def release(self, owner: str, *, transferred_too: bool = False) -> None:
         """Not part of any replay."""
-        raise AssertionError(f"replay is to release {owner}")
+        raise AssertionError(f"replay is to release {owner}, {transferred_too}")
 
     def reservation_of_domain(self, domid: int) -> str | None:
         """Not part of any replay."""

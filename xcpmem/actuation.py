@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from xcpmem.engine.model import Action, Reservation
+    from xcpmem.errors import XcpmemError
+    from xcpmem.inbox import Command
     from xcpmem.troubles import Troubles
     from xcpmem.xen.driver import HostDriver
 
@@ -31,10 +33,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Deeds:
-    """What one turn did and failed to do, while it runs."""
+    """What one turn did and failed to do, while it runs, and what is to be answered to commands."""
 
     failures: list[Failure] = field(default_factory=list)
     done: list[Action] = field(default_factory=list)
+    outcomes: list[tuple[Command, tuple[Action, ...] | XcpmemError]] = field(default_factory=list)
 
 
 class Actuator:

@@ -75,10 +75,12 @@ def delete(reservation_id: str) -> Making:
     )
 
 
-def release(owner: str) -> Making:
-    """Give back all of an owner's reservations that were not transferred."""
+def release(owner: str, *, transferred_too: bool) -> Making:
+    """Give back all of an owner's reservations that were not transferred, or really all."""
     return lambda host: tuple(
-        DeleteReservation(each) for each in host.reservations if each.owner == owner and each.domid is None
+        DeleteReservation(each)
+        for each in host.reservations
+        if each.owner == owner and (each.domid is None or transferred_too)
     )
 
 

@@ -120,7 +120,14 @@ class Controller:
         self._inbox.forget_range(uuid)
 
     async def reserve(
-        self, *, owner: str, min_kib: int, max_kib: int, timeout_s: float = 60.0, vm_uuid: str = ""
+        self,
+        *,
+        owner: str,
+        min_kib: int,
+        max_kib: int,
+        timeout_s: float = 60.0,
+        vm_uuid: str = "",
+        reservation_id: str = "",
     ) -> Reservation:
         """Set memory aside, squeezing domains for it where needed.
 
@@ -130,6 +137,8 @@ class Controller:
             max_kib: the most that is wanted.
             timeout_s: how long to wait for guests, seconds.
             vm_uuid: the VM that is to be started with it, if any.
+            reservation_id: what it is to be called, a uuid; asking twice for the same is as asking once.
+                Empty: a new one.
 
         Returns:
             The reservation; its memory is really free and it stands in xenstore.
@@ -140,8 +149,13 @@ class Controller:
             InvalidValue: min_kib below 0 or above max_kib, or too many requests wait.
             ConnectionLost: the daemon ended first.
         """
+        standing = self._reservation(lambda each: each.reservation_id == reservation_id)
+        if standing is not None:
+            return standing
         deadline_s = self._clock() + timeout_s
-        return await self._inbox.reserve(owner, min_kib, max_kib, deadline_s, vm_uuid=vm_uuid)
+        return await self._inbox.reserve(
+            owner, min_kib, max_kib, deadline_s, vm_uuid=vm_uuid, reservation_id=reservation_id
+        )
 
     async def transfer(self, reservation_id: str, domid: int) -> None:
         """Give a reservation to a domain under construction; maxmem is really set when this returns.
@@ -186,37 +200,38 @@ class Controller:
         """
         await self._inbox.command(commands.delete(reservation_id))
 
-    async def release(self, owner: str) -> None:
-        """Give back all of an owner's reservations that were not transferred.
+    async def release(self, owner: str, *, transferred_too: bool = False) -> None:
+        """Give back all of an owner's reservations that were not transferred, or really all.
 
         Raises:
             DriverError: the host refused.
         """
         self._inbox.fail(ConnectionLost, lambda request: request.owner == owner)
-        await self._inbox.command(commands.release(owner))
+        await self._inbox.command(commands.release(owner, transferred_too=transferred_too))
 
     def reservation_of_domain(self, domid: int) -> str | None:
         """Tell which reservation was transferred to a domain, as of the latest look."""
-        if self.report is None:
-            return None
-        reservations = self.report.look.host.reservations
-        return next((r.reservation_id for r in reservations if r.domid == domid), None)
+        reservation = self._reservation(lambda each: each.domid == domid)
+        return reservation.reservation_id if reservation else None
 
     async def settle(self, timeout_s: float) -> bool:
-        """Wait until the host is stable.
+        """Wait until a look that began after this call finds the host stable.
 
         Returns:
             Whether it is; False when the time is over.
         """
         self.wake()
-        deadline_s = self._clock() + timeout_s
+        asked_s = self._clock()
+        deadline_s = asked_s + timeout_s
         seen = self.report.number if self.report else 0
         while (left_s := deadline_s - self._clock()) > 0:
             report = await self.next_report(seen, left_s)
             if report is None:
                 return False
-            if report.stable:
+            if report.stable and report.monotonic_s >= asked_s:
                 return True
+            if report.monotonic_s < asked_s:
+                self.wake()
             seen = report.number
         return False
 
@@ -268,8 +283,16 @@ class Controller:
 
     async def _turn(self) -> float:
         """Go round once; return how long to wait before the next, seconds."""
-        started_s = self._clock()
         turn = Deeds()
+        try:
+            return await self._go_round(turn)
+        finally:
+            # Not before all is published: whoever commanded something then finds it in the report.
+            for command, outcome in turn.outcomes:
+                command.answer(outcome)
+
+    async def _go_round(self, turn: Deeds) -> float:
+        started_s = self._clock()
         try:
             look = await self._driver.observe()
             if await self._obey(look, turn):
@@ -311,11 +334,9 @@ class Controller:
                     await self._driver.apply(action)
                     turn.done.append(action)
             except XcpmemError as error:
-                if not command.done.done():
-                    command.done.set_exception(error)
+                turn.outcomes.append((command, error))
             else:
-                if not command.done.done():
-                    command.done.set_result(actions)
+                turn.outcomes.append((command, actions))
         for reservation in self._orphans.find(look.host, self._clock()):
             _log.warning(
                 "freed reservation %s of %s: its owner or domain is gone",
@@ -324,6 +345,11 @@ class Controller:
             )
             touched = await self._actuator.carry_out([DeleteReservation(reservation)], turn) or touched
         return touched
+
+    def _reservation(self, holds: Callable[[Reservation], bool]) -> Reservation | None:
+        """Find a reservation in the latest report."""
+        reservations = self.report.look.host.reservations if self.report else ()
+        return next(filter(holds, reservations), None)
 
     def _announce(self, reservation: Reservation) -> None:
         self._inbox.answer(reservation.reservation_id, reservation)

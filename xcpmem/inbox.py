@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 from xcpmem.engine.model import DeleteReservation, MemoryRequest, Reservation, Wishes
-from xcpmem.errors import ConnectionLost, InvalidValue
+from xcpmem.errors import ConnectionLost, InvalidValue, XcpmemError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from xcpmem.engine.model import Action, DynamicRange, HostState
-    from xcpmem.errors import XcpmemError
 
 PENDING_MOST: Final = 1000
 """Requests and commands that may wait at a time; more are refused, so that memory stays bounded."""
@@ -36,6 +35,15 @@ class Command:
 
     make: Callable[[HostState], tuple[Action, ...]]
     done: asyncio.Future[tuple[Action, ...]]
+
+    def answer(self, outcome: tuple[Action, ...] | XcpmemError) -> None:
+        """Tell the caller what was done, or why it could not be."""
+        if self.done.done():
+            return
+        if isinstance(outcome, XcpmemError):
+            self.done.set_exception(outcome)
+        else:
+            self.done.set_result(outcome)
 
 
 class Inbox:
@@ -73,12 +81,22 @@ class Inbox:
         self._ranges.pop(uuid, None)
 
     async def reserve(
-        self, owner: str, min_kib: int, max_kib: int, deadline_s: float, *, vm_uuid: str = ""
+        self,
+        owner: str,
+        min_kib: int,
+        max_kib: int,
+        deadline_s: float,
+        *,
+        vm_uuid: str = "",
+        reservation_id: str = "",
     ) -> Reservation:
         """Wait for a reservation; see `Controller.reserve`, ``deadline_s`` on the monotonic clock."""
         self._check_room()
+        if reservation_id in self._requests:
+            raise InvalidValue("reservation_id", reservation_id)
         self._order += 1
-        request = MemoryRequest(str(uuid4()), owner, min_kib, max_kib, self._order, deadline_s, vm_uuid)
+        request_id = reservation_id or str(uuid4())
+        request = MemoryRequest(request_id, owner, min_kib, max_kib, self._order, deadline_s, vm_uuid)
         future: asyncio.Future[Reservation] = asyncio.get_running_loop().create_future()
         self._requests[request.request_id] = (request, future)
         self._wake()
@@ -131,8 +149,7 @@ class Inbox:
         self._is_closed = True
         self.fail(ConnectionLost, lambda _: True)
         for command in self.take_commands():
-            if not command.done.done():
-                command.done.set_exception(ConnectionLost())
+            command.answer(ConnectionLost())
 
     def _check_room(self) -> None:
         if self._is_closed:

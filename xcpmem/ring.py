@@ -28,7 +28,14 @@ class Ring(Protocol):
         """Let the ring turn soon."""
 
     async def reserve(
-        self, *, owner: str, min_kib: int, max_kib: int, timeout_s: float = 60.0, vm_uuid: str = ""
+        self,
+        *,
+        owner: str,
+        min_kib: int,
+        max_kib: int,
+        timeout_s: float = 60.0,
+        vm_uuid: str = "",
+        reservation_id: str = "",
     ) -> Reservation:
         """Set memory aside, for a VM that is to be started if ``vm_uuid`` names one."""
 
@@ -44,8 +51,8 @@ class Ring(Protocol):
     async def delete(self, reservation_id: str) -> None:
         """Give a reservation back; an unknown one is no error."""
 
-    async def release(self, owner: str) -> None:
-        """Give back all of an owner's reservations that were not transferred."""
+    async def release(self, owner: str, *, transferred_too: bool = False) -> None:
+        """Give back all of an owner's reservations that were not transferred, or really all."""
 
     def reservation_of_domain(self, domid: int) -> str | None:
         """Tell which reservation was transferred to a domain."""

@@ -35,8 +35,12 @@ def test_transfer_and_confirmation_name_a_reservation_and_a_domain_that_exist() 
 def test_deletion_takes_one_reservation_and_release_all_of_an_owner_that_were_not_given_away() -> None:
     assert commands.delete("r3")(HOST) == (DeleteReservation(OTHERS),)
     assert commands.delete("r9")(HOST) == ()
-    assert commands.release("me")(HOST) == (DeleteReservation(MINE),)
-    assert commands.release("nobody")(HOST) == ()
+    assert commands.release("me", transferred_too=False)(HOST) == (DeleteReservation(MINE),)
+    assert commands.release("me", transferred_too=True)(HOST) == (
+        DeleteReservation(MINE),
+        DeleteReservation(GIVEN),
+    )
+    assert commands.release("nobody", transferred_too=True)(HOST) == ()
 
 
 def test_what_a_vm_holds_is_kept_with_its_overhead_and_counts_once() -> None:

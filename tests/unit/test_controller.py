@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from xcpmem.xen.driver import Look
 
 GIB = mib_to_kib(1024)
+MIB = mib_to_kib(1)
 SLUSH = mib_to_kib(72)
 PROMPT = BalloonSpec(rate_kib_s=GIB)
 DEAF = BalloonSpec(stuck=True)
@@ -333,3 +334,32 @@ async def test_controller_calls_subscribers_until_they_leave() -> None:
         await controller.next_report(controller.report.number if controller.report else 0, 600)
         assert seen[:2] == [1, 2]
         assert len(seen) == count
+
+
+async def test_caller_finds_in_the_report_what_it_commanded() -> None:
+    host = host_of(guest(1), free_kib=SLUSH + GIB)
+    async with ring(host) as controller:
+        reservation = await controller.reserve(owner="me", min_kib=MIB, max_kib=MIB)
+        await controller.transfer(reservation.reservation_id, 1)
+        assert controller.reservation_of_domain(1) == reservation.reservation_id
+        await controller.delete(reservation.reservation_id)
+        assert controller.reservation_of_domain(1) is None
+
+
+async def test_reservation_of_a_name_is_made_once() -> None:
+    host = host_of(guest(1), free_kib=SLUSH + GIB)
+    async with ring(host) as controller:
+        name = "6e0d7f3c-7d0e-4c55-9c1c-3a3f5b0c9a11"
+        first = await controller.reserve(owner="me", min_kib=MIB, max_kib=MIB, reservation_id=name)
+        await settled(controller)
+        again = await controller.reserve(owner="me", min_kib=GIB, max_kib=GIB, reservation_id=name)
+        assert again == first
+        assert list(host.reservations) == [name]
+
+
+async def test_settling_takes_no_older_look_for_an_answer() -> None:
+    host = host_of(guest(1))
+    async with ring(host) as controller:
+        before = await settled(controller)
+        after = await settled(controller)
+        assert after.number > before.number
