@@ -109,6 +109,10 @@ class Stack:
         """Make the application."""
         return make_app(self.dispatcher, limits=limits)
 
+    async def rename(self, uuid: str, name_label: str) -> None:
+        """Change a VM behind the API's back."""
+        await self.service.labels.edit(uuid, "name_label", lambda _: name_label)
+
     def vm(self, name_label: str) -> Vm:
         """Find a VM by its name."""
         return next(vm for vm in self.service.vms().values() if vm.name_label == name_label)
@@ -120,7 +124,7 @@ class Stack:
                 uuid: (vm.limits, vm.VCPUs_max, vm.HVM_shadow_multiplier)
                 for uuid, vm in self.service.vms().items()
             },
-            dict(self.service.pool_other_config),
+            dict(self.service.pool_annotations),
             tuple(self.host.observe().host.reservations),
         )
 

@@ -15,6 +15,7 @@
     │   ├── InternalError             INTERNAL_ERROR [text]
     │   ├── PermissionDenied          RBAC_PERMISSION_DENIED [permission, message]
     │   ├── InvalidValue              INVALID_VALUE [field, value]
+    │   ├── FieldType                 FIELD_TYPE_ERROR [field]
     │   ├── MapDuplicateKey           MAP_DUPLICATE_KEY [class, field, ref, key]
     │   ├── EventTokenInvalid         EVENT_FROM_TOKEN_PARSE_FAILURE [token]
     │   ├── SubscriptionInvalid       EVENT_SUBSCRIPTION_PARSE_FAILURE [subscription]
@@ -28,7 +29,9 @@
     │   ├── OperationBlocked          OPERATION_BLOCKED [vm, code]
     │   ├── OtherOperationInProgress  OTHER_OPERATION_IN_PROGRESS [class, object, operation, task]
     │   ├── VmIsTemplate              VM_IS_TEMPLATE [vm, operation]
+    │   ├── OnlyTemplates             ONLY_PROVISION_TEMPLATE []
     │   ├── VmIsSnapshot              VM_IS_SNAPSHOT [vm, operation]
+    │   ├── NoSuspendSr               VM_NO_SUSPEND_SR [vm]
     │   ├── VmUsesNestedVirt          VM_IS_USING_NESTED_VIRT [vm]
     │   ├── UnknownReservation        UNKNOWN_RESERVATION [id]
     │   ├── NoReservation             NO_RESERVATION [domid]
@@ -137,6 +140,10 @@ class InvalidValue(ApiError, code="INVALID_VALUE"):
     """A value is out of its range: [field, value]."""
 
 
+class FieldType(ApiError, code="FIELD_TYPE_ERROR"):
+    """A field of a record is missing or has another type: [field]."""
+
+
 class MapDuplicateKey(ApiError, code="MAP_DUPLICATE_KEY"):
     """A map already has the key: [class, field, ref, key]."""
 
@@ -192,8 +199,16 @@ class VmIsTemplate(ApiError, code="VM_IS_TEMPLATE"):
     """Templates cannot be run: [vm, operation]."""
 
 
+class OnlyTemplates(ApiError, code="ONLY_PROVISION_TEMPLATE"):
+    """Only a template can be provisioned: []."""
+
+
 class VmIsSnapshot(ApiError, code="VM_IS_SNAPSHOT"):
     """Snapshots cannot be changed: [vm, operation]."""
+
+
+class NoSuspendSr(ApiError, code="VM_NO_SUSPEND_SR"):
+    """There is no storage in which the VM's memory could be kept: [vm]."""
 
 
 class VmUsesNestedVirt(ApiError, code="VM_IS_USING_NESTED_VIRT"):
@@ -234,7 +249,7 @@ class HostError(XcpmemError):
         return self._params
 
 
-class NotEnoughMemory(HostError):
+class NotEnoughMemory(HostError, code="HOST_NOT_ENOUGH_FREE_MEMORY"):
     """The memory cannot be had, even with every willing guest at dynamic-min.
 
     Args:
@@ -242,22 +257,18 @@ class NotEnoughMemory(HostError):
         available: the most that could be had, same unit.
     """
 
-    code = "HOST_NOT_ENOUGH_FREE_MEMORY"
-
     def __init__(self, needed: int, available: int) -> None:
         self.needed = needed
         self.available = available
         super().__init__(f"needed {needed}, available {available}", needed, available)
 
 
-class DomainsUncooperative(HostError):
+class DomainsUncooperative(HostError, code="VMS_FAILED_TO_COOPERATE"):
     """Guests did not give back what they were asked for.
 
     Args:
         vms: references of the VMs to blame (domids, as text, before the service names them).
     """
-
-    code = "VMS_FAILED_TO_COOPERATE"
 
     def __init__(self, *vms: str) -> None:
         self.vms = vms
@@ -269,28 +280,22 @@ class DomainsUncooperative(HostError):
         return self.vms
 
 
-class TargetWaitTimeout(HostError):
+class TargetWaitTimeout(HostError, code="VM_MEMORY_TARGET_WAIT_TIMEOUT"):
     """A guest did not reach its target in time; [task] on the wire."""
-
-    code = "VM_MEMORY_TARGET_WAIT_TIMEOUT"
 
     def __init__(self, task: str) -> None:
         super().__init__(f"target not reached in time, task {task}", task)
 
 
-class ShutdownTimeout(HostError):
+class ShutdownTimeout(HostError, code="VM_SHUTDOWN_TIMEOUT"):
     """A guest did not shut down; ``timeout`` is how long it had, as xapi writes seconds: ``1200.``."""
-
-    code = "VM_SHUTDOWN_TIMEOUT"
 
     def __init__(self, vm: str, timeout: str) -> None:
         super().__init__(f"{vm} did not shut down within {timeout} s", vm, timeout)
 
 
-class TaskCancelled(HostError):
+class TaskCancelled(HostError, code="TASK_CANCELLED"):
     """Somebody else ended what was under way; [task] on the wire."""
-
-    code = "TASK_CANCELLED"
 
     def __init__(self, task: str) -> None:
         super().__init__(f"cancelled: {task}", task)
@@ -304,10 +309,8 @@ class NotSeen(HostError):
     """What was waited for did not show at the host in time; the text says what, and how long that was."""
 
 
-class TooBusy(HostError):
+class TooBusy(HostError, code="TOO_BUSY"):
     """The server has as much to do as it can take at once; later it may have less."""
-
-    code = "TOO_BUSY"
 
     def __init__(self) -> None:
         super().__init__("too busy, try again later")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 from uuid import UUID, uuid4
 
+from xcpmem.annotations import Annotations
 from xcpmem.engine.accounting import compute_free_memory, host_memory_overhead
 from xcpmem.engine.limits import MemoryLimits
 from xcpmem.errors import ConfigError
@@ -19,6 +20,7 @@ from xcpmem.vm import DomainZero, HostFacts, Live, Vm
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from xcpmem.annotations import Edit
     from xcpmem.law import VmLaw
     from xcpmem.ledger import Entry, Ledger
     from xcpmem.report import CycleReport
@@ -70,6 +72,7 @@ class HostRecord:
         self._zero: DomainZero | None = None
         self._zero_uuid = ""
         self._unsaved: Vm | None = None
+        self._annotations = Annotations(ledger, "host")
         self._facts = HostFacts(
             uuid="",
             name_label=identity.name_label,
@@ -107,7 +110,9 @@ class HostRecord:
             uuid = self._identity.uuid or str(uuid4())
             name, text = _HOST_UUID, uuid
             await self._ledger.post(lambda entry: entry.put_value(name, text))
-        self._facts = replace(self._facts, uuid=uuid, version=self._ledger.next_version)
+        self._annotations.check()
+        self._facts = replace(self._facts, uuid=uuid)
+        self._take_annotations()
         known = (vm.uuid for vm in self._ledger.vms.values() if vm.is_control_domain)
         self._zero_uuid = next(known, "")
         if self._identity.boot_id and values.get(_BOOT_ID) == self._identity.boot_id:
@@ -116,6 +121,16 @@ class HostRecord:
             except ValueError as error:
                 raise ConfigError("state", _BOOT_FREE, str(error)) from error
             self._sampled = self.domain_zero is not None
+
+    async def edit(self, field: str, edit: Edit) -> None:
+        """Write one of the fields that are the clients' own. Raises HostError when it could not be stored."""
+        await self._annotations.edit(field, edit, self._take_annotations)
+
+    def _take_annotations(self) -> None:
+        self._facts = replace(
+            self._facts, annotations=self._annotations.fields, version=self._ledger.next_version
+        )
+        self._ledger.touch("host", self._facts.uuid)
 
     def compute_free_memory(self, vms: Mapping[str, Vm], *, without: str = "") -> int:
         """Count what is left at maximum compression, bytes, as xapi's memory_check.ml does.

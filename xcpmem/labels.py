@@ -1,23 +1,22 @@
-"""What people write on a VM: its name, and the notes that clients and toolstacks keep in other_config."""
+"""What people and clients write on a VM: its name, tags, notes, and what they forbid."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Final
 
-from xcpmem.errors import MapDuplicateKey, UuidInvalid
+from xcpmem.errors import UuidInvalid
+from xcpmem.vm import Vm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
+    from xcpmem.annotations import Edit
     from xcpmem.ledger import Entry, Ledger
-    from xcpmem.vm import Vm
+
+_OWN: Final = frozenset(field.name for field in fields(Vm))
 
 
 class VmLabels:
     """Changes them; in any power state, and whatever else is being done to the VM.
-
-    Every call raises UuidInvalid when there is no such VM, and HostError when the disk refused.
 
     Args:
         ledger: of the VMs.
@@ -26,43 +25,29 @@ class VmLabels:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    async def set_name_label(self, uuid: str, value: str) -> None:
-        """Serve ``VM.set_name_label``."""
-        await self._change(uuid, lambda vm: replace(vm, name_label=value))
+    async def edit(self, uuid: str, field: str, edit: Edit) -> None:
+        """Write a field that clients may write freely.
 
-    async def set_other_config(self, uuid: str, value: Mapping[str, str]) -> None:
-        """Serve ``VM.set_other_config``."""
-        await self._change(uuid, lambda vm: replace(vm, other_config=dict(value)))
-
-    async def add_to_other_config(self, uuid: str, key: str, value: str) -> None:
-        """Serve ``VM.add_to_other_config``.
+        Args:
+            uuid: of the VM.
+            field: XenAPI's name; what a `Vm` has no place for is among its annotations.
+            edit: makes the new value, or raises.
 
         Raises:
-            MapDuplicateKey: it is there already.
+            UuidInvalid: there is no such VM.
+            HostError: the disk refused.
         """
 
-        def add(vm: Vm) -> Vm:
-            if key in vm.other_config:
-                raise MapDuplicateKey("VM", "other_config", vm.ref, key)
-            return replace(vm, other_config={**vm.other_config, key: value})
-
-        await self._change(uuid, add)
-
-    async def remove_from_other_config(self, uuid: str, key: str) -> None:
-        """Serve ``VM.remove_from_other_config``; a missing key is no error."""
-
-        def remove(vm: Vm) -> Vm:
-            return replace(
-                vm, other_config={name: text for name, text in vm.other_config.items() if name != key}
-            )
-
-        await self._change(uuid, remove)
-
-    async def _change(self, uuid: str, rule: Callable[[Vm], Vm]) -> None:
         def decide(entry: Entry) -> None:
             vm = entry.vms.get(uuid)
             if vm is None:
                 raise UuidInvalid("VM", uuid)
-            entry.put_vm(rule(vm))
+            entry.put_vm(_with(vm, field, edit))
 
         await self._ledger.post(decide)
+
+
+def _with(vm: Vm, field: str, edit: Edit) -> Vm:
+    if field in _OWN:
+        return replace(vm, **{field: edit(getattr(vm, field))})
+    return replace(vm, annotations={**vm.annotations, field: edit(vm.annotations.get(field))})

@@ -11,13 +11,20 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from xcpmem.engine.accounting import NEW_FORMULA, AccountingFormula, VmShape, memory_overhead
+from xcpmem.engine.accounting import (
+    DOMAIN_TYPES,
+    NEW_FORMULA,
+    AccountingFormula,
+    VmShape,
+    memory_overhead,
+)
 from xcpmem.engine.limits import MemoryLimits, check_limits
 from xcpmem.errors import (
     BadPowerState,
     InternalError,
     InvalidValue,
     NotEnoughMemory,
+    OnlyTemplates,
     OperationBlocked,
     OperationNotAllowed,
     OtherOperationInProgress,
@@ -29,10 +36,19 @@ from xcpmem.units import bytes_to_kib_floor, mib_to_bytes
 from xcpmem.vm import INT64_MAX
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from xcpmem.vm import Vm
+
+DEFAULT_TEMPLATE: Final = "default_template"
+"""The key of other_config that marks a template which came with the product (xapi's Xapi_globs)."""
 
 _NOT_ON_CONTROL_DOMAINS: Final = "This operation is not allowed on a control domain"
 _VCPUS_FIELD: Final = "VCPU values must satisfy: 0 < VCPUs_at_startup ≤ VCPUs_max"
+_NO_VCPUS_AT_STARTUP_ON_DOM0: Final = "set_VCPUs_at_startup is not allowed on dom0"
+_BOOT_POLICY: Final = "HVM_boot_policy"
+BIOS_ORDER: Final = "BIOS order"
+"""XenAPI's HVM_boot_policy of what boots by a BIOS; empty for all else."""
 _NO_VCPUS_MAX_ON_DOM0: Final = 'Failure("set_VCPUs_max is not allowed on dom0")'
 
 
@@ -47,6 +63,8 @@ class Operation:
         printed: how errors print the name, where xapi's table lacks it.
         balloons: whether VMs with nested virtualisation refuse it.
         on_templates: whether it makes sense for what never runs.
+        on_snapshots: the same for what only remembers.
+        snapshot_states: power states in which it is allowed on snapshots; empty: the same as on others.
         rebuilds: whether the VM's domain comes or is replaced by it, so that a look in between means nothing.
     """
 
@@ -56,7 +74,15 @@ class Operation:
     printed: str = ""
     balloons: bool = False
     on_templates: bool = True
+    on_snapshots: bool = False
+    snapshot_states: tuple[str, ...] = ()
     rebuilds: bool = False
+
+    def states_for(self, vm: Vm) -> tuple[str, ...]:
+        """Give the power states in which it is allowed on a VM, in xapi's order."""
+        if vm.is_a_snapshot and self.snapshot_states:
+            return self.snapshot_states
+        return (vm.is_control_domain and self.control_states) or self.states
 
 
 CHANGING_MEMORY_LIMITS: Final = Operation(
@@ -76,10 +102,33 @@ START_ON: Final = Operation("start_on", ("halted",), ("halted",), on_templates=F
 PAUSE: Final = Operation("pause", ("running",), on_templates=False)
 UNPAUSE: Final = Operation("unpause", ("paused",), on_templates=False)
 CLEAN_SHUTDOWN: Final = Operation("clean_shutdown", ("running",), on_templates=False)
-HARD_SHUTDOWN: Final = Operation("hard_shutdown", ("paused", "suspended", "running"), on_templates=False)
+HARD_SHUTDOWN: Final = Operation(
+    "hard_shutdown", ("paused", "suspended", "running"), on_templates=False, on_snapshots=True
+)
 SHUTDOWN: Final = Operation("shutdown", ("paused", "suspended", "running"), on_templates=False)
 CLEAN_REBOOT: Final = Operation("clean_reboot", ("running",), on_templates=False, rebuilds=True)
 HARD_REBOOT: Final = Operation("hard_reboot", ("paused", "running"), on_templates=False, rebuilds=True)
+SUSPEND: Final = Operation("suspend", ("running",), on_templates=False)
+RESUME: Final = Operation("resume", ("suspended",), on_templates=False)
+RESUME_ON: Final = Operation("resume_on", ("suspended",), on_templates=False)
+POOL_MIGRATE: Final = Operation("pool_migrate", ("running",), on_templates=False)
+CLONE: Final = Operation("clone", ("halted",), on_snapshots=True, snapshot_states=("halted", "suspended"))
+COPY: Final = Operation("copy", ("halted",), on_snapshots=True, snapshot_states=("halted", "suspended"))
+DESTROY: Final = Operation(
+    "destroy", ("halted", "suspended"), ("halted", "suspended"), on_snapshots=True, on_templates=True
+)
+PROVISION: Final = Operation("provision", ("halted",))
+MAKE_INTO_TEMPLATE: Final = Operation("make_into_template", ("halted",), on_templates=False)
+
+OPERATIONS: Final[Mapping[str, Operation]] = {
+    operation.name: operation for operation in tuple(globals().values()) if isinstance(operation, Operation)
+}
+"""All of them by name."""
+
+
+def domain_type_for(boot_policy: str) -> str:
+    """Derive what a VM is built as from how it boots, as xapi does where nobody says it."""
+    return "hvm" if boot_policy else "pv"
 
 
 def uses_nested_virt(vm: Vm) -> bool:
@@ -94,22 +143,26 @@ def check_operation(vm: Vm, operation: Operation) -> None:
         OperationBlocked: an administrator did.
         BadPowerState: it is not possible now.
         OtherOperationInProgress: something else is being done to the VM; whoever can waits for its end.
-        VmIsTemplate: it is never possible on templates.
+        VmIsTemplate: it is never possible on templates, or on those that came with the product.
         VmIsSnapshot: it is never possible on snapshots.
         VmUsesNestedVirt: the VM cannot balloon.
+        OnlyTemplates: it makes sense for templates alone.
         OperationNotAllowed: it is never possible on control domains.
     """
     if operation.name in vm.blocked_operations:
         raise OperationBlocked(vm.ref, vm.blocked_operations[operation.name])
-    states = (vm.is_control_domain and operation.control_states) or operation.states
+    states = operation.states_for(vm)
     if vm.power_state.lower() not in states:
         raise BadPowerState(vm.ref, ", ".join(states), vm.power_state.lower())
     for task, name in vm.current_operations.items():
         raise OtherOperationInProgress("VM", vm.ref, name, task)
-    if vm.is_a_template and not operation.on_templates:
+    is_default = operation is DESTROY and vm.other_config.get(DEFAULT_TEMPLATE) == "true"
+    if vm.is_a_template and not vm.is_a_snapshot and (is_default or not operation.on_templates):
         raise VmIsTemplate(vm.ref, operation.printed or operation.name)
-    if vm.is_a_snapshot:
+    if vm.is_a_snapshot and not operation.on_snapshots:
         raise VmIsSnapshot(vm.ref, operation.printed or operation.name)
+    if operation is PROVISION and not vm.is_a_template:
+        raise OnlyTemplates
     if operation.balloons and uses_nested_virt(vm):
         raise VmUsesNestedVirt(vm.ref)
     if vm.is_control_domain and not operation.control_states:
@@ -255,6 +308,36 @@ class VmLaw:
         if vcpus < max(1, vm.VCPUs_at_startup) or memory_overhead(shape, self.formula) > INT64_MAX:
             raise InvalidValue(_VCPUS_FIELD, vcpus)
         return self.with_overhead(replace(vm, VCPUs_max=vcpus))
+
+    def set_vcpus_at_startup(self, vm: Vm, vcpus: int) -> Vm:
+        """Rule ``VM.set_VCPUs_at_startup``: in any power state, for the next start.
+
+        Raises:
+            OperationNotAllowed: the VM is domain 0.
+            InvalidValue: below 1 or above VCPUs_max.
+        """
+        if vm.is_control_domain:
+            raise OperationNotAllowed(_NO_VCPUS_AT_STARTUP_ON_DOM0)
+        if not 1 <= vcpus <= vm.VCPUs_max:
+            raise InvalidValue(_VCPUS_FIELD, vcpus)
+        return replace(vm, VCPUs_at_startup=vcpus)
+
+    def set_domain_type(self, vm: Vm, domain_type: str) -> Vm:
+        """Rule ``VM.set_domain_type``: in any power state; a running VM is so from its next start on.
+
+        Raises:
+            InvalidValue: it is ``unspecified``.
+        """
+        if domain_type not in DOMAIN_TYPES:
+            raise InvalidValue("domain_type", domain_type)
+        policy = {_BOOT_POLICY: BIOS_ORDER if domain_type == "hvm" else ""}
+        changed = replace(vm, domain_type=domain_type, annotations={**vm.annotations, **policy})
+        return changed if vm.is_resident else self.with_overhead(changed)
+
+    def set_hvm_boot_policy(self, vm: Vm, policy: str) -> Vm:
+        """Rule ``VM.set_HVM_boot_policy``: as `set_domain_type`, said in the way of older releases."""
+        changed = self.set_domain_type(vm, domain_type_for(policy))
+        return replace(changed, annotations={**vm.annotations, _BOOT_POLICY: policy})
 
     def _check_limits(self, vm: Vm, limits: MemoryLimits) -> None:
         pinned_because = None

@@ -45,6 +45,7 @@ class Entry:
 
     def __init__(self, vms: Mapping[str, Vm], values: Mapping[str, str]) -> None:
         self.written_vms: dict[str, Vm] = {}
+        self.dropped_vms: set[str] = set()
         self.written_values: dict[str, str] = {}
         self._vms = vms
         self._values = values
@@ -52,7 +53,10 @@ class Entry:
     @property
     def vms(self) -> Mapping[str, Vm]:
         """All VMs by uuid, live fields included."""
-        return {**self._vms, **self.written_vms} if self.written_vms else self._vms
+        if not self.written_vms and not self.dropped_vms:
+            return self._vms
+        whole = {**self._vms, **self.written_vms}
+        return {uuid: vm for uuid, vm in whole.items() if uuid not in self.dropped_vms}
 
     @property
     def values(self) -> Mapping[str, str]:
@@ -62,6 +66,12 @@ class Entry:
     def put_vm(self, vm: Vm) -> None:
         """Write a VM; its live fields do not count."""
         self.written_vms[vm.uuid] = vm
+        self.dropped_vms.discard(vm.uuid)
+
+    def drop_vm(self, uuid: str) -> None:
+        """Forget a VM."""
+        self.written_vms.pop(uuid, None)
+        self.dropped_vms.add(uuid)
 
     def put_value(self, name: str, text: str) -> None:
         """Write a named value."""
@@ -69,7 +79,12 @@ class Entry:
 
     def take(self, other: Entry) -> None:
         """Add the writes of another entry that was made on top of this one."""
-        self.written_vms |= other.written_vms
+        self.written_vms = {
+            uuid: vm
+            for uuid, vm in (self.written_vms | other.written_vms).items()
+            if uuid not in other.dropped_vms
+        }
+        self.dropped_vms = (self.dropped_vms - other.written_vms.keys()) | other.dropped_vms
         self.written_values |= other.written_values
 
 
@@ -192,7 +207,7 @@ class Ledger:
         self._lay(vm.uuid, "VM", "VM_metrics")
 
     def withdraw(self, uuid: str) -> None:
-        """Stop showing a VM that was introduced and never stored."""
+        """Stop showing a VM that is not stored."""
         if uuid not in self._stored:
             self._rows.pop(uuid, None)
             self._live.pop(uuid, None)
@@ -296,9 +311,9 @@ class Ledger:
             else:
                 whole.take(entry)
                 accepted.append((change, result))
-        if whole.written_vms or whole.written_values:
+        if whole.written_vms or whole.written_values or whole.dropped_vms:
             try:
-                await self._store.save(whole.written_vms.values(), whole.written_values)
+                await self._store.save(whole.written_vms.values(), whole.written_values, whole.dropped_vms)
             except HostError as error:
                 for change, _ in accepted:
                     change.fail(error)
@@ -320,6 +335,9 @@ class Ledger:
             self._stored.add(uuid)
             self._rows[uuid] = vm
             self._lay(uuid, "VM")
+        for uuid in entry.dropped_vms:
+            self._stored.discard(uuid)
+            self.withdraw(uuid)
 
     def _relay(self, uuid: str) -> None:
         """Show a VM anew, if it is known, and tell subscribers."""

@@ -20,7 +20,6 @@ from xcpmem.construction import (
     overhead_kib,
     title_of,
 )
-from xcpmem.engine.accounting import check_fits, required_to_start
 from xcpmem.engine.model import Lifecycle
 from xcpmem.errors import (
     ConnectionLost,
@@ -50,11 +49,11 @@ from xcpmem.xen.toolstack import Subject
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from xcpmem.host import HostRecord
     from xcpmem.law import Operation
     from xcpmem.ledger import Entry, Ledger
     from xcpmem.lookout import Sight
     from xcpmem.operations import Operations
+    from xcpmem.placement import VmPlacement
     from xcpmem.report import CycleReport
     from xcpmem.reservations import Reservations
     from xcpmem.ring import Ring
@@ -85,7 +84,7 @@ class VmLifecycle:
         operations: one thing at a time on each VM.
         ledger: of the VMs.
         law: what xapi allows.
-        host: what it has left.
+        placement: tests whether a VM fits.
         reservations: sets memory aside.
         clock: the one by which the ring stamps its reports, monotonic seconds.
     """
@@ -98,7 +97,7 @@ class VmLifecycle:
         operations: Operations,
         ledger: Ledger,
         law: VmLaw,
-        host: HostRecord,
+        placement: VmPlacement,
         reservations: Reservations,
         clock: Callable[[], float],
     ) -> None:
@@ -110,7 +109,7 @@ class VmLifecycle:
         self._operations = operations
         self._ledger = ledger
         self._law = law
-        self._host = host
+        self._placement = placement
         self._reservations = reservations
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closed = False
@@ -257,8 +256,7 @@ class VmLifecycle:
     async def _start(self, vm: Vm, *, start_paused: bool, force: bool, is_tested: bool = False) -> None:
         vm = await self._count_overhead(vm, force=force)
         if is_tested:
-            required = required_to_start(vm.shape, vm.memory_dynamic_min, self._law.formula)
-            check_fits(required, self._host.compute_free_memory(self._ledger.vms, without=vm.uuid))
+            self._placement.check_fits(vm)
         await self._construction.clear_ground(vm)
         min_kib, max_kib = claim_of(vm)
         errand = Errand.START_PAUSED if start_paused else Errand.START

@@ -45,6 +45,14 @@ class Operations:
         """Let callers in: the host was looked at."""
         self._first_look.set()
 
+    async def wait_for_first_look(self) -> None:
+        """Return when the host was looked at. Raises HostError when that takes too long."""
+        try:
+            async with asyncio.timeout(self._first_look_s):
+                await self._first_look.wait()
+        except TimeoutError:
+            raise HostError("the host could not be seen yet") from None
+
     def find(self, uuid: str) -> Vm:
         """Find a VM.
 
@@ -67,13 +75,28 @@ class Operations:
             UuidInvalid: there is no such VM.
             HostError: the host was not seen yet, or the disk refused.
         """
-        await self._wait_for_first_look()
-        await self._when_free(
-            uuid,
-            lambda: self._ledger.post(
-                lambda entry: entry.put_vm(rule(_find(entry.vms, uuid), entry)),
-                then,
-            ),
+        await self.decide(uuid, lambda vm, entry: entry.put_vm(rule(vm, entry)), then)
+
+    async def decide(
+        self, uuid: str, act: Callable[[Vm, Entry], _T], then: Callable[[], None] = lambda: None
+    ) -> _T:
+        """Write something because of a VM as it then is, or refuse.
+
+        Args:
+            uuid: of the VM.
+            act: writes to the entry, or raises; it must not wait.
+            then: is called when what it wrote is durable and visible.
+
+        Returns:
+            What ``act`` returned.
+
+        Raises:
+            UuidInvalid: there is no such VM.
+            HostError: the host was not seen yet, or the disk refused.
+        """
+        await self.wait_for_first_look()
+        return await self._when_free(
+            uuid, lambda: self._ledger.post(lambda entry: act(_find(entry.vms, uuid), entry), then)
         )
 
     async def check(self, uuid: str, operation: Operation) -> Vm:
@@ -83,7 +106,7 @@ class Operations:
             UuidInvalid: there is no such VM.
             HostError: the host was not seen yet.
         """
-        await self._wait_for_first_look()
+        await self.wait_for_first_look()
 
         async def check() -> Vm:
             vm = self.find(uuid)
@@ -163,13 +186,6 @@ class Operations:
         except TimeoutError:
             return False
         return True
-
-    async def _wait_for_first_look(self) -> None:
-        try:
-            async with asyncio.timeout(self._first_look_s):
-                await self._first_look.wait()
-        except TimeoutError:
-            raise HostError("the host could not be seen yet") from None
 
 
 def _find(vms: Mapping[str, Vm], uuid: str) -> Vm:

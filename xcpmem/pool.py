@@ -1,21 +1,22 @@
-"""The pool's own record: its uuid and its other_config, in which clients keep notes."""
+"""The pool's own record: its uuid, and what clients write on it."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
-from xcpmem.errors import ConfigError, MapDuplicateKey
-from xcpmem.refs import opaque_ref
+from xcpmem.annotations import Annotations
+from xcpmem.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from xcpmem.ledger import Entry, Ledger
+    from xcpmem.annotations import Edit
+    from xcpmem.ledger import Ledger
 
 _UUID: Final = "pool_uuid"
-_OTHER_CONFIG: Final = "pool_other_config"
+_OTHER_CONFIG: Final = "pool_other_config"  # where the first release kept that field alone
 
 
 class PoolRecord:
@@ -29,6 +30,7 @@ class PoolRecord:
     def __init__(self, ledger: Ledger, uuid: str) -> None:
         self._ledger = ledger
         self._first_uuid = uuid
+        self._annotations = Annotations(ledger, "pool", self._load_first)
 
     async def start(self) -> None:
         """Take up what was kept.
@@ -38,9 +40,10 @@ class PoolRecord:
             HostError: the uuid could not be stored.
         """
         try:
-            _load(self._ledger.values)
+            self._load_first()
         except ValueError as error:
             raise ConfigError("state", _OTHER_CONFIG, str(error)) from error
+        self._annotations.check()
         if _UUID not in self._ledger.values:
             uuid = self._first_uuid or str(uuid4())
             await self._ledger.post(lambda entry: entry.put_value(_UUID, uuid))
@@ -51,43 +54,20 @@ class PoolRecord:
         return self._ledger.values[_UUID]
 
     @property
-    def other_config(self) -> Mapping[str, str]:
-        """The pool's other_config; a copy."""
-        return _load(self._ledger.values)
+    def annotations(self) -> Mapping[str, Any]:
+        """What clients wrote on it, by field; a new map after each change."""
+        return self._annotations.fields
 
-    async def set_other_config(self, value: Mapping[str, str]) -> None:
-        """Replace the map. Raises HostError when it could not be stored."""
-        await self._change(lambda _: dict(value))
+    async def edit(self, field: str, edit: Edit) -> None:
+        """Write one of the fields that are the clients' own. Raises HostError when it could not be stored."""
+        await self._annotations.edit(field, edit, lambda: self._ledger.touch("pool", self.uuid))
 
-    async def add_to_other_config(self, key: str, value: str) -> None:
-        """Add a key.
-
-        Raises:
-            MapDuplicateKey: it is there already.
-            HostError: it could not be stored.
-        """
-
-        def add(present: dict[str, str]) -> dict[str, str]:
-            if key in present:
-                raise MapDuplicateKey("pool", "other_config", opaque_ref("pool", self.uuid), key)
-            return present | {key: value}
-
-        await self._change(add)
-
-    async def remove_from_other_config(self, key: str) -> None:
-        """Remove a key; a missing one is no error. Raises HostError when it could not be stored."""
-        await self._change(lambda present: {name: text for name, text in present.items() if name != key})
-
-    async def _change(self, rule: Callable[[dict[str, str]], dict[str, str]]) -> None:
-        def decide(entry: Entry) -> None:
-            entry.put_value(_OTHER_CONFIG, json.dumps(rule(_load(entry.values))))
-
-        await self._ledger.post(decide, lambda: self._ledger.touch("pool", self.uuid))
-
-
-def _load(values: Mapping[str, str]) -> dict[str, str]:
-    """Read the map. Raises ValueError when it is none."""
-    loaded = json.loads(values.get(_OTHER_CONFIG, "{}"))
-    if isinstance(loaded, dict) and all(isinstance(text, str) for text in loaded.values()):
-        return loaded
-    raise ValueError("expected a map of texts")
+    def _load_first(self) -> Mapping[str, Any]:
+        """Read what the first release kept. Raises ValueError when it is no map of texts."""
+        text = self._ledger.values.get(_OTHER_CONFIG)
+        if text is None:
+            return {}
+        loaded = json.loads(text)
+        if isinstance(loaded, dict) and all(isinstance(note, str) for note in loaded.values()):
+            return {"other_config": loaded}
+        raise ValueError("expected a map of texts")

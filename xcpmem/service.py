@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from xcpmem.adoption import Adoption
 from xcpmem.engine.accounting import NEW_FORMULA, AccountingFormula, maximise_memory
@@ -24,7 +24,9 @@ from xcpmem.law import AWAITING_MEMORY_LIVE, CHANGING_MEMORY_LIVE, VmLaw
 from xcpmem.ledger import Entry, Ledger, Touched
 from xcpmem.lifecycle import VmLifecycle
 from xcpmem.operations import Operations
+from xcpmem.placement import VmPlacement
 from xcpmem.pool import PoolRecord
+from xcpmem.register import VmRegister
 from xcpmem.reservations import Reservations
 from xcpmem.units import BYTES_PER_MIB, kib_to_bytes
 from xcpmem.users import Users
@@ -33,6 +35,7 @@ from xcpmem.xen.toolstack import NO_TOOLSTACK
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from xcpmem.annotations import Edit
     from xcpmem.report import CycleReport
     from xcpmem.ring import Ring
     from xcpmem.store import Store
@@ -96,6 +99,7 @@ class Service:
         self._host = HostRecord(self._ledger, self._law, self._settings.host)
         self._pool = PoolRecord(self._ledger, self._settings.pool_uuid)
         self._operations = Operations(self._ledger, first_look_s=self._settings.first_look_s)
+        self.placement = VmPlacement(self._ledger, self._operations, self._law, self._host)
         self._adoption = Adoption(self._ledger, self._host, self._law, ring, clock)
         self._reservations = Reservations(
             ring,
@@ -109,11 +113,12 @@ class Service:
             operations=self._operations,
             ledger=self._ledger,
             law=self._law,
-            host=self._host,
+            placement=self.placement,
             reservations=self._reservations,
             clock=clock,
         )
         self.labels = VmLabels(self._ledger)
+        self.register = VmRegister(self._ledger, self._operations, self._law)
         self.foresight = Foresight(ring, self._ledger, self._law, self._host, self._name_domain)
         self.users = Users(self._ledger)
         self._seen_number = 0
@@ -200,21 +205,17 @@ class Service:
         return self._pool.uuid
 
     @property
-    def pool_other_config(self) -> Mapping[str, str]:
-        """The pool's other_config."""
-        return self._pool.other_config
+    def pool_annotations(self) -> Mapping[str, Any]:
+        """What clients wrote on the pool, by field; a new map after each change."""
+        return self._pool.annotations
 
-    async def set_pool_other_config(self, value: Mapping[str, str]) -> None:
-        """Serve ``pool.set_other_config``."""
-        await self._pool.set_other_config(value)
+    async def edit_pool(self, field: str, edit: Edit) -> None:
+        """Write a field of the pool that is the clients' own."""
+        await self._pool.edit(field, edit)
 
-    async def add_to_pool_other_config(self, key: str, value: str) -> None:
-        """Serve ``pool.add_to_other_config``."""
-        await self._pool.add_to_other_config(key, value)
-
-    async def remove_from_pool_other_config(self, key: str) -> None:
-        """Serve ``pool.remove_from_other_config``."""
-        await self._pool.remove_from_other_config(key)
+    async def edit_host(self, field: str, edit: Edit) -> None:
+        """Write a field of the host that is the clients' own."""
+        await self._host.edit(field, edit)
 
     # VM.set_memory_* and their like; see `VmLaw` for what each refuses
 

@@ -16,7 +16,7 @@ from dataclasses import MISSING, dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.errors import ConfigError, HostError, XcpmemError
-from xcpmem.vm import STORED_FIELDS, Vm
+from xcpmem.vm import STORED_FIELDS, Vm, thaw
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
     _T = TypeVar("_T")
 
-SCHEMA_VERSION: Final = 1
-"""Kept as SQLite's user_version; files of a newer xcpmem are refused."""
+SCHEMA_VERSION: Final = 2
+"""Kept as SQLite's user_version; files of a newer xcpmem are refused, older ones brought up to it."""
+
+_BEFORE_ANNOTATIONS: Final = 1
 
 FILE_NAME: Final = "state.db"
 
@@ -39,9 +41,10 @@ _COLUMN_TYPES: Final = {
     "bool": "INTEGER",
     "float": "REAL",
     "Mapping[str, str]": "TEXT",
+    "Mapping[str, Any]": "TEXT",
 }
 _COLUMNS: Final = tuple(f.name for f in STORED_FIELDS)
-_MAPS: Final = frozenset(f.name for f in STORED_FIELDS if f.type == "Mapping[str, str]")
+_MAPS: Final = frozenset(f.name for f in STORED_FIELDS if str(f.type).startswith("Mapping"))
 _BOOLEANS: Final = frozenset(f.name for f in STORED_FIELDS if f.type == "bool")
 _SAVE_VM: Final = (
     f"INSERT OR REPLACE INTO vm ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 names of our own fields
@@ -83,19 +86,26 @@ class Store:
         """
         return await self._call(self._load)
 
-    async def save(self, vms: Iterable[Vm] = (), values: Mapping[str, str] | None = None) -> None:
+    async def save(
+        self,
+        vms: Iterable[Vm] = (),
+        values: Mapping[str, str] | None = None,
+        forget: Iterable[str] = (),
+    ) -> None:
         """Write VM records and values; all are on disk when this returns, or none is.
 
         Args:
             vms: new or changed; live fields are left out.
             values: new or changed.
+            forget: uuids of VMs that are to be no more.
 
         Raises:
             HostError: the disk refused; nothing was changed.
         """
         rows = [_row(vm) for vm in vms]
         items = list((values or {}).items())
-        await self._call(lambda: self._save(rows, items))
+        gone = [(uuid,) for uuid in forget]
+        await self._call(lambda: self._save(rows, items, gone))
 
     async def close(self) -> None:
         """Let go of the file; once is enough, twice is harmless."""
@@ -141,13 +151,18 @@ class Store:
             if version == 0:
                 connection.execute(_vm_table())
                 connection.execute("CREATE TABLE value (name TEXT PRIMARY KEY, text TEXT NOT NULL)")
+            if version == _BEFORE_ANNOTATIONS:
+                connection.execute("ALTER TABLE vm ADD COLUMN annotations TEXT NOT NULL DEFAULT '{}'")
+            if version != SCHEMA_VERSION:
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
                 raise ConfigError(str(self.path), "", f"is damaged: {' '.join(verdict.split())}")
         return connection
 
-    def _save(self, rows: list[tuple[object, ...]], items: list[tuple[str, str]]) -> None:
+    def _save(
+        self, rows: list[tuple[object, ...]], items: list[tuple[str, str]], gone: list[tuple[str]]
+    ) -> None:
         if self._connection is None:
             raise HostError("state cannot be saved: the store is closed")
         try:
@@ -155,6 +170,7 @@ class Store:
                 self._connection.execute("BEGIN IMMEDIATE")
                 self._connection.executemany(_SAVE_VM, rows)
                 self._connection.executemany("INSERT OR REPLACE INTO value VALUES (?, ?)", items)
+                self._connection.executemany("DELETE FROM vm WHERE uuid = ?", gone)
         except sqlite3.Error as error:
             raise HostError(f"state cannot be saved: {error}") from error
 
@@ -208,8 +224,10 @@ def _vm(row: dict[str, object], where: str) -> Vm:
 def _value(name: str, kind: str, value: object) -> object:
     if name in _MAPS and isinstance(value, str):
         loaded = json.loads(value)
-        if isinstance(loaded, dict) and all(isinstance(text, str) for text in loaded.values()):
-            return loaded
+        if isinstance(loaded, dict) and (
+            kind == "Mapping[str, Any]" or all(isinstance(text, str) for text in loaded.values())
+        ):
+            return thaw(loaded)
     elif name in _BOOLEANS and value in {0, 1}:
         return bool(value)
     elif kind == "float" and isinstance(value, (int, float)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from xcpmem.engine.accounting import DOMAIN_TYPES, VmShape
 from xcpmem.engine.limits import MemoryLimits, check_limits
@@ -88,6 +88,8 @@ class Vm:
         other_config: any keys.
         platform: ``nested-virt`` forbids ballooning.
         blocked_operations: operation to the reason that callers are told.
+        annotations: XenAPI's fields that mean nothing here, as clients gave them: texts, numbers, flags,
+            tuples and maps of texts, by the field's name.
         requires_reboot: a change waits for the host's next boot.
         start_time_s: Unix time at which its present domain was first seen; 0: none.
         uncooperative: its domain does not follow its target.
@@ -121,6 +123,7 @@ class Vm:
     other_config: Mapping[str, str] = field(default_factory=dict)
     platform: Mapping[str, str] = field(default_factory=dict)
     blocked_operations: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, Any] = field(default_factory=dict)
     requires_reboot: bool = False
     start_time_s: float = 0.0
     uncooperative: bool = False
@@ -229,6 +232,11 @@ STORED_FIELDS: Final = tuple(f for f in fields(Vm) if f.name not in _LIVE_FIELDS
 """The fields of a `Vm` that outlive the daemon; Xen knows the others."""
 
 
+def thaw(loaded: dict[str, Any]) -> dict[str, Any]:
+    """Give what JSON made of annotations its types again: a set is a tuple."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in loaded.items()}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostFacts:
     """The host as XenAPI's readers see it; sizes bytes.
@@ -244,7 +252,7 @@ class HostFacts:
         memory_overhead: what no VM, domain 0 included, can ever have.
         boot_free_mem: what was free before the first guest, domain 0's memory included.
         reserve_kib: what is kept free for Xen and its toolstack, KiB.
-        other_config: any keys.
+        annotations: what clients wrote on it, by XenAPI's field.
         version: rises with every change of the object.
     """
 
@@ -258,7 +266,7 @@ class HostFacts:
     memory_overhead: int = 0
     boot_free_mem: int = 0
     reserve_kib: int = 0
-    other_config: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, Any] = field(default_factory=dict)
     version: int = 0
 
 

@@ -232,7 +232,7 @@ async def test_barrier_comes_back_by_an_event(stack: Stack, client: Client) -> N
     for number in range(100):
         await client("call", "VM.set_name_label", halted, str(number))
         assert (await client.pass_barrier(halted))["name_label"] == str(number)
-    assert stack.service.pool_other_config == {}
+    assert stack.service.pool_annotations == {"other_config": {}}
     assert (calls(stack, "VM.get_all_records"), calls(stack, "task.get_all_records")) == (1, 1)
     assert len(stack.sessions) == 1
 
@@ -243,7 +243,7 @@ async def test_client_whose_session_expires_logs_in_again_and_goes_on(stack: Sta
     for number in (1, 2):
         (session,) = stack.sessions._by_ref.values()
         await stack.sessions.logout(session)
-        await stack.service.labels.set_name_label(uuid, f"{number}. name")
+        await stack.rename(uuid, f"{number}. name")
         await client.shows(f"{number}. name")
         await client.pass_barrier()
     assert calls(stack, "session.login_with_password") == 3
@@ -258,7 +258,7 @@ async def test_client_goes_on_when_the_daemon_was_started_again(tmp_path: Path, 
             await client.pass_barrier()
             before = set(client.mirror)
         async with serving(tmp_path, port=port) as (stack, _):
-            await stack.service.labels.set_name_label(stack.vm("halted").uuid, "named")
+            await stack.rename(stack.vm("halted").uuid, "named")
             await client.shows("named")
             await client.pass_barrier()
             assert set(client.mirror) == before

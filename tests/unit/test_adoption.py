@@ -53,10 +53,12 @@ class FullStore(Store):
 
     is_full = False
 
-    async def save(self, vms: Iterable[Vm] = (), values: Mapping[str, str] | None = None) -> None:
+    async def save(
+        self, vms: Iterable[Vm] = (), values: Mapping[str, str] | None = None, forget: Iterable[str] = ()
+    ) -> None:
         if self.is_full:
             raise HostError("disk full")
-        await super().save(vms, values)
+        await super().save(vms, values, forget)
 
 
 class Line:
@@ -157,7 +159,7 @@ async def test_adoption_that_the_disk_refused_is_stored_by_a_later_report(
         made.store.is_full = True
         made.ring.feed(a_host(DOMAIN))
         with pytest.raises(HostError, match="disk full"):
-            await made.service.set_pool_other_config({})
+            await made.service.edit_pool("other_config", lambda _: {})
         assert made.vm.power_state == "Running"
         assert "not stored yet: disk full" in caplog.text
         made.store.is_full = False
@@ -302,7 +304,7 @@ async def test_someone_elses_write_that_was_undone_before_it_was_stored_is_forgo
         made.store.is_full = True
         made.ring.feed(a_host(replace(DOMAIN, dynamic_range=DynamicRange(2 * GIB, 2 * GIB))))
         with pytest.raises(HostError, match="disk full"):
-            await made.service.set_pool_other_config({})
+            await made.service.edit_pool("other_config", lambda _: {})
         made.store.is_full = False
         await made.feed_range(BOTH)
         assert made.limits_mib() == (0, 1024, 3072, 3072)
@@ -314,7 +316,7 @@ async def test_call_that_repeats_the_stored_range_undoes_someone_elses_write(tmp
         made.store.is_full = True
         made.ring.feed(a_host(replace(DOMAIN, dynamic_range=DynamicRange(2 * GIB, 2 * GIB))))
         with pytest.raises(HostError, match="disk full"):
-            await made.service.set_pool_other_config({})
+            await made.service.edit_pool("other_config", lambda _: {})
         made.store.is_full = False
         await set_range(made, GIB, 3 * GIB)
         await made.feed_range(DynamicRange(2 * GIB, 2 * GIB))

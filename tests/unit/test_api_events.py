@@ -232,7 +232,7 @@ async def test_first_change_waits_a_moment_for_others_unless_only_tasks_are_want
 
     async def meanwhile(seconds: float) -> None:
         slept_s.append(seconds)
-        await stack.service.labels.set_name_label(stack.vm("db1").uuid, "db2")
+        await stack.rename(stack.vm("db1").uuid, "db2")
 
     async with running_stack(tmp_path, event_clock=hasty(meanwhile)) as stack:
         client = Client(stack, await stack.login())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -78,7 +78,7 @@ class House:
         }
     )
     pool_uuid: str = POOL
-    pool_other_config: Mapping[str, str] = field(default_factory=dict)
+    pool_annotations: Mapping[str, Any] = field(default_factory=dict)
     now_s: float = 100.0
     timers: list[Told] = field(default_factory=list)
     callbacks: list[Callable[[frozenset[tuple[str, str]]], None]] = field(default_factory=list)

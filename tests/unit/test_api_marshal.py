@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from xcpmem.api.marshal import check_strings, make_check, unmarshal
 from xcpmem.api.typenames import Type, parse_type
 from xcpmem.api.values import INT64_MAX, INT64_MIN, DateTime, Value
-from xcpmem.errors import ArgumentType, InvalidValue
+from xcpmem.errors import ArgumentType, FieldType, InvalidValue
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,29 @@ def test_parameter_is_read_by_its_type(text: str, value: Value, typed: object) -
     assert type(read) is type(typed)
 
 
+def test_record_is_read_for_what_an_object_can_be_made_with() -> None:
+    given: Value = {
+        "name_label": "web1",
+        "memory_static_max": "4294967296",
+        "tags": ["a"],
+        "resident_on": 5,  # read-only, so whatever it is
+        "domid": "x",
+        "snapshot_time": None,
+        "no_such_field": {},
+    }
+    assert unmarshal(parse_type("VM record"), given) == {
+        "name_label": "web1",
+        "memory_static_max": 4294967296,
+        "tags": ("a",),
+    }
+
+
+def test_field_of_another_type_is_named() -> None:
+    with pytest.raises(FieldType) as refusal:
+        unmarshal(parse_type("VM record"), {"VCPUs_max": "two"})
+    assert refusal.value.params == ("VCPUs_max",)
+
+
 @pytest.mark.parametrize(
     ("text", "value", "complaint"),
     [
@@ -68,7 +91,8 @@ def test_parameter_is_read_by_its_type(text: str, value: Value, typed: object) -
         ("datetime", "soon", 'Failure("Date.of_iso8601: soon")'),
         ("int set", {"a": 1}, "Failure(\"Expected list, got '{a:I(1)}'\")"),
         ("(string -> string) map", ["a"], "Failure(\"Expected dict, got '[S(a)]'\")"),
-        ("VM record", {}, 'Failure("No VM record can be sent")'),
+        ("VM record", [], "Failure(\"Expected dict, got '[]'\")"),
+        ("(string, int) tuple", ["a", 1], 'Failure("No (string, int) tuple can be sent")'),
     ],
 )
 def test_wrong_parameter_is_refused_in_xapis_words(text: str, value: Value, complaint: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -81,7 +81,7 @@ class Fixed:
     all_vms: dict[str, Vm] = field(default_factory=some_vms)
     facts: HostFacts = FACTS
     pool_uuid: str = POOL
-    pool_other_config: Mapping[str, str] = field(default_factory=dict)
+    pool_annotations: Mapping[str, Any] = field(default_factory=dict)
 
     def vms(self) -> Mapping[str, Vm]:
         return self.all_vms
@@ -233,7 +233,10 @@ def test_allowed_operations_are_those_that_would_pass(records: Records) -> None:
             "changing_dynamic_range",
         ),
         PAUSED: ("unpause", "hard_shutdown", "hard_reboot", "shutdown"),
-        HALTED: ("start", "start_on", "changing_dynamic_range", "changing_shadow_memory"),
+        HALTED: (
+            *("start", "start_on", "copy", "clone", "destroy", "make_into_template"),
+            *("changing_dynamic_range", "changing_shadow_memory"),
+        ),
     }
 
 
@@ -302,7 +305,7 @@ def test_host_follows_the_vms_that_come_and_go(records: Records, inventory: Fixe
 
 def test_pool_follows_its_other_config(records: Records, inventory: Fixed) -> None:
     assert only(records, "pool") is only(records, "pool")
-    inventory.pool_other_config = {"xo:barrier": "1"}
+    inventory.pool_annotations = {"other_config": {"xo:barrier": "1"}}
     assert only(records, "pool")["other_config"] == {"xo:barrier": "1"}
 
 

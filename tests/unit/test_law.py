@@ -167,12 +167,12 @@ def test_refusals_come_in_the_order_of_xapi() -> None:
             ("VM", VM.ref, "clean_shutdown", "OpaqueRef:task"),
             replace(worst, blocked_operations={}),
         ),
-        (VmIsTemplate, (VM.ref, "pause"), replace(worst, blocked_operations={}, current_operations={})),
         (
-            VmIsSnapshot,
+            VmIsTemplate,
             (VM.ref, "pause"),
-            replace(worst, blocked_operations={}, current_operations={}, is_a_template=False),
+            replace(worst, blocked_operations={}, current_operations={}, is_a_snapshot=False),
         ),
+        (VmIsSnapshot, (VM.ref, "pause"), replace(worst, blocked_operations={}, current_operations={})),
         (
             OperationNotAllowed,
             ("This operation is not allowed on a control domain",),

@@ -37,11 +37,13 @@ class WatchedStore(Store):
     saves = 0
     is_full = False
 
-    async def save(self, vms: Iterable[Vm] = (), values: Mapping[str, str] | None = None) -> None:
+    async def save(
+        self, vms: Iterable[Vm] = (), values: Mapping[str, str] | None = None, forget: Iterable[str] = ()
+    ) -> None:
         self.saves += 1
         if self.is_full:
             raise HostError("disk full")
-        await super().save(vms, values)
+        await super().save(vms, values, forget)
 
 
 @pytest.fixture

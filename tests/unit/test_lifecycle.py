@@ -167,7 +167,7 @@ async def test_whoever_wants_something_of_a_vm_under_start_waits_for_its_end(dae
         asyncio.create_task(daemon.service.set_memory(WEB.uuid, 512 * MIB)),
         asyncio.create_task(daemon.service.set_memory_dynamic_range(WEB.uuid, 300 * MIB, 600 * MIB)),
     ]
-    await daemon.service.labels.set_name_label(WEB.uuid, "other")
+    await daemon.service.labels.edit(WEB.uuid, "name_label", lambda _: "other")
     assert not any(call.done() for call in calls)
     ambush.released.set()
     await start

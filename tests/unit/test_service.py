@@ -23,7 +23,6 @@ from xcpmem.errors import (
     DomainsUncooperative,
     HostError,
     InvalidValue,
-    MapDuplicateKey,
     NoReservation,
     NotEnoughMemory,
     OperationBlocked,
@@ -274,13 +273,13 @@ async def test_limits_and_uuids_survive_a_restart(tmp_path: Path) -> None:
     async with serve(tmp_path, host) as service:
         await service.set_memory_dynamic_range(ONE, GIB_BYTES + 1, 2 * GIB_BYTES + 1)
         await service.wait_memory_target_live(ONE, "task")
-        await service.set_pool_other_config({"a": "b"})
+        await service.edit_pool("other_config", lambda _: {"a": "b"})
         before = (service.pool_uuid, service.host().uuid, service.vms().keys(), service.vm(ONE).limits)
         assert service.vm(ONE).memory_dynamic_max == 2 * GIB_BYTES + 1
     async with serve(tmp_path, host) as service:
         after = (service.pool_uuid, service.host().uuid, service.vms().keys(), service.vm(ONE).limits)
         assert after == before
-        assert service.pool_other_config == {"a": "b"}
+        assert service.pool_annotations == {"other_config": {"a": "b"}}
 
 
 async def test_change_that_was_stored_but_not_carried_out_is_carried_out_after_a_restart(
@@ -422,16 +421,40 @@ async def test_diagnostics_say_what_the_ring_knows(service: Service) -> None:
     assert f"domain 1 ({ONE})" in text
 
 
-async def test_pool_other_config_takes_and_loses_keys(service: Service) -> None:
-    await service.add_to_pool_other_config("xo:barrier:1", "x")
-    with pytest.raises(MapDuplicateKey) as caught:
-        await service.add_to_pool_other_config("xo:barrier:1", "y")
-    pool = opaque_ref("pool", service.pool_uuid)
-    assert caught.value.params == ("pool", "other_config", pool, "xo:barrier:1")
-    await service.add_to_pool_other_config("b", "c")
-    await service.remove_from_pool_other_config("xo:barrier:1")
-    await service.remove_from_pool_other_config("no such")
-    assert service.pool_other_config == {"b": "c"}
+async def test_edits_of_the_pool_and_the_host_see_what_was_written_before(tmp_path: Path) -> None:
+    async with serve(tmp_path, sim_host(guest(1))) as service:
+        for edit in (service.edit_pool, service.edit_host):
+            await edit("tags", lambda present: (*(present or ()), "a"))
+            await asyncio.gather(*(edit("tags", lambda present: (*present, "b")) for _ in range(2)))
+        assert service.pool_annotations == service.host().annotations == {"tags": ("a", "b", "b")}
+    async with serve(tmp_path, sim_host(guest(1))) as service:
+        assert service.pool_annotations == service.host().annotations == {"tags": ("a", "b", "b")}
+
+
+async def test_what_the_first_release_kept_of_the_pool_is_taken_up(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    await store.load()
+    await store.save(values={"pool_other_config": '{"a": "b"}'})
+    await store.close()
+    async with serve(tmp_path, sim_host(guest(1))) as service:
+        assert service.pool_annotations == {"other_config": {"a": "b"}}
+        await service.edit_pool("other_config", lambda present: {**present, "c": "d"})
+        assert service.pool_annotations == {"other_config": {"a": "b", "c": "d"}}
+
+
+@pytest.mark.parametrize("name", ["pool_annotations", "host_annotations"])
+@pytest.mark.parametrize("spoilt", ["{", "[1]"])
+async def test_start_names_the_annotations_that_somebody_spoilt(
+    tmp_path: Path, name: str, spoilt: str
+) -> None:
+    store = Store(tmp_path)
+    await store.load()
+    await store.save(values={name: spoilt})
+    await store.close()
+    service = Service(Store(tmp_path), ReplayRing())
+    with pytest.raises(ConfigError, match=name):
+        await service.start()
+    await service.close()
 
 
 @pytest.mark.parametrize("spoilt", ["{", "[1]", '{"a": 1}'])
@@ -468,7 +491,7 @@ async def test_subscribers_hear_of_every_object_that_changed(service: Service) -
 
     unsubscribe = service.subscribe(hear)
     await service.set_memory_dynamic_max(ONE, 2 * GIB_BYTES)
-    await service.set_pool_other_config({})
+    await service.edit_pool("other_config", lambda _: {})
     await service.wait_memory_target_live(ONE, "task")
     unsubscribe()
     host = service.host().uuid
@@ -581,4 +604,4 @@ async def test_closed_service_refuses_changes(tmp_path: Path) -> None:
     with pytest.raises(ConnectionLost):
         await kept.set_memory_dynamic_max(ONE, GIB_BYTES)
     with pytest.raises(XcpmemError):
-        await kept.set_pool_other_config({})
+        await kept.edit_pool("other_config", lambda _: {})

@@ -251,3 +251,28 @@ async def test_file_itself_refuses_limits_out_of_order(tmp_path: Path) -> None:
 async def test_store_names_the_path_when_it_may_not_write(tmp_path: Path) -> None:
     (tmp_path / "state.db").mkdir()
     assert "directory" in (await refuse(tmp_path)).why
+
+
+async def test_annotations_come_back_with_their_types(store: Store) -> None:
+    vm = make_vm(annotations={"tags": ("a", "b"), "user_version": 3, "PV_args": "quiet", "NVRAM": {"k": "v"}})
+    await store.save([vm])
+    assert await reload(store) == {vm.uuid: vm}
+
+
+async def test_vm_that_is_to_be_forgotten_is_gone(store: Store) -> None:
+    await store.save([make_vm(), make_vm("other")])
+    await store.save([make_vm(name_label="web2")], forget=["other"])
+    assert {vm.uuid: vm.name_label for vm in (await reload(store)).values()} == {make_vm().uuid: "web2"}
+
+
+async def test_file_of_the_first_schema_is_brought_up_to_date(store: Store) -> None:
+    await store.save([make_vm()])
+    await store.close()
+    connection = sqlite3.connect(store.path)
+    connection.execute("ALTER TABLE vm DROP COLUMN annotations")
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    assert await reload(store) == {make_vm().uuid: make_vm()}
+    connection = sqlite3.connect(store.path)
+    assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+    connection.close()

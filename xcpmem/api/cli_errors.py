@@ -44,6 +44,9 @@ DESCRIPTIONS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     ),
     "VM_IS_SNAPSHOT": ("A snapshot cannot be changed.", ("vm", "operation")),
     "VM_IS_TEMPLATE": ("This cannot be done with a template.", ("vm", "operation")),
+    "VM_NO_SUSPEND_SR": ("There is no storage in which the VM's memory could be kept.", ("vm",)),
+    "ONLY_PROVISION_TEMPLATE": ("Only a template can be provisioned.", ()),
+    "FIELD_TYPE_ERROR": ("A field of the record is missing or has another type.", ("field",)),
     "VM_IS_USING_NESTED_VIRT": (
         "The VM uses nested virtualisation, so its memory cannot be ballooned.",
         ("VM",),

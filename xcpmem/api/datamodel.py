@@ -33,6 +33,9 @@ ROLES: Final = (
     "read-only",
 )
 
+UNDOCUMENTED: Final = ("get_all_records_where", "get_all_where")
+"""Served for every class that can be listed; xapi has them too, and leaves them out of its documents."""
+
 
 @dataclass(frozen=True, slots=True)
 class Field:
@@ -44,6 +47,7 @@ class Field:
         access: ``RW``, ``RO/constructor`` or ``RO/runtime``.
         default: what a record has where nothing better is known, of the right type.
         lifecycle: ``published``, ``prototyped``, ``deprecated`` or ``removed``.
+        setter: the least role that may write it, empty where nobody may or a message of its own does it.
         doc: what it is, empty where the name says it all.
     """
 
@@ -52,7 +56,13 @@ class Field:
     access: str
     default: object
     lifecycle: str
+    setter: str
     doc: str
+
+    @property
+    def is_constructed(self) -> bool:
+        """Whether it can be given when an object is made."""
+        return self.access != "RO/runtime"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +83,14 @@ class Kind(StrEnum):
     GET_RECORD = "one record"
     GET_BY_UUID = "the reference for a uuid"
     GET_BY_NAME_LABEL = "the references for a name"
+    GET_WHERE = "the references of a class to which an expression applies"
+    GET_RECORDS_WHERE = "the records of a class to which an expression applies"
     GET_FIELD = "one field of one record"
+    SET_FIELD = "a field that is the clients' own, written anew"
+    ADD_KEY = "a key that is new in a map"
+    REMOVE_KEY = "a key that is no longer in a map"
+    ADD_MEMBER = "a member that is now in a set"
+    REMOVE_MEMBER = "a member that is no longer in a set"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +104,13 @@ class Message:
         params: in the order of the wire, without the session.
         role: the least role that may call it.
         kind: who answers.
-        field: for a getter, the field.
+        field: for what reads or writes one, the field.
         needs_session: whether the first parameter on the wire is a session.
         errors: the codes that xapi declares, far from all that can happen.
         lifecycle: as for fields.
         doc: what it does.
         is_async: whether there is an ``Async.`` form, which answers with a task.
+        is_implicit: whether xapi derives it from the class, as it does most that are derived here.
         admits_client_cert: whether programs of other hosts may call it, which have a certificate and no role.
     """
 
@@ -108,6 +126,7 @@ class Message:
     lifecycle: str = "published"
     doc: str = ""
     is_async: bool = False
+    is_implicit: bool = False
     admits_client_cert: bool = False
 
     @property
@@ -218,6 +237,7 @@ def _read_field(raw: Mapping[str, Any], enums: Mapping[str, tuple[str, ...]]) ->
         access=raw["access"],
         default=default_of(field_type, raw.get("default"), enums),
         lifecycle=raw.get("lifecycle", "published"),
+        setter=raw.get("setter", ""),
         doc=raw.get("doc", ""),
     )
 
@@ -237,6 +257,7 @@ def _read_message(class_name: str, raw: Mapping[str, Any]) -> Message:
         lifecycle=raw.get("lifecycle", "published"),
         doc=raw["doc"],
         is_async=raw.get("async", False),
+        is_implicit=raw.get("implicit", False),
         admits_client_cert=raw.get("client_cert", False),
     )
 
@@ -256,10 +277,15 @@ def _derive_messages(class_name: str, generic: list[str], fields: Mapping[str, F
         "get_record": (Kind.GET_RECORD, record, (this,)),
         "get_by_uuid": (Kind.GET_BY_UUID, ref, (Parameter("uuid", text),)),
         "get_by_name_label": (Kind.GET_BY_NAME_LABEL, SetOf(ref), (Parameter("label", text),)),
+        "get_all_where": (Kind.GET_WHERE, SetOf(ref), (Parameter("expr", text),)),
+        "get_all_records_where": (Kind.GET_RECORDS_WHERE, MapOf(ref, record), (Parameter("expr", text),)),
     }
-    for name in generic:
+    filtered = UNDOCUMENTED if "get_all_records" in generic else ()
+    for name in (*generic, *filtered):
         kind, result, params = shapes[name]
-        yield Message(class_name, name, result, params, "read-only", kind, doc=f"Get {kind}.")
+        yield Message(
+            class_name, name, result, params, "read-only", kind, doc=f"Get {kind}.", is_implicit=True
+        )
     for field in fields.values() if "get_record" in generic else ():
         yield Message(
             class_name,
@@ -271,4 +297,56 @@ def _derive_messages(class_name: str, generic: list[str], fields: Mapping[str, F
             field,
             lifecycle=field.lifecycle,
             doc=field.doc or f"Get the field {field.name}.",
+            is_implicit=True,
+        )
+    for field in fields.values():
+        if field.setter:
+            yield from _derive_setters(class_name, this, field)
+
+
+def _derive_setters(class_name: str, this: Parameter, field: Field) -> Iterator[Message]:
+    """Derive what writes a field that is the clients' own: one message, and two more for a part of it."""
+    name = field.name
+    match field.type:
+        case MapOf(key, value):
+            parts: tuple[tuple[str, Kind, tuple[Parameter, ...], str], ...] = (
+                (
+                    f"add_to_{name}",
+                    Kind.ADD_KEY,
+                    (Parameter("key", key), Parameter("value", value)),
+                    f"Add a key that is not yet in the map {name}.",
+                ),
+                (
+                    f"remove_from_{name}",
+                    Kind.REMOVE_KEY,
+                    (Parameter("key", key),),
+                    f"Remove a key from the map {name}, if it is there.",
+                ),
+            )
+        case SetOf(of):
+            member = (Parameter("value", of),)
+            parts = (
+                (
+                    f"add_{name}",
+                    Kind.ADD_MEMBER,
+                    member,
+                    f"Add a member to the set {name}, if it is not there.",
+                ),
+                (f"remove_{name}", Kind.REMOVE_MEMBER, member, f"Remove a member of the set {name}."),
+            )
+        case _:
+            parts = ()
+    whole = (f"set_{name}", Kind.SET_FIELD, (Parameter("value", field.type),), f"Write the field {name}.")
+    for message, kind, params, doc in (whole, *parts):
+        yield Message(
+            class_name,
+            message,
+            Simple("void"),
+            (this, *params),
+            field.setter,
+            kind,
+            field,
+            lifecycle=field.lifecycle,
+            doc=doc,
+            is_implicit=field.access == "RW",
         )

@@ -15,6 +15,7 @@ from uuid import NAMESPACE_OID, uuid5
 from xcpmem import __version__
 from xcpmem.api.datamodel import load_datamodel
 from xcpmem.api.marshal import make_check
+from xcpmem.api.newvm import annotated
 from xcpmem.api.typenames import EPOCH
 from xcpmem.api.values import Record
 from xcpmem.errors import ApiError
@@ -24,9 +25,14 @@ from xcpmem.law import (
     CHANGING_STATIC_RANGE,
     CLEAN_REBOOT,
     CLEAN_SHUTDOWN,
+    CLONE,
+    COPY,
+    DESTROY,
     HARD_REBOOT,
     HARD_SHUTDOWN,
+    MAKE_INTO_TEMPLATE,
     PAUSE,
+    PROVISION,
     SHUTDOWN,
     START,
     START_ON,
@@ -57,8 +63,17 @@ _SOFTWARE_VERSION: Final[Mapping[str, str]] = {
 # Of the operations that are served, those that xapi ever lists as allowed.
 _LISTED_OPERATIONS: Final = (
     *(START, START_ON, PAUSE, UNPAUSE, CLEAN_SHUTDOWN, CLEAN_REBOOT, HARD_SHUTDOWN, HARD_REBOOT, SHUTDOWN),
+    *(COPY, CLONE, DESTROY, PROVISION, MAKE_INTO_TEMPLATE),
     *(CHANGING_DYNAMIC_RANGE, CHANGING_STATIC_RANGE, CHANGING_SHADOW_MEMORY),
 )
+
+# What VMs are given where nobody says otherwise, as xapi's own templates are.
+_VM_HABITS: Final[Mapping[str, object]] = {
+    "user_version": 1,
+    "actions_after_reboot": "restart",
+    "actions_after_crash": "restart",
+    "has_vendor_device": False,
+}
 
 _NAMES_KEPT: Final = 8192
 
@@ -124,13 +139,14 @@ def vm_fields(vm: Vm, host_ref: str) -> Fields:
     """Say what is known of a VM; sizes are bytes already."""
     guest_metrics = metrics_ref("VM_guest_metrics", vm.uuid) if has_guest_metrics(vm) else NULL_REF
     return {
+        **_VM_HABITS,
+        **{name: value for name, value in vm.annotations.items() if name in annotated()},
         "uuid": vm.uuid,
         "allowed_operations": tuple(op.name for op in _LISTED_OPERATIONS if _is_allowed(vm, op)),
         "current_operations": vm.current_operations,
         "name_label": vm.name_label,
         "name_description": vm.name_description,
         "power_state": vm.power_state,
-        "user_version": 1,
         "is_a_template": vm.is_a_template,
         "resident_on": host_ref if vm.is_resident else NULL_REF,
         "scheduled_to_be_resident_on": host_ref if vm.is_scheduled else NULL_REF,
@@ -142,8 +158,6 @@ def vm_fields(vm: Vm, host_ref: str) -> Fields:
         "memory_static_min": vm.memory_static_min,
         "VCPUs_max": vm.VCPUs_max,
         "VCPUs_at_startup": vm.VCPUs_at_startup,
-        "actions_after_reboot": "restart",
-        "actions_after_crash": "restart",
         "HVM_shadow_multiplier": vm.HVM_shadow_multiplier,
         "platform": vm.platform,
         "other_config": vm.other_config,
@@ -153,7 +167,6 @@ def vm_fields(vm: Vm, host_ref: str) -> Fields:
         "guest_metrics": guest_metrics,
         "is_a_snapshot": vm.is_a_snapshot,
         "blocked_operations": vm.blocked_operations,
-        "has_vendor_device": False,
         "requires_reboot": vm.requires_reboot,
         "domain_type": vm.domain_type,
     }
@@ -205,13 +218,13 @@ def host_fields(host: HostFacts, resident_vms: Sequence[Vm]) -> Fields:
         "API_version_vendor": "XenSource",
         "enabled": True,
         "software_version": _SOFTWARE_VERSION,
-        "other_config": host.other_config,
         "resident_VMs": tuple(vm.ref for vm in resident_vms),
         "cpu_info": {"cpu_count": str(host.cpu_count)},
         "hostname": host.hostname,
         "address": host.address,
         "metrics": metrics_ref("host_metrics", host.uuid),
         "control_domain": control_domain,
+        **host.annotations,
     }
 
 
@@ -225,13 +238,13 @@ def host_metrics_fields(host: HostFacts) -> Fields:
     }
 
 
-def pool_fields(uuid: str, master: str, other_config: Mapping[str, str]) -> Fields:
+def pool_fields(uuid: str, master: str, annotations: Mapping[str, object]) -> Fields:
     """Say what is known of the pool; nothing is restricted, ballooning least of all."""
     return {
         "uuid": uuid,
         "master": master,
-        "other_config": other_config,
         "restrictions": {"restrict_dmc": "false"},
+        **annotations,
     }
 
 

@@ -1,4 +1,4 @@
-"""The messages that start, stop and name VMs."""
+"""The messages that start and stop VMs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LifecycleMethods:
 
     def handlers(self) -> dict[str, Handler]:
         """Give the handlers by ``Class.message``."""
-        lifecycle, labels = self._service.lifecycle, self._service.labels
+        lifecycle = self._service.lifecycle
         return {
             "VM.start": self._start,
             "VM.start_on": self._start_on,
@@ -40,10 +40,6 @@ class LifecycleMethods:
             "VM.shutdown": self._asking(lifecycle.shutdown),
             "VM.clean_reboot": self._asking(lifecycle.clean_reboot),
             "VM.hard_reboot": self._on_vm(lifecycle.hard_reboot),
-            "VM.set_name_label": self._on_vm(labels.set_name_label),
-            "VM.set_other_config": self._on_vm(labels.set_other_config),
-            "VM.add_to_other_config": self._on_vm(labels.add_to_other_config),
-            "VM.remove_from_other_config": self._on_vm(labels.remove_from_other_config),
         }
 
     def _on_vm(self, act: Callable[..., Awaitable[None]]) -> Handler:

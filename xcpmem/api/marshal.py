@@ -15,7 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.api.datamodel import load_datamodel
-from xcpmem.api.typenames import Enum, MapOf, Ref, SetOf, Simple, Type
+from xcpmem.api.typenames import Enum, MapOf, RecordOf, Ref, SetOf, Simple, Type
 from xcpmem.api.values import (
     INT64_MAX,
     INT64_MIN,
@@ -25,7 +25,7 @@ from xcpmem.api.values import (
     parse_double,
     parse_int64,
 )
-from xcpmem.errors import ArgumentType, InvalidValue
+from xcpmem.errors import ArgumentType, FieldType, InvalidValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,11 +42,12 @@ def unmarshal(param_type: Type, value: Value) -> object:
 
     Returns:
         int (of 64 bits), float (finite), bool, str (also for references and enumerations), datetime in UTC,
-        tuple for a set, dict for a map.
+        tuple for a set, dict for a map; for a record a dict of what can be given when an object is made.
 
     Raises:
         ArgumentType: another type, no number where a number is written as text, no finite float, no word of
             the enumeration.
+        FieldType: the same in a field of a record.
     """
     match param_type:
         case Simple(name):
@@ -59,8 +60,22 @@ def unmarshal(param_type: Type, value: Value) -> object:
             return tuple(unmarshal(of, item) for item in _expect_list(value))
         case MapOf(key, of):
             return {unmarshal(key, name): unmarshal(of, item) for name, item in _expect_dict(value).items()}
+        case RecordOf(of) if of in load_datamodel().classes:
+            return _read_record(of, _expect_dict(value))
         case _:
             raise ArgumentType(f'Failure("No {param_type} can be sent")')
+
+
+def _read_record(class_name: str, given: Mapping[str, Value]) -> dict[str, object]:
+    """Read the fields that an object can be made with; all others, known or not, do not count."""
+    found: dict[str, object] = {}
+    for name, field in load_datamodel().classes[class_name].fields.items():
+        if field.is_constructed and name in given:
+            try:
+                found[name] = unmarshal(field.type, given[name])
+            except ArgumentType as error:
+                raise FieldType(name) from error
+    return found
 
 
 def check_strings(value: Value) -> None:

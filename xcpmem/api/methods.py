@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 from xcpmem.api.accounts import AccountMethods
 from xcpmem.api.datamodel import Kind, load_datamodel
 from xcpmem.api.events import EventMethods
+from xcpmem.api.filters import parse_filter
 from xcpmem.api.history import HistoryMethods
 from xcpmem.api.lifecycle import LifecycleMethods
+from xcpmem.api.registry import RegistryMethods
 from xcpmem.api.tasks import TaskMethods
+from xcpmem.api.writers import WRITING, FieldWriters
 from xcpmem.history import History
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from xcpmem.api.records import Records
     from xcpmem.api.sessions import Sessions
     from xcpmem.api.tasks import Tasks
+    from xcpmem.api.values import Record
     from xcpmem.audit import AuditTrail
     from xcpmem.service import Service
 
@@ -52,17 +56,20 @@ def make_handlers(
         trail: tells who changed what.
         history: tells what was decided; None: nothing is kept.
     """
+    writers = FieldWriters(service, records)
     handlers: dict[str, Handler] = {
-        message.wire_name: _make_generic(message, records)
+        message.wire_name: (
+            writers.handler(message) if message.kind in WRITING else _make_generic(message, records)
+        )
         for message in load_datamodel().messages()
         if message.kind is not Kind.CUSTOM
     }
     handlers.update(_SystemMethods().handlers())
     handlers.update(_SessionMethods(sessions).handlers())
-    handlers.update(_PoolMethods(service, records).handlers())
     handlers.update(_HostMethods(service, records).handlers())
     handlers.update(_VmMethods(service, records, tasks).handlers())
     handlers.update(LifecycleMethods(service, records, tasks).handlers())
+    handlers.update(RegistryMethods(service, records).handlers())
     handlers.update(TaskMethods(tasks).handlers())
     handlers.update(EventMethods(events).handlers())
     handlers.update(_MemoryMethods(service, records).handlers())
@@ -81,6 +88,8 @@ def _make_generic(message: Message, records: Records) -> Handler:
         Kind.GET_BY_UUID: lambda uuid: records.find_by_uuid(class_name, uuid),
         Kind.GET_BY_NAME_LABEL: lambda label: records.find_by_name_label(class_name, label),
         Kind.GET_FIELD: lambda ref: records.record(class_name, ref)[field],
+        Kind.GET_WHERE: lambda expr: tuple(_matching(records, class_name, expr)),
+        Kind.GET_RECORDS_WHERE: lambda expr: _matching(records, class_name, expr),
     }
     answer = answers[message.kind]
 
@@ -88,6 +97,11 @@ def _make_generic(message: Message, records: Records) -> Handler:
         return answer(*args)
 
     return handle
+
+
+def _matching(records: Records, class_name: str, expression: str) -> dict[str, Record]:
+    applies = parse_filter(expression)
+    return {ref: record for ref, record in records.records(class_name).items() if applies(ref, record)}
 
 
 class _SystemMethods:
@@ -128,28 +142,6 @@ class _SessionMethods:
 
     async def _logout(self, caller: Caller) -> None:
         await self._sessions.logout(caller.owner)
-
-
-class _PoolMethods:
-    """The map that clients keep notes in."""
-
-    def __init__(self, service: Service, records: Records) -> None:
-        self._service = service
-        self._records = records
-
-    def handlers(self) -> dict[str, Handler]:
-        return {
-            "pool.set_other_config": self._on_pool(self._service.set_pool_other_config),
-            "pool.add_to_other_config": self._on_pool(self._service.add_to_pool_other_config),
-            "pool.remove_from_other_config": self._on_pool(self._service.remove_from_pool_other_config),
-        }
-
-    def _on_pool(self, act: Callable[..., Awaitable[None]]) -> Handler:
-        async def handle(_: Caller, ref: str, *args: object) -> None:
-            self._records.record("pool", ref)
-            await act(*args)
-
-        return handle
 
 
 class _HostMethods:

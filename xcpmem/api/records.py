@@ -7,7 +7,7 @@ A record is made anew only when its object has changed, and keeps its encoded fo
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from xcpmem.api import fields
 from xcpmem.errors import HandleInvalid, UuidInvalid
@@ -40,8 +40,21 @@ class Inventory(Protocol):
         """The one pool."""
 
     @property
-    def pool_other_config(self) -> Mapping[str, str]:
-        """Its ``other_config``."""
+    def pool_annotations(self) -> Mapping[str, Any]:
+        """What clients wrote on it, by field; a new map after each change."""
+
+
+class _Same:
+    """A version by identity, of what is replaced and never changed; it keeps the thing, so ids stay apart."""
+
+    def __init__(self, thing: object) -> None:
+        self._thing = thing
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other._thing is self._thing
+
+    def __hash__(self) -> int:
+        return id(self._thing)
 
 
 class _Made(NamedTuple):
@@ -208,11 +221,13 @@ class Records:
                     class_name, host.uuid, host.version, lambda: fields.host_metrics_fields(host)
                 )
             case _:
-                uuid, other_config = self._inventory.pool_uuid, dict(self._inventory.pool_other_config)
+                uuid, annotations = self._inventory.pool_uuid, self._inventory.pool_annotations
                 master = self._single_ref("host")
-                version = tuple(other_config.items())
                 return self._keep(
-                    class_name, uuid, version, lambda: fields.pool_fields(uuid, master, other_config)
+                    class_name,
+                    uuid,
+                    _Same(annotations),
+                    lambda: fields.pool_fields(uuid, master, annotations),
                 )
 
     def _keep(

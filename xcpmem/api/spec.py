@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from xcpmem import errors
-from xcpmem.api.datamodel import ROLES, Kind, load_datamodel
+from xcpmem.api.datamodel import ROLES, load_datamodel
 from xcpmem.api.typenames import Simple
 from xcpmem.api.values import format_datetime
 from xcpmem.law import format_ocaml_float
@@ -149,7 +149,7 @@ def _message(message: Message, known: Mapping[str, Mapping[str, Any]]) -> dict[s
         "roles": list(message.roles),
         "tag": "",
         "lifecycle": _lifecycle(message.lifecycle),
-        "implicit": message.kind is not Kind.CUSTOM,
+        "implicit": message.is_implicit,
         "async": message.is_async,
     }
 
