@@ -23,6 +23,7 @@ HOST_MIB: Final = 16384
 RATE_MIB_S: Final = 200
 RANGE_MIB: Final = (512, 4096)
 GUESTS: Final = 8
+RAMP_S: Final = 4
 HALF_HOUR_S: Final = 1800.0
 HOUR_S: Final = 3600.0
 
@@ -194,9 +195,17 @@ def _bursts(
     while now_s < duration_s:
         burst_s = random.uniform(20, 120) if random.random() < 0.9 else random.uniform(120, 240)
         peak = base._replace(hot_kib=mib_to_kib(round(random.uniform(*peak_mib))))
-        turns += [Turn(round(now_s, 1), peak), Turn(round(now_s + burst_s, 1), base)]
+        turns += _ramp(now_s, base, peak)
+        turns.append(Turn(round(now_s + burst_s, 1), base))
         now_s += burst_s + 20 + random.expovariate(1 / rest_s)
     return tuple(turns)
+
+
+def _ramp(at_s: float, base: Need, peak: Need) -> Iterator[Turn]:
+    """Let a need rise as a program loads its data: not at once, but in equal parts over some seconds."""
+    for part in range(1, RAMP_S + 1):
+        hot_kib = base.hot_kib + (peak.hot_kib - base.hot_kib) * part // RAMP_S
+        yield Turn(round(at_s + part - 1, 1), base._replace(hot_kib=hot_kib))
 
 
 def _burst(random: Random) -> Case:
@@ -207,7 +216,7 @@ def _burst(random: Random) -> Case:
 
 def _osmix(random: Random) -> Case:
     """Three Linux and three Windows guests with the same bursts in pairs, an old agent, and none."""
-    pairs = [_bursts(random, HALF_HOUR_S) for _ in range(3)]
+    pairs = [_bursts(random, HALF_HOUR_S, rest_s=260) for _ in range(3)]
     guests = [CaseGuest(turns=turns, family=family) for turns in pairs for family in ("linux", "windows")]
     old, silent = (_bursts(random, HALF_HOUR_S, peak_mib=(1300, 2050)) for _ in range(2))
     guests += [CaseGuest(turns=old, family="old", voice=Voice.OLD)]
@@ -217,7 +226,7 @@ def _osmix(random: Random) -> Case:
 
 def _admission(random: Random) -> Case:
     """Bursts, and VMs that start in the middle of them and live for a few minutes."""
-    guests = [CaseGuest(turns=_bursts(random, HALF_HOUR_S, rest_s=270)) for _ in range(6)]
+    guests = [CaseGuest(turns=_bursts(random, HALF_HOUR_S, rest_s=210)) for _ in range(6)]
     now_s = 60.0
     while now_s < HALF_HOUR_S - 120:
         now_s = round(now_s + random.uniform(60, 150), 1)
@@ -236,9 +245,11 @@ def _shifted(turns: tuple[Turn, ...], by_s: float) -> Iterator[Turn]:
 
 def _slow(random: Random) -> Case:
     """Bursts among guests that give memory back at 15 MiB/s only."""
-    case = _burst(random)
-    guests = tuple(replace(guest, shrinks_kib_s=mib_to_kib(15)) for guest in case.guests)
-    return replace(case, name="slow", guests=guests)
+    guests = tuple(
+        CaseGuest(turns=_bursts(random, HALF_HOUR_S, rest_s=340), shrinks_kib_s=mib_to_kib(15))
+        for _ in range(GUESTS)
+    )
+    return Case(name="slow", guests=guests)
 
 
 def _stuck(random: Random) -> Case:
@@ -276,7 +287,7 @@ def _big(random: Random) -> Case:
         turns = _still(base)
         if kind == "bursts":
             peak_mib = (0.35 * max_mib, max_mib)
-            turns = _bursts(random, HALF_HOUR_S, peak_mib=peak_mib, rest_s=95, base=base)
+            turns = _bursts(random, HALF_HOUR_S, peak_mib=peak_mib, rest_s=90, base=base)
         guests.append(
             CaseGuest(
                 turns=turns,
