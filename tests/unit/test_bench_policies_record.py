@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from tests.bench.policies.cases import CASES, Case, CaseGuest, Turn, Voice, make_case
+from tests.bench.policies.cases import CASES, RAMP_S, Case, CaseGuest, Turn, Voice, make_case
 from tests.bench.policies.intervals import interval
 from tests.bench.policies.marks import MARKS
 from tests.bench.policies.record import Record, figures_of, jain
@@ -137,7 +137,9 @@ def test_bursts_are_mostly_shorter_than_two_minutes_as_overdriver_saw() -> None:
         after.at_s - turn.at_s
         for seed in TUNING
         for guest in make_case("burst", seed).guests
-        for turn, after in zip(guest.turns[1::2], guest.turns[2::2], strict=False)
+        for turn, after in zip(
+            guest.turns[1 :: RAMP_S + 1], guest.turns[RAMP_S + 1 :: RAMP_S + 1], strict=False
+        )
     ]
     assert len(lengths_s) > 100
     assert 0.83 < sum(length_s < 120 for length_s in lengths_s) / len(lengths_s) < 0.95

@@ -3,7 +3,13 @@
 A guest that stalls although it uses less than it has waits for what was dropped from its cache: its cache is
 hot and larger than its memory. No amount that it could report as used says so, hence the boost: a size that
 grows while stalls last that the demand does not explain, is held for a while, and fades so slowly that the
-guest is not probed to pieces. Formulas and constants: the peers' study, section 9.5.
+guest is not probed to pieces.
+
+Formulas and constants are those of the peers' study, section 9.5, but for what its measurements left to be
+turned. A boost fades only while somebody lacks memory. A guest whose use begins to rise is expected to need
+what it needed before. A peak comes last, after what stalls ask for. Nobody is left without any cache. A guest
+that goes on saying that it uses all it is given, and knows of no stalls, is not believed for a while.
+``tests/bench/POLICIES.md`` has the figures.
 """
 
 from __future__ import annotations
@@ -36,7 +42,22 @@ class DemandParameters(Parameters):
     ] = 50.0
     peak_s: Annotated[
         float, Parameter("time in which the memory of a peak fades to a third, seconds", least=1)
-    ] = 60.0
+    ] = 30.0
+    crest_s: Annotated[
+        float, Parameter("the same for the peak that a guest whose use rises is expected to reach", least=1)
+    ] = 1800.0
+    rise_percent: Annotated[
+        float, Parameter("using so much more of its memory than before is a rise, percent", least=0)
+    ] = 5.0
+    rise_s: Annotated[
+        float, Parameter("a rise is expected to reach the crest within so long, seconds", least=0)
+    ] = 10.0
+    trials: Annotated[
+        int, Parameter("a guest whose use may hide a need may grow so often in vain", least=0)
+    ] = 2
+    doubt_s: Annotated[float, Parameter("... and then counts as silent for so long, seconds", least=0)] = (
+        1800.0
+    )
     stall_percent: Annotated[
         float, Parameter("stalling for more of the time is a need, percent", least=0.01, most=100)
     ] = 0.5
@@ -86,6 +107,11 @@ class Demand(NamedTuple):
         held_until_s: before this the boost does not fade.
         holds: how often the hold was doubled.
         is_relieved: whether its stalls have ended since the boost was last raised.
+        crest_kib: its highest demand of the last hour or so, as of ``seen_s``.
+        rising_until_s: its use is on the rise, and the crest expected, until then.
+        size_kib: what it held when it was last heard.
+        vain: how often it grew and went on saying that all is used, and nothing of stalls.
+        doubted_until_s: it is not believed until then.
     """
 
     seen_s: float
@@ -99,16 +125,22 @@ class Demand(NamedTuple):
     held_until_s: float = 0.0
     holds: int = 0
     is_relieved: bool = False
+    crest_kib: int = 0
+    rising_until_s: float = 0.0
+    size_kib: int = 0
+    vain: int = 0
+    doubted_until_s: float = 0.0
 
     def peak_at(self, now_s: float, parameters: DemandParameters) -> int:
         """Say what is left of the peak, KiB: it fades towards the demand."""
-        fading_kib = self.peak_kib - self.demand_kib
-        if fading_kib <= 0:
-            return self.demand_kib
-        return self.demand_kib + int(fading_kib * exp(-(now_s - self.seen_s) / parameters.peak_s))
+        return self._faded(self.peak_kib, now_s, parameters.peak_s)
+
+    def crest_at(self, now_s: float, parameters: DemandParameters) -> int:
+        """Say what is left of the crest, KiB: it fades towards the demand, but slowly."""
+        return self._faded(self.crest_kib, now_s, parameters.crest_s)
 
     def boost_at(self, now_s: float, parameters: DemandParameters) -> int:
-        """Say what is left of the boost, KiB."""
+        """Say what is left of the boost if it is contended, KiB."""
         fading_s = now_s - max(self.seen_s, self.held_until_s)
         if self.boost_kib == 0 or fading_s <= 0:
             return self.boost_kib
@@ -118,24 +150,39 @@ class Demand(NamedTuple):
         )
         return boost_kib if boost_kib >= BOOST_LEAST_KIB else 0
 
+    def _faded(self, size_kib: int, now_s: float, fades_s: float) -> int:
+        fading_kib = size_kib - self.demand_kib
+        if fading_kib <= 0:
+            return self.demand_kib
+        return self.demand_kib + int(fading_kib * exp(-(now_s - self.seen_s) / fades_s))
+
 
 class Needs(NamedTuple):
     """What a guest is to have, in the order in which guests are served, each within its limits; KiB.
 
     Args:
         need_kib: what nobody may take from it below its entitlement.
-        used_kib: what it uses.
-        room_kib: ... with room to grow and its recent peak.
+        used_kib: what it uses, with the least of room that a cache needs.
+        room_kib: ... with room to grow.
         boost_kib: ... and what its stalls ask for.
+        peak_kib: ... and what it may need again soon, as it did before.
     """
 
     need_kib: int
     used_kib: int
     room_kib: int
     boost_kib: int
+    peak_kib: int
 
 
-def follow(demand: Demand | None, claim: Claim, sample: Sample, parameters: DemandParameters) -> Demand:
+def follow(
+    demand: Demand | None,
+    claim: Claim,
+    sample: Sample,
+    parameters: DemandParameters,
+    *,
+    is_contended: bool = True,
+) -> Demand:
     """Take a sample in; the same object when it brought nothing new.
 
     Args:
@@ -143,62 +190,102 @@ def follow(demand: Demand | None, claim: Claim, sample: Sample, parameters: Dema
         claim: the guest as it is seen.
         sample: what it said last.
         parameters: the knobs.
+        is_contended: whether somebody lacks memory; while nobody does, no boost fades, since probing whether
+            a cache is still hot costs time and what is found helps nobody.
     """
     used_kib = sample.used_kib + sample.swapped_kib
     if demand is None:
-        return Demand(sample.seen_s, sample.stall_us, sample.refault_kib, used_kib, used_kib)
+        demand = Demand(sample.seen_s, sample.stall_us, sample.refault_kib, used_kib, used_kib)
+        return demand._replace(crest_kib=used_kib, size_kib=claim.actual_kib)
     if sample.seen_s <= demand.seen_s:
         return demand
-    seen_s, stall = sample.seen_s, _stall(demand, sample, parameters)
-    peak_kib = max(used_kib, demand.peak_at(seen_s, parameters))
-    boost_kib, holds = demand.boost_at(seen_s, parameters), demand.holds
-    is_relieved = demand.is_relieved or stall * PERCENT < parameters.calm_percent
-    held_until_s, since_s = demand.held_until_s, None
-    is_explained = used_kib * PERCENT >= claim.actual_kib * parameters.explained_percent
-    if stall * PERCENT > parameters.stall_percent and not is_explained:
-        since_s = demand.seen_s if demand.stalled_since_s is None else demand.stalled_since_s
-        if seen_s - since_s >= parameters.stalled_s:
-            more = min(parameters.boost_most_percent, parameters.boost_percent + stall * PERCENT)
-            wanted_kib = int(claim.actual_kib * (1 + more / PERCENT))
-            room_kib = _room_kib(used_kib, peak_kib, sample, parameters)
-            boost_kib = max(boost_kib, wanted_kib - room_kib)
-            holds = min(holds + is_relieved, parameters.hold_doublings) if demand.boost_kib else 0
-            held_until_s, is_relieved = seen_s + parameters.hold_s * 2**holds, False
-    return Demand(
+    seen_s = sample.seen_s
+    rise_kib = max(parameters.room_kib, int(claim.actual_kib * parameters.rise_percent / PERCENT))
+    is_rising = used_kib - demand.demand_kib > rise_kib
+    demand = _doubt(demand, claim, sample, parameters)
+    return _boost(demand, claim, sample, parameters, is_contended=is_contended)._replace(
         seen_s=seen_s,
         stall_us=sample.stall_us,
         refault_kib=sample.refault_kib,
         demand_kib=used_kib,
-        peak_kib=peak_kib,
-        stall=stall,
-        stalled_since_s=since_s,
-        boost_kib=boost_kib,
-        held_until_s=held_until_s,
-        holds=holds if boost_kib else 0,
-        is_relieved=is_relieved,
+        peak_kib=max(used_kib, demand.peak_at(seen_s, parameters)),
+        crest_kib=max(used_kib, demand.crest_at(seen_s, parameters)),
+        rising_until_s=seen_s + parameters.rise_s if is_rising else demand.rising_until_s,
+        size_kib=claim.actual_kib,
     )
 
 
 def needs_of(demand: Demand, claim: Claim, sample: Sample, parameters: DemandParameters) -> Needs:
     """Say what a guest is to have; what fades does so from sample to sample, not while nothing is heard."""
     used_kib = demand.demand_kib
-    room_kib = _room_kib(used_kib, demand.peak_kib, sample, parameters)
+    room_kib = _with_room_kib(used_kib, sample, parameters)
     boost_kib = max(room_kib + demand.boost_kib, claim.regret_kib)
-    need_kib = _with_room_kib(used_kib, sample, parameters)
-    if parameters.boost_is_need and boost_kib > room_kib:
-        need_kib = boost_kib
+    need_kib = boost_kib if parameters.boost_is_need and demand.boost_kib else room_kib
+    is_rising = demand.seen_s < demand.rising_until_s
+    peak_kib = max(demand.peak_kib, demand.crest_kib if is_rising else 0) + parameters.room_kib
+    sizes_kib = (need_kib, used_kib + parameters.room_kib, room_kib, boost_kib, max(boost_kib, peak_kib))
     low_kib, high_kib = claim.low_kib, claim.high_kib
-    return Needs(*(min(max(size, low_kib), high_kib) for size in (need_kib, used_kib, room_kib, boost_kib)))
+    return Needs(*(min(max(size, low_kib), high_kib) for size in sizes_kib))
+
+
+def is_believed(demand: Demand) -> bool:
+    """Tell whether what a guest says is taken for what it needs; if not, it counts as silent."""
+    return demand.seen_s >= demand.doubted_until_s
+
+
+def _doubt(demand: Demand, claim: Claim, sample: Sample, parameters: DemandParameters) -> Demand:
+    """Stop believing a guest that says, however much it gets, that it uses all.
+
+    Agents of before 2021 call only free memory available, and a cache fills whatever it is given.
+    """
+    if not _is_censored(sample):
+        return demand._replace(vain=0)
+    grown = claim.actual_kib * PERCENT >= demand.size_kib * (PERCENT + parameters.rise_percent)
+    vain = demand.vain + (grown or claim.actual_kib >= claim.high_kib)
+    if vain < parameters.trials:
+        return demand._replace(vain=vain)
+    return demand._replace(vain=0, doubted_until_s=sample.seen_s + parameters.doubt_s)
+
+
+def _boost(
+    demand: Demand, claim: Claim, sample: Sample, parameters: DemandParameters, *, is_contended: bool
+) -> Demand:
+    """Give more to a guest that stalls for no reason that its use explains, and let what it got fade."""
+    seen_s, used_kib = sample.seen_s, sample.used_kib + sample.swapped_kib
+    stall = _stall(demand, sample, parameters)
+    boost_kib = demand.boost_at(seen_s, parameters) if is_contended else demand.boost_kib
+    is_relieved = demand.is_relieved or stall * PERCENT < parameters.calm_percent
+    is_explained = used_kib * PERCENT >= claim.actual_kib * parameters.explained_percent
+    since_s = None
+    if stall * PERCENT > parameters.stall_percent and not is_explained:
+        since_s = demand.seen_s if demand.stalled_since_s is None else demand.stalled_since_s
+    demand = demand._replace(
+        stall=stall,
+        stalled_since_s=since_s,
+        boost_kib=boost_kib,
+        holds=demand.holds if boost_kib else 0,
+        is_relieved=is_relieved,
+    )
+    if since_s is None or seen_s - since_s < parameters.stalled_s:
+        return demand
+    more = min(parameters.boost_most_percent, parameters.boost_percent + stall * PERCENT)
+    wanted_kib = int(claim.actual_kib * (1 + more / PERCENT))
+    holds = min(demand.holds + is_relieved, parameters.hold_doublings) if boost_kib else 0
+    return demand._replace(
+        boost_kib=max(boost_kib, wanted_kib - _with_room_kib(used_kib, sample, parameters)),
+        holds=holds,
+        held_until_s=seen_s + parameters.hold_s * 2**holds,
+        is_relieved=False,
+    )
+
+
+def _is_censored(sample: Sample) -> bool:
+    return sample.is_censored and sample.stall_us is None
 
 
 def _with_room_kib(used_kib: int, sample: Sample, parameters: DemandParameters) -> int:
-    is_censored = sample.is_censored and sample.stall_us is None
-    percent = parameters.censored_room_percent if is_censored else parameters.room_percent
+    percent = parameters.censored_room_percent if _is_censored(sample) else parameters.room_percent
     return int(used_kib * (PERCENT + percent) / PERCENT) + parameters.room_kib
-
-
-def _room_kib(used_kib: int, peak_kib: int, sample: Sample, parameters: DemandParameters) -> int:
-    return max(_with_room_kib(used_kib, sample, parameters), peak_kib + parameters.room_kib)
 
 
 def _stall(demand: Demand, sample: Sample, parameters: DemandParameters) -> float:

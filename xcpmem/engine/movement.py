@@ -24,7 +24,7 @@ class MovementParameters(Parameters):
     reserve_percent: Annotated[
         float,
         Parameter("of all memory is kept free for domains to come, if nobody needs it", least=0, most=50),
-    ] = 2.0
+    ] = 1.0
     dead_band_kib: Annotated[int, Parameter("in scarcity nobody moves for less, KiB", least=0)] = mib_to_kib(
         8
     )

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from xcpmem.engine.demand import PERCENT, Demand, DemandParameters, Needs, follow, needs_of
+from xcpmem.engine.demand import PERCENT, Demand, DemandParameters, Needs, follow, is_believed, needs_of
 from xcpmem.engine.movement import MovementParameters, Pool, Standing, move
 from xcpmem.engine.note import Note
 from xcpmem.engine.parameters import Parameter
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _GUESTS: Final = "guests"
 _GOALS: Final = "goals"
 _DRIFTED: Final = "drifted_s"
+_CONTENDED: Final = "is_contended"
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,11 @@ class Pressure:
         """Divide the budget by need, and take the next step from where everybody stands."""
         claims, now_s = snapshot.claims, snapshot.now_s
         entitled_kib = entitlements(snapshot.budget_kib, claims)
-        demands = _follow(claims, state.get(_GUESTS, {}), parameters)
+        demands = _follow(claims, state, parameters)
         needs = {
             i: needs_of(demand, claims[i], sample, parameters)
             for i, demand in demands.items()
-            if (sample := claims[i].sample)
+            if (sample := claims[i].sample) and is_believed(demand)
         }
         goals_kib = list(entitled_kib)
         pool = _pool(snapshot.budget_kib, goals_kib, needs, parameters)
@@ -87,6 +88,7 @@ class Pressure:
             _GUESTS: {claims[i].uuid: list(demand) for i, demand in demands.items()},
             _GOALS: {claim.uuid: goal for claim, goal in zip(claims, goals_kib, strict=True) if claim.uuid},
             _DRIFTED: moved.drifted_s,
+            _CONTENDED: sum(need.peak_kib for need in needs.values()) > pool.size_kib,
         }
         return Division(goals_kib, notes, moved.wait_s), new_state
 
@@ -111,7 +113,7 @@ def ideal(
         KiB by the index of the claim.
     """
     sizes_kib = {i: max(claims[i].low_kib, min(need.need_kib, entitled_kib[i])) for i, need in needs.items()}
-    for stage in ("used_kib", "room_kib", "boost_kib"):
+    for stage in ("used_kib", "room_kib", "boost_kib", "peak_kib"):
         caps_kib = {i: max(sizes_kib[i], getattr(need, stage)) for i, need in needs.items()}
         if sum(caps_kib.values()) > pool.size_kib:
             return _poured(
@@ -137,7 +139,7 @@ def _pool(
 ) -> Pool:
     """Set silent guests apart, and a reserve if all needs are met."""
     size_kib = budget_kib - sum(entitled for i, entitled in enumerate(entitled_kib) if i not in needs)
-    spare_kib = max(0, size_kib - sum(need.boost_kib for need in needs.values()))
+    spare_kib = max(0, size_kib - sum(need.peak_kib for need in needs.values()))
     return Pool(size_kib, min(int(size_kib * parameters.reserve_percent / PERCENT), spare_kib))
 
 
@@ -151,15 +153,15 @@ def _poured(pool_kib: int, vessels: Mapping[int, Vessel]) -> dict[int, int]:
     return dict(zip(vessels, fill(pool_kib, list(vessels.values())), strict=True))
 
 
-def _follow(
-    claims: Sequence[Claim], before: Mapping[str, Sequence[Any]], parameters: PressureParameters
-) -> dict[int, Demand]:
+def _follow(claims: Sequence[Claim], state: State, parameters: PressureParameters) -> dict[int, Demand]:
+    before: Mapping[str, Sequence[Any]] = state.get(_GUESTS, {})
+    is_contended = state.get(_CONTENDED, False)
     demands = {}
     for i, claim in enumerate(claims):
         if claim.sample is not None:
             known = before.get(claim.uuid)
             demand = Demand(*known) if known is not None else None
-            demands[i] = follow(demand, claim, claim.sample, parameters)
+            demands[i] = follow(demand, claim, claim.sample, parameters, is_contended=is_contended)
     return demands
 
 
@@ -167,7 +169,7 @@ def _standing(
     claim: Claim, before: Mapping[str, int], need: Needs, entitled_kib: int, ideal_kib: int
 ) -> Standing:
     now_kib = min(max(before.get(claim.uuid, claim.target_kib), claim.low_kib), claim.high_kib)
-    return Standing(now_kib, min(need.need_kib, entitled_kib), need.boost_kib, ideal_kib)
+    return Standing(now_kib, min(need.need_kib, entitled_kib), need.peak_kib, ideal_kib)
 
 
 def _note(

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 MILLION: Final = 10**6
 HOUR_S: Final = 3600.0
 REVERSAL_KIB: Final = mib_to_kib(16)
+PLACED_S: Final = 60.0
+"""What moves before is the first placement, which no change of needs asks for: it is not in ``churn``."""
+
 SETTLED_S: Final = 600.0
 """With constant needs, reversals and movements are counted from here on."""
 
@@ -65,6 +68,7 @@ class Record:
     slices: int = 0
     moved_kib: int = 0
     moved_late_kib: int = 0
+    placed_kib: int = 0
     grown_kib: int = 0
     useful_kib: int = 0
     needs_kib: int = 0
@@ -87,12 +91,14 @@ class Record:
     def note_need(self, now_s: float, seat: Seat, need: Need) -> None:
         """A guest's need changes."""
         before_kib = self._needs.get(seat.number)
-        if before_kib is not None and now_s >= self.from_s:
+        if before_kib is not None and now_s >= max(self.from_s, PLACED_S):
             self.needs_kib += abs(need.whole_kib - before_kib)
         self._needs[seat.number] = need.whole_kib
 
     def note_move(self, now_s: float, seat: Seat, by_kib: int) -> None:
         """A balloon moves; the guest has its old size still."""
+        if now_s >= max(self.from_s, PLACED_S):
+            self.placed_kib += abs(by_kib)
         if now_s >= self.from_s:
             self.moved_kib += abs(by_kib)
             if by_kib > 0:
@@ -219,7 +225,7 @@ def figures_of(record: Record, case: Case) -> dict[str, float]:
         "entitlement_violations": float(record.entitlement_violations),
     }
     if record.needs_kib:
-        figures["churn"] = record.moved_kib / record.needs_kib
+        figures["churn"] = record.placed_kib / record.needs_kib
     if record.grown_kib:
         figures["useful"] = record.useful_kib / record.grown_kib
     if case.is_constant:

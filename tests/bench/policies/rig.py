@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from tests.bench.policies.cases import Voice
 from xcpmem.engine.sample import Sample
@@ -56,6 +56,23 @@ class Circumstances:
     rate: float = 1.0
     noise: float = 0.0
     loss: float = 0.0
+
+
+class Bias(NamedTuple):
+    """How the agents of one family see their guest.
+
+    Args:
+        used_percent: of the guest's size that looks used though it could be dropped.
+        stall_percent: of the time lost that the agent knows of.
+    """
+
+    used_percent: int = 0
+    stall_percent: int = 100
+
+
+BIASES: Final = {"windows": Bias(used_percent=3, stall_percent=70)}
+"""Windows does not count its system cache's working set as available, and stalls are guessed from pages read
+in (7.4, 7.5); relative to Linux."""
 
 
 class Seat:
@@ -236,7 +253,8 @@ class Rig:
             agent = seat.agent
             if agent is None or agent.looks_next_us is None or agent.looks_next_us > self.now_us:
                 continue
-            anon_kib = seat.anon_kib
+            bias = BIASES.get(seat.guest.family, Bias())
+            anon_kib = seat.anon_kib + seat.size_kib * bias.used_percent // 100
             if seat.guest.voice is Voice.OLD:
                 anon_kib = max(anon_kib, seat.size_kib * 97 // 100)
             at_rest = seat.goal_kib == seat.size_kib or seat.is_pinned
@@ -245,7 +263,7 @@ class Rig:
                 size_kib=seat.size_kib,
                 anon_kib=anon_kib,
                 comfort=seat.comfort,
-                stall_us=seat.stall_us,
+                stall_us=seat.stall_us * bias.stall_percent // 100,
                 rest_us=self._next_turn_us(seat) if at_rest else self.now_us,
             ):
                 self._receive(seat, agent)
