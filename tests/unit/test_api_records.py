@@ -369,3 +369,21 @@ async def test_session_has_a_record_for_whoever_has_its_reference(
 def test_field_of_the_wrong_type_is_never_sent(known: dict[str, object]) -> None:
     with pytest.raises(TypeError, match=r"VM\."):
         complete("VM", known)
+
+
+def test_records_of_a_class_are_joined_once_and_kept_until_one_changes(
+    records: Records, inventory: Fixed
+) -> None:
+    for class_name in LISTED:
+        assert records.records(class_name) is records.records(class_name)
+    for encode in (codec.encode_value, jsonrpc.encode_value):
+        before = records.records("VM")
+        assert encode(before) == encode(dict(before))
+        vm = inventory.all_vms[RUNNING]
+        inventory.all_vms[RUNNING] = replace(vm, name_label="changed", version=vm.version + 1)
+        after = records.records("VM")
+        assert b"changed" in encode(after)
+        assert after.keys() == before.keys()
+        inventory.all_vms[RUNNING] = vm
+    inventory.all_vms.pop(HALTED)
+    assert len(records.records("VM")) == len(before) - 1

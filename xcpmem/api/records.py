@@ -1,15 +1,18 @@
 """Every object that XenAPI shows, found by reference, uuid or name, as a full record.
 
 A record is made anew only when its object has changed, and keeps its encoded forms, so that
-``VM.get_all_records`` of a thousand VMs is a join of bytes that exist already.
+``VM.get_all_records`` of a thousand VMs is a join of bytes that exist already; and where nothing at all has
+changed since the last call, the joined bytes are there as well.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from operator import is_
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
 
 from xcpmem.api import fields
+from xcpmem.api.values import Record
 from xcpmem.errors import HandleInvalid, UuidInvalid
 from xcpmem.refs import opaque_ref
 
@@ -18,7 +21,6 @@ if TYPE_CHECKING:
 
     from xcpmem.api.sessions import Sessions
     from xcpmem.api.tasks import Tasks
-    from xcpmem.api.values import Record
     from xcpmem.vm import HostFacts, Vm
 
 _OF_VMS: Final = ("VM", "VM_metrics", "VM_guest_metrics")
@@ -42,6 +44,11 @@ class Inventory(Protocol):
     @property
     def pool_annotations(self) -> Mapping[str, Any]:
         """What clients wrote on it, by field; a new map after each change."""
+
+
+def _are_same(found: Mapping[str, Record], before: Record) -> bool:
+    """Tell whether two mappings hold the very same records in the same order; equal ones will not do."""
+    return len(found) == len(before) and all(map(is_, found.values(), before.values()))
 
 
 class _Same:
@@ -89,6 +96,7 @@ class Records:
         self._refs: dict[str, dict[str, str]] = {}  # of the classes made of VMs, by VM uuid and class
         self._uuids: dict[tuple[str, str], str] = {}  # the same the other way round
         self._made: dict[tuple[str, str], _Made] = {}  # by class and uuid
+        self._gathered: dict[str, Record] = {}  # all of a class, by reference
 
     def refs(self, class_name: str) -> tuple[str, ...]:
         """List the references of a class; sessions are listed to nobody."""
@@ -98,8 +106,15 @@ class Records:
             return self._tasks.refs()
         return (self._single_ref(class_name),)
 
-    def records(self, class_name: str) -> dict[str, Record]:
-        """Give all records of a class by reference."""
+    def records(self, class_name: str) -> Mapping[str, Record]:
+        """Give all records of a class by reference: the same mapping until one of them changes."""
+        found = self._gather(class_name)
+        before = self._gathered.get(class_name)
+        if before is None or not _are_same(found, before):
+            before = self._gathered[class_name] = Record(found)
+        return cast("Mapping[str, Record]", before)
+
+    def _gather(self, class_name: str) -> dict[str, Record]:
         if class_name in _OF_VMS:
             return {
                 self._refs[vm.uuid][class_name]: self._of_vm(class_name, vm)
