@@ -52,6 +52,9 @@ PASSWORD: Final = "p<&>ss"
 NETWORK: Final = Peer("192.0.2.1")
 LOCAL: Final = Peer("unix", 0)
 HALTED: Final = "aaaaaaaa-0000-4000-8000-000000000001"
+HOST: Final = "aaaaaaaa-0000-4000-8000-000000000002"
+POOL: Final = "aaaaaaaa-0000-4000-8000-000000000003"
+ZERO: Final = "aaaaaaaa-0000-4000-8000-000000000004"
 
 
 class OneUser:
@@ -173,9 +176,14 @@ async def running_stack(
     clock = lambda: host.now_us / MICROSECONDS_PER_SECOND  # noqa: E731 - shorter than a function
     controller = Controller(VirtualDriver(host), clock=clock, wall=clock)
     identity = HostIdentity(
-        name_label="laptop", hostname="laptop.test", domain_zero=DomainZero(2 * GIB_KIB, 4)
+        name_label="laptop",
+        hostname="laptop.test",
+        uuid=HOST,
+        domain_zero=DomainZero(2 * GIB_KIB, 4, uuid=ZERO),
     )
-    service = Service(Store(state_dir), controller, ServiceSettings(host=identity), clock=clock)
+    service = Service(
+        Store(state_dir), controller, ServiceSettings(host=identity, pool_uuid=POOL), clock=clock
+    )
     await service.start()
     await service.seed([a_halted_vm()])
     sessions = Sessions(Everyone(service.users), service.release_owner, clock=SessionClock(sleep=no_delay))
