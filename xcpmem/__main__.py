@@ -33,6 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from xcpmem.simhost_tool import simhost_main  # noqa: PLC0415 - only this tool needs it
 
             return simhost_main(rest)
+        case ["replay", *rest]:
+            from xcpmem.replay import replay_main  # noqa: PLC0415 - only this tool needs it
+
+            return replay_main(rest)
         case ["--version" | "-version"]:
             from xcpmem import __version__  # noqa: PLC0415 - only this answer needs it
             from xcpmem.api.cli_frames import MAJOR, MINOR  # noqa: PLC0415 - only this answer needs it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.journal import Decision, Entry
@@ -62,6 +63,7 @@ class Chronicle:
             monotonic_s=report.monotonic_s,
             turn=report.number,
             policy=report.stance.policy.name,
+            parameters=asdict(report.stance.policy.parameters),
             asked=asked,
             decisions=tuple(Decision(each.level, each.kind, each.vm, each.text) for each in sentences),
             host=report.look.host,

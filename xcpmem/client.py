@@ -42,7 +42,7 @@ from xcpmem.client_settings import DEFAULT_SERVER, UsageAsked, read_settings
 from xcpmem.errors import CommandError, NotThinCli, WireError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from xcpmem.api.cli_frames import Message
     from xcpmem.client_settings import Settings
@@ -140,10 +140,17 @@ class Dialogue:
     Args:
         stream: connected, nothing sent yet.
         settings: with the words.
+        show: takes what the command prints.
     """
 
-    def __init__(self, stream: socket.socket, settings: Settings) -> None:
+    def __init__(
+        self,
+        stream: socket.socket,
+        settings: Settings,
+        show: Callable[[str], None] = lambda text: _write(1, text),
+    ) -> None:
         self._stream = stream
+        self._show = show
         self._settings = settings
         self._decoder = Decoder()
         self.is_command_unknown = False
@@ -193,7 +200,7 @@ class Dialogue:
     def _obey(self, message: Message) -> None:
         match message:
             case Print(text):
-                _write(1, f"{text}\n")
+                self._show(f"{text}\n")
             case PrintStderr(text):
                 self.is_command_unknown |= text.startswith("Unknown command: ")
                 _write(2, text)
@@ -233,12 +240,17 @@ def _write(descriptor: int, text: str) -> None:
         raise OutputGone from error
 
 
-def main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> int:
+def main(
+    arguments: Sequence[str],
+    environment: Mapping[str, str] = os.environ,
+    show: Callable[[str], None] = lambda text: _write(1, text),
+) -> int:
     """Run one command.
 
     Args:
         arguments: the command line without the program's name.
         environment: the process's.
+        show: takes what the command prints; standard output, unless another program reads it.
 
     Returns:
         The exit code: the server's; 1 if there was no way to have one; 0 after usage.
@@ -246,7 +258,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) 
     try:
         settings = read_settings(arguments, environment)
         with connect(settings, environment) as stream:
-            return _converse(Dialogue(stream, settings), settings)
+            return _converse(Dialogue(stream, settings, show), settings)
     except UsageAsked:
         sys.stderr.write(_USAGE)
         return 0

@@ -88,6 +88,7 @@ class Entry:
         monotonic_s: the same on the clock of the looks.
         turn: its number.
         policy: by which memory was divided.
+        parameters: of the policy.
         asked: who asked for what before it.
         decisions: in order.
         host: what was seen.
@@ -99,6 +100,7 @@ class Entry:
     monotonic_s: float
     turn: int
     policy: str
+    parameters: Mapping[str, object]
     asked: tuple[str, ...]
     decisions: tuple[Decision, ...]
     host: HostState
@@ -164,8 +166,9 @@ class Journal:
         """Give entries as plain data, oldest first.
 
         Returns:
-            ``id``, ``time_s``, ``monotonic_s``, ``turn``, ``policy``, ``asked``, ``decisions``, ``host``,
-            ``wishes``, ``names``; nothing when the file cannot be read, which is warned of.
+            ``id``, ``time_s``, ``monotonic_s``, ``turn``, ``policy``, ``parameters``, ``asked``,
+            ``decisions``, ``host``, ``wishes``, ``names``; nothing when the file cannot be read, which is
+            warned of.
         """
         return await self._call(lambda: self._read(question))
 
@@ -312,6 +315,7 @@ def _row(entry: Entry) -> tuple[object, ...]:
     inputs = _pack(
         {
             "monotonic_s": entry.monotonic_s,
+            "parameters": dict(entry.parameters),
             "host": to_plain(entry.host),
             "wishes": to_plain(entry.wishes),
             "names": dict(entry.names),

@@ -70,6 +70,20 @@ def test_plan_shows_who_would_give_what_and_changes_nothing(client: Client, api:
     }
 
 
+def test_what_was_decided_is_told_and_can_be_thought_through_again(
+    client: Client, uuid: str, shared_shop: Workshop
+) -> None:
+    client("vm-memory-dynamic-range-set", f"uuid={uuid}", "min=1GiB", "max=2GiB")
+    client("vm-memory-target-wait", f"uuid={uuid}")
+    told = client("history", f"vm={uuid}")
+    assert "root asked for VM.set_memory_dynamic_range of guest-2: 1 GiB, 2 GiB" in told
+    assert "guest-2 is to hold 2 GiB instead of 3 GiB" in told
+    assert " looks from " in client("replay", "since=1h", "policy=shares")
+    file = shared_shop.folder / "recorded.jsonl"
+    file.write_text(client("journal-export"), encoding="utf-8")
+    assert "guest-2" in client("replay", str(file), "policy=pressure")
+
+
 def test_range_is_set_waited_for_and_obeyed(client: Client, uuid: str, store: Xenstore) -> None:
     assert client("vm-memory-dynamic-range-set", f"uuid={uuid}", "min=1GiB", "max=2816MiB") == ""
     assert client("vm-memory-target-wait", f"uuid={uuid}") == ""

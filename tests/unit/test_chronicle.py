@@ -147,7 +147,7 @@ async def test_details_of_a_crowd_are_for_those_who_ask_for_one_vm(stack: Stack)
         Decision(logging.INFO, "goals", "", "the sum"),
     )
     host = a_host()
-    stack.journal.put(Entry(5e9, 0.0, 1, "proportional", (), decisions, host, Wishes(), {}))
+    stack.journal.put(Entry(5e9, 0.0, 1, "proportional", {}, (), decisions, host, Wishes(), {}))
     assert texts(await history(stack, since="4000000000")) == ["another VM", "the sum"]
     assert texts(await history(stack, since="4000000000", vm=uuid_of(1))) == ["a detail", "the sum"]
 

@@ -259,6 +259,13 @@ COMMANDS: Final[dict[str, Command]] = {
             is_local=True,
         ),
         Command(
+            "replay",
+            _LEARN,
+            "Think a recorded stretch through again under another policy, and show what would have differed.",
+            "monday.jsonl policy=pressure",
+            is_local=True,
+        ),
+        Command(
             "simhost",
             _LEARN,
             "Run a simulated host on a socket, for xcpmemd --host.",
