@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from tests.bench import api, engine, planning
 from tests.bench.figures import HEADINGS, rows
+from tests.bench.policies import section
 from xcpmem import __version__
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ SECTIONS: Final[Mapping[str, Callable[[int], Iterable[Figure]]]] = {
     "engine": lambda _: engine.figures(),
     "planning": planning.figures,
     "api": api.figures,
+    "policies": lambda _: section.figures(),
 }
 REPORT: Final = Path("build/bench.json")
 ROUNDS: Final = 5

@@ -60,6 +60,13 @@ class Figure:
         return median(self.values)
 
     @property
+    def spread(self) -> str:
+        """How far the rounds lie apart, for people."""
+        if len(self.values) == 1:
+            return "exact"
+        return f"{_number(min(self.values))} to {_number(max(self.values))}"
+
+    @property
     def verdict(self) -> str:
         """``pass``, ``miss``, or empty without a goal."""
         if self.goal is None:
@@ -88,7 +95,7 @@ def rows(figures: Sequence[Figure]) -> list[tuple[str, ...]]:
         (
             figure.name,
             in_unit(figure.value, figure.unit),
-            _spread(figure),
+            figure.spread,
             "" if figure.goal is None else figure.goal.text,
             figure.verdict,
             "; ".join(f"{name}: {text}" for name, text in figure.peers),
@@ -100,12 +107,6 @@ def rows(figures: Sequence[Figure]) -> list[tuple[str, ...]]:
 def in_unit(value: float, unit: str) -> str:
     """Write a value as people read it."""
     return f"{_number(value)} {unit}".rstrip()
-
-
-def _spread(figure: Figure) -> str:
-    if len(figure.values) == 1:
-        return "exact"
-    return f"{_number(min(figure.values))} to {_number(max(figure.values))}"
 
 
 def _number(value: float | None) -> str:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tests.bench.policies.cases import make_case
-from tests.bench.policies.intervals import Interval, interval
 from tests.bench.policies.peers import Esx, Mom, Oracle, Proxmox, Qmemman, Squeezed, StaticSplit
 from tests.bench.policies.record import Record, figures_of
 from tests.bench.policies.rig import Circumstances, Rig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from tests.bench.policies.cases import Case
     from tests.bench.policies.rig import Controller
+
+
+Results = Mapping[tuple[str, str], Mapping[str, Sequence[float]]]
+"""By workload and column: figures by name, each a value for each seed."""
 
 
 class Column(NamedTuple):
@@ -78,12 +82,8 @@ def run_all(
     columns: Mapping[str, Column],
     seeds: Iterable[int],
     circumstances: Circumstances | None = None,
-) -> dict[tuple[str, str], dict[str, list[float]]]:
-    """Run workloads under columns.
-
-    Returns:
-        By workload and column: figures by name, each a value for each seed.
-    """
+) -> Results:
+    """Run workloads under columns."""
     results: dict[tuple[str, str], dict[str, list[float]]] = {}
     for name in names:
         cases = [(seed, make_case(name, seed)) for seed in seeds]
@@ -94,8 +94,3 @@ def run_all(
                     found[figure].append(value)
             results[name, title] = dict(found)
     return results
-
-
-def means(results: Mapping[str, list[float]]) -> dict[str, Interval]:
-    """Make intervals of one workload's figures under one column."""
-    return {figure: interval(values) for figure, values in results.items()}

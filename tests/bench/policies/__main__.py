@@ -1,0 +1,93 @@
+"""The suite of policies as a command: ``python -m tests.bench.policies``; tables, verdicts, losing cells.
+
+``make bench`` runs the same on all held-out seeds and shows the marks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from tests.bench.policies.cases import CASES
+from tests.bench.policies.columns import COLUMNS
+from tests.bench.policies.runs import run_all
+from tests.bench.policies.seeds import HELD_OUT, QUICK, TUNING
+from tests.bench.policies.sweeps import changes_of, sweep
+from tests.bench.policies.verdicts import losses_of, marks_of, safety_of, table_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+REPORT: Final = Path("build/policies.json")
+SEEDS: Final = {"held-out": HELD_OUT, "tuning": TUNING, "quick": QUICK}
+SWEEP_SEEDS: Final = 3
+TABLES: Final = ("stall_pct", "churn")
+
+
+def main() -> int:
+    """Run what is asked for; 1 if a mark was missed."""
+    arguments = _arguments()
+    started_s = time.monotonic()
+    seeds = _seeds(arguments.seeds)
+    cases = arguments.case or list(CASES)
+    columns = {name: COLUMNS[name] for name in COLUMNS if not arguments.column or name in arguments.column}
+    results = run_all(cases, columns, seeds)
+    _say(f"{len(seeds)} seeds ({arguments.seeds}); mean and 95 % interval; each peer is a re-implementation")
+    _say("of its published rule, not the program\n")
+    for figure in TABLES:
+        _say(table_of(results, cases, list(columns), figure))
+    missed = 0
+    if not arguments.column:
+        for found in (*marks_of(results, cases), *safety_of(results)):
+            goal = "" if found.goal is None else found.goal.text
+            value = f"{found.value:.3g} {found.unit} ({found.spread})"
+            _say(f"{found.verdict:4}  {found.name}: {value}, goal {goal}")
+            missed += found.verdict == "miss"
+        losses = losses_of(results, cases)
+        _say(f"\n{len(losses)} cells are lost to a peer:")
+        _say("".join(f"  {loss.text}\n" for loss in losses))
+    if arguments.sweeps:
+        swept = list(sweep(seeds[:SWEEP_SEEDS]))
+        _say("swept constants, where pressure with our agent is not the best:")
+        _say("".join(f"  {line}\n" for line in changes_of(swept)))
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    report = {
+        "seeds": list(seeds),
+        "figures": {f"{case}/{column}": found for (case, column), found in results.items()},
+    }
+    arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    _say(f"{time.monotonic() - started_s:.0f} s; all figures of all seeds in {arguments.json}")
+    return 1 if missed else 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _seeds(text: str) -> Sequence[int]:
+    return SEEDS[text] if text in SEEDS else tuple(int(word) for word in text.split(","))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.policies", description="Compare policies and peers on twelve workloads."
+    )
+    parser.add_argument(
+        "--seeds",
+        default="held-out",
+        help="held-out, tuning, quick, or numbers with commas between [held-out]",
+    )
+    parser.add_argument("--case", action="append", choices=list(CASES), help="a workload; may be repeated")
+    parser.add_argument("--column", action="append", choices=list(COLUMNS), help="who; may be repeated")
+    parser.add_argument("--sweeps", action="store_true", help="also sweep the model's constants")
+    parser.add_argument("--json", type=Path, default=REPORT, help=f"where the report goes [{REPORT}]")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

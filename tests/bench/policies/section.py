@@ -1,0 +1,28 @@
+"""Section ``policies``: who should have how much, judged by workloads, peers and seeds nobody tuned on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.bench.figures import Figure
+from tests.bench.policies.cases import CASES
+from tests.bench.policies.columns import COLUMNS
+from tests.bench.policies.runs import run_all
+from tests.bench.policies.seeds import HELD_OUT
+from tests.bench.policies.verdicts import losses_of, marks_of, safety_of, stalls_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def figures() -> Iterator[Figure]:
+    """Run everything on all held-out seeds, which takes about a quarter of an hour of one core."""
+    cases = list(CASES)
+    results = run_all(cases, COLUMNS, HELD_OUT)
+    yield from marks_of(results, cases)
+    yield from safety_of(results)
+    yield from stalls_of(results, cases)
+    for loss in losses_of(results, cases):
+        yield Figure(
+            f"lost: {loss.case}, {loss.figure}", "", (loss.ours,), None, ((loss.peer, f"{loss.theirs:.3g}"),)
+        )

@@ -1,0 +1,73 @@
+"""The model's constants, one at a time: where does the ranking change?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from tests.bench.policies.columns import COLUMNS
+from tests.bench.policies.intervals import interval
+from tests.bench.policies.marks import PRESSURE, SHARES
+from tests.bench.policies.rig import Circumstances
+from tests.bench.policies.runs import run_all
+from xcpmem.specs import AgentKind
+from xcpmem.xen.workload import Slowness
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+SWEPT_CASES: Final = ("cache", "phase", "burst", "osmix", "slow", "big")
+SWEPT_COLUMNS: Final = ("squeezed", "qmemman", "ESX", SHARES, PRESSURE)
+
+USUAL: Final = Circumstances()
+
+SWEEPS: Final[Mapping[str, Circumstances]] = {
+    "as usual": USUAL,
+    "slow-down 20 and 4": replace(USUAL, slowness=Slowness(20, 4)),
+    "slow-down 80 and 16": replace(USUAL, slowness=Slowness(80, 16)),
+    "slow-down 40 and 2": replace(USUAL, slowness=Slowness(40, 2)),
+    "balloons at 15 MiB/s": replace(USUAL, rate=0.075),
+    "balloons at 50 MiB/s": replace(USUAL, rate=0.25),
+    "balloons at 500 MiB/s": replace(USUAL, rate=2.5),
+    "reports every 5 s, no stalls": replace(USUAL, agents=AgentKind.MEMINFO, period_s=5.0),
+    "reports every 30 s, no stalls": replace(USUAL, agents=AgentKind.MEMINFO, period_s=30.0),
+    "reports every 120 s, no stalls": replace(USUAL, agents=AgentKind.MEMINFO, period_s=120.0),
+    "LRU wastes 5 %": replace(USUAL, slowness=Slowness(waste_ppm=50_000)),
+    "LRU wastes 15 %": replace(USUAL, slowness=Slowness(waste_ppm=150_000)),
+    "reports err by 5 %": replace(USUAL, noise=0.05),
+    "a third of reports is lost": replace(USUAL, loss=1 / 3),
+}
+
+
+class Swept(NamedTuple):
+    """One case under one variation: mean stall in percent by column, the best first."""
+
+    sweep: str
+    case: str
+    stalls: Mapping[str, float]
+
+    @property
+    def best(self) -> str:
+        """Who stalls least."""
+        return next(iter(self.stalls))
+
+
+def sweep(seeds: Sequence[int], sweeps: Mapping[str, Circumstances] = SWEEPS) -> Iterator[Swept]:
+    """Run all variations; peers keep their own inputs and cadences, ours listen to the agents of each."""
+    columns = {name: COLUMNS[name] for name in SWEPT_COLUMNS}
+    for name, circumstances in sweeps.items():
+        results = run_all(SWEPT_CASES, columns, seeds, circumstances)
+        for case in SWEPT_CASES:
+            stalls = {column: interval(results[case, column]["stall_pct"]).mean for column in columns}
+            yield Swept(name, case, dict(sorted(stalls.items(), key=lambda item: item[1])))
+
+
+def changes_of(found: Sequence[Swept]) -> list[str]:
+    """Say where somebody else is best than with the usual constants, or ``pressure`` is not."""
+    usual = {each.case: each.best for each in found if each.sweep == "as usual"}
+    return [
+        f"{each.case}, {each.sweep}: {each.best} {each.stalls[each.best]:.2f} %, "
+        f"{PRESSURE} {each.stalls[PRESSURE]:.2f} %"
+        for each in found
+        if each.best != usual.get(each.case, PRESSURE) or each.best != PRESSURE
+    ]
