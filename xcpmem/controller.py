@@ -34,7 +34,7 @@ from xcpmem.errors import (
 )
 from xcpmem.inbox import Inbox
 from xcpmem.report import Bulletin, CycleReport, Failure
-from xcpmem.troubles import Orphans, Troubles
+from xcpmem.troubles import RETRY_S, Orphans, Retries, Troubles
 from xcpmem.units import format_kib
 
 if TYPE_CHECKING:
@@ -49,9 +49,6 @@ _log = logging.getLogger(__name__)
 
 TURN_GAP_S: Final = 0.005
 """Between two turns at least: wishes that arrive together are solved together."""
-
-RETRY_S: Final = (0.1, 5.0)
-"""First and longest wait after a look that failed; doubles in between."""
 
 
 class Controller:
@@ -92,7 +89,7 @@ class Controller:
         self._actuator = Actuator(driver, self._troubles, clock, self._announce)
         self._bulletin = Bulletin()
         self._beliefs = Beliefs()
-        self._retry_s = RETRY_S[0]
+        self._retries = Retries()
         self._nudge = asyncio.Event()
         self._closing = False
         self.turned_s = clock()
@@ -299,7 +296,6 @@ class Controller:
                 look = await self._driver.observe()
         except DriverError as error:
             return self._endure(error, started_s)
-        self._retry_s = RETRY_S[0]
         now_s = self._clock()
         wishes = self._inbox.wishes(self._troubles.left_alone(now_s))
         thought = plan(
@@ -315,9 +311,11 @@ class Controller:
         for verdict in thought.verdicts:
             if isinstance(verdict, Refused):
                 self._inbox.answer(verdict.request_id, verdict.error)
-        self._publish(look, wishes, thought, turn, started_s, complete=complete)
+        is_whole = complete and not self._troubles.left_alone(now_s)
+        self._publish(look, wishes, thought, turn, started_s, complete=is_whole)
         if not complete:
-            return RETRY_S[0]
+            return self._retries.pause_s()
+        self._retries.forget()
         pauses_s = [self._safety_look_s]
         if thought.look_again_s is not None:
             pauses_s.append(thought.look_again_s)
@@ -356,8 +354,9 @@ class Controller:
 
     def _endure(self, error: DriverError, started_s: float) -> float:
         """Publish a look that failed, end waits that are over, and say when to try again."""
+        pause_s = self._retries.pause_s()
         level = logging.DEBUG if self.report else logging.WARNING  # the narration tells of it once
-        _log.log(level, "cannot see the host: %s; looking again in %.1f s", error, self._retry_s)
+        _log.log(level, "cannot see the host: %s; looking again in %.1f s", error, pause_s)
         self._inbox.fail(lambda: error, lambda request: started_s >= request.deadline_s)
         if self.report is not None:
             self._bulletin.publish(
@@ -371,7 +370,6 @@ class Controller:
                     duration_s=self._clock() - started_s,
                 )
             )
-        pause_s, self._retry_s = self._retry_s, min(self._retry_s * 2, RETRY_S[1])
         return pause_s
 
     def _publish(

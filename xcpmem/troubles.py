@@ -10,8 +10,28 @@ if TYPE_CHECKING:
 
     from xcpmem.engine.model import HostState, Reservation
 
-LEFT_ALONE_S: Final = (1.0, 30.0)
+LEFT_ALONE_S: Final = (0.5, 1.5)
 """First and longest time for which a domain is left alone after touching it failed; doubles in between."""
+
+
+RETRY_S: Final = (0.1, 1.0)
+"""First and longest wait after a look or a plan that failed; doubles in between."""
+
+
+class Retries:
+    """How long to wait after each of several failures in a row; seconds."""
+
+    def __init__(self) -> None:
+        self._pause_s = RETRY_S[0]
+
+    def pause_s(self) -> float:
+        """Say how long to wait after this failure, which the next one will double."""
+        pause_s, self._pause_s = self._pause_s, min(self._pause_s * 2, RETRY_S[1])
+        return pause_s
+
+    def forget(self) -> None:
+        """Begin anew: it worked."""
+        self._pause_s = RETRY_S[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from xcpmem.controller import Controller
-from xcpmem.engine.model import DynamicRange, RecordReservation, Reservation, SetTarget
+from xcpmem.engine.model import DynamicRange, RecordReservation, Reservation, SetMaxmem, SetTarget
 from xcpmem.errors import (
     ConnectionLost,
     DomainsUncooperative,
@@ -260,6 +260,18 @@ async def test_controller_works_around_a_domain_that_cannot_be_touched_and_tries
             await controller.next_report(controller.report.number, LEFT_ALONE_S[1])
         await settled(controller)
     assert host.guests[1].actual_kib == pytest.approx(host.guests[2].actual_kib, abs=8)
+
+
+async def test_host_is_not_stable_while_a_domain_is_left_alone() -> None:
+    host = host_of(guest(1), guest(2))
+    driver = BrokenDriver(host)
+    driver.broken = lambda action: isinstance(action, SetMaxmem)
+    async with ring(host, driver) as controller:
+        controller.set_range(host.guests[1].uuid, DynamicRange(GIB, 2 * GIB))
+        assert not await controller.settle(30)
+        driver.broken = lambda _: False
+        await settled(controller)
+    assert host.guests[1].maxmem_kib == 2 * GIB
 
 
 async def test_controller_ends_waits_and_goes_on_when_the_host_cannot_be_seen() -> None:

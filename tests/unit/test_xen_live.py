@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
 
-from xcpmem.engine.model import DynamicRange
-from xcpmem.errors import DriverTimeout
+from xcpmem.engine.model import DeleteReservation, DynamicRange, RecordReservation, Reservation, SetTarget
+from xcpmem.errors import DriverDisconnected, DriverTimeout, StoreError
 from xcpmem.scenario import load_scenario
 from xcpmem.units import mib_to_kib
 from xcpmem.xen import paths
+from xcpmem.xen.domainkeys import ECHO_S, READ_ALL_S
 from xcpmem.xen.live import LiveDriver
 from xcpmem.xen.simulated import SimulatedHost
+from xcpmem.xen.storefault import Fault, Misbehaviour
+from xcpmem.xen.wire import MessageType
 from xcpmem.xen.xenstore import Xenstore
 
 if TYPE_CHECKING:
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from xcpmem.engine.model import DomainState
+    from xcpmem.xen.driver import Look
 
 GIB = mib_to_kib(1024)
 
@@ -115,4 +120,97 @@ async def test_change_is_not_lost_when_the_look_that_heard_of_it_fails(
     with pytest.raises(DriverTimeout):
         await driver.observe()
     host.hypervisor.fault = None
+    assert (await driver.observe()).host.domains[0].dynamic_range.max_kib == 2 * GIB
+
+
+async def resynced(host: SimulatedHost, driver: LiveDriver) -> Look:
+    """The look after the connection to xenstored was lost and has come back."""
+    await host.store_server.disconnect()
+    async with asyncio.timeout(10):
+        while True:
+            await driver.wait(5)
+            try:
+                return await driver.observe()
+            except DriverDisconnected:
+                continue
+
+
+async def test_look_without_a_connection_is_none(host: SimulatedHost, driver: LiveDriver) -> None:
+    await host.store_server.close()
+    with pytest.raises(DriverDisconnected):
+        await driver.apply(SetTarget(1, GIB))
+    with pytest.raises(DriverDisconnected, match="not connected"):
+        await driver.observe()
+
+
+async def test_reservation_that_xenstored_lost_is_written_again(
+    host: SimulatedHost, driver: LiveDriver
+) -> None:
+    kept, given_back = Reservation("kept", "me", 4096, vm_uuid="v"), Reservation("given-back", "me", 4096)
+    for reservation in (kept, given_back):
+        await driver.apply(RecordReservation(reservation))
+    await driver.apply(DeleteReservation(given_back))
+    host.store.remove(paths.OWN)
+    assert (await resynced(host, driver)).host.reservations == (kept,)
+    assert host.store.read(paths.reservation("me", "kept")) == "4096"
+
+
+async def test_domain_that_cannot_be_read_is_as_it_was_last_read_and_the_others_are_seen(
+    host: SimulatedHost, driver: LiveDriver
+) -> None:
+    await quiet(driver)
+    unreadable = paths.dynamic_max(2).encode()
+    host.store_server.fault = lambda request: (
+        Fault(Misbehaviour.REFUSE, "EACCES")
+        if request.type == MessageType.READ and request.payload.startswith(unreadable)
+        else None
+    )
+    for domid in (1, 2):
+        host.store.write(paths.dynamic_max(domid), str(2 * GIB))
+    await driver.wait(5)
+    first, second = (await driver.observe()).host.domains[:2]
+    assert (first.dynamic_range.max_kib, second.dynamic_range.max_kib) == (2 * GIB, 3 * GIB)
+    host.store_server.fault = None
+    assert (await driver.observe()).host.domains[1].dynamic_range.max_kib == 2 * GIB
+
+
+async def test_host_none_of_whose_domains_can_be_read_is_not_seen(
+    host: SimulatedHost, driver: LiveDriver
+) -> None:
+    await quiet(driver)
+    host.store_server.fault = lambda request: (
+        Fault(Misbehaviour.REFUSE, "EIO") if request.type == MessageType.READ else None
+    )
+    for domid in (1, 2, 3, 4):
+        host.store.write(paths.dynamic_max(domid), str(2 * GIB))
+    await driver.wait(5)
+    with pytest.raises(StoreError, match="EIO"):
+        await driver.observe()
+
+
+async def lose_events(host: SimulatedHost, driver: LiveDriver) -> None:
+    """Somebody narrows domain 1, and no watch tells."""
+    await quiet(driver)
+    host.store_server.fault = lambda message: (
+        Fault(Misbehaviour.SILENCE) if message.type == MessageType.WATCH_EVENT else None
+    )
+    host.store.write(paths.dynamic_max(1), str(2 * GIB))
+    assert (await driver.observe()).host.domains[0].dynamic_range.max_kib == 3 * GIB
+
+
+async def test_lost_event_is_made_up_for_once_a_write_of_ours_has_no_echo(
+    host: SimulatedHost, driver: LiveDriver, clock: Clock
+) -> None:
+    await lose_events(host, driver)
+    await driver.apply(SetTarget(2, 2 * GIB))
+    assert not await driver.wait(5)
+    clock.now_s += ECHO_S
+    assert (await driver.observe()).host.domains[0].dynamic_range.max_kib == 2 * GIB
+
+
+async def test_lost_event_is_made_up_for_by_time_alone(
+    host: SimulatedHost, driver: LiveDriver, clock: Clock
+) -> None:
+    await lose_events(host, driver)
+    clock.now_s += READ_ALL_S
     assert (await driver.observe()).host.domains[0].dynamic_range.max_kib == 2 * GIB

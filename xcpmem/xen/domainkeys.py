@@ -1,7 +1,12 @@
-"""The keys of each domain that matter for memory, read when a watch says that they changed."""
+"""The keys of each domain that matter for memory, read when a watch says that they changed.
+
+Whether watches can be relied on is checked by our own writes, each of which must come back as an event. One
+that does not, and the mere passing of time, has everything read again.
+"""
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final
@@ -10,10 +15,19 @@ from xcpmem.errors import StoreError
 from xcpmem.xen import paths
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from xcpmem.xen.mailbox import Events
     from xcpmem.xen.xenstore import Xenstore
+
+_log = logging.getLogger(__name__)
+
+ECHO_S: Final = 1.0
+"""A write of ours whose event has not come after so long shows that events get lost."""
+
+READ_ALL_S: Final = 20.0
+"""Everything is read again after so long, events or none; the ring never goes longer without a look."""
 
 _SIZE: Final = re.compile(r"-?[0-9]{1,15}")
 """Up to 15 digits: far beyond any memory, and no number that takes long to compute with."""
@@ -93,19 +107,36 @@ class KeyCache:
     def __init__(self, xenstore: Xenstore) -> None:
         self._xenstore = xenstore
         self._keys: dict[int, DomainKeys] = {}
+        self._unreadable: set[int] = set()
+        self._echoes: dict[str, float] = {}
+        self._read_all_s: float | None = None
 
-    async def refresh(self, domids: Sequence[int], events: Events) -> Mapping[int, DomainKeys]:
+    @property
+    def awaits_echo(self) -> bool:
+        """Whether the event of a write of ours is still to come."""
+        return bool(self._echoes)
+
+    def expect(self, written: Iterable[str], now_s: float) -> None:
+        """Know that events must come of what was written now, if it is read here; monotonic seconds."""
+        for path in written:
+            if _changed_domids((path,)):
+                self._echoes.setdefault(path, now_s)
+
+    async def refresh(self, domids: Sequence[int], events: Events, now_s: float) -> Mapping[int, DomainKeys]:
         """Bring the cache up to date in one batch of reads.
+
+        A domain that cannot be read keeps the keys that were last read of it, and is read again next time.
 
         Args:
             domids: the domains that exist now.
             events: what changed since the last call.
+            now_s: monotonic seconds.
 
         Returns:
             Keys by domid, one entry for each of ``domids``.
 
         Raises:
-            DriverError: xenstored does not answer.
+            DriverError: xenstored does not answer, or refuses to have any domain read.
         """
         living = set(domids)
         for domid in [domid for domid in self._keys if domid not in living]:
@@ -113,9 +144,29 @@ class KeyCache:
         for domid in domids:
             if domid not in self._keys:
                 await self._watch(domid)
-        stale = living if events.resync else living - self._keys.keys() | _changed_domids(events.paths)
-        await self._read(sorted(stale & living))
+        if self._must_read_all(events, now_s):
+            stale = living
+        else:
+            stale = living - self._keys.keys() | _changed_domids(events.paths) | self._unreadable
+        await self._read(sorted(stale & living), living)
         return {domid: self._keys[domid] for domid in domids}
+
+    def _must_read_all(self, events: Events, now_s: float) -> bool:
+        for path in events.paths & self._echoes.keys():
+            del self._echoes[path]
+        overdue = [path for path, written_s in self._echoes.items() if now_s - written_s >= ECHO_S]
+        if overdue and not events.resync:
+            _log.warning("no event came of our write to %s: reading all keys again", overdue[0])
+        must = (
+            events.resync
+            or bool(overdue)
+            or self._read_all_s is None
+            or now_s - self._read_all_s >= READ_ALL_S
+        )
+        if must:
+            self._echoes.clear()
+            self._read_all_s = now_s
+        return must
 
     async def _watch(self, domid: int) -> None:
         for path in _WATCHED:
@@ -123,6 +174,9 @@ class KeyCache:
 
     async def _forget(self, domid: int) -> None:
         del self._keys[domid]
+        self._unreadable.discard(domid)
+        own = f"{paths.domain(domid)}/"
+        self._echoes = {path: at_s for path, at_s in self._echoes.items() if not path.startswith(own)}
         for path in _WATCHED:
             try:
                 await self._xenstore.unwatch(path(domid), f"xcpmem:{domid}")
@@ -130,11 +184,31 @@ class KeyCache:
                 if error.name != "ENOENT":
                     raise
 
-    async def _read(self, domids: Sequence[int]) -> None:
+    async def _read(self, domids: Sequence[int], living: AbstractSet[int]) -> None:
+        try:
+            await self._read_together(domids)
+        except StoreError:
+            await self._read_one_by_one(domids, living)
+
+    async def _read_together(self, domids: Sequence[int]) -> None:
         wanted = [_PATHS[name](domid) for domid in domids for name in _NAMES]
         values = await self._xenstore.read_many(wanted) if wanted else []
         for number, domid in enumerate(domids):
             self._keys[domid] = DomainKeys(*values[number * len(_NAMES) : (number + 1) * len(_NAMES)])
+        self._unreadable.difference_update(domids)
+
+    async def _read_one_by_one(self, domids: Sequence[int], living: AbstractSet[int]) -> None:
+        """Find out which domain it is that xenstored does not want to have read."""
+        for domid in domids:
+            try:
+                await self._read_together((domid,))
+            except StoreError as error:
+                if domid not in self._unreadable:
+                    _log.warning("domain %d cannot be read: %s", domid, error)
+                self._unreadable.add(domid)
+                if living <= self._unreadable:
+                    raise
+                self._keys.setdefault(domid, DomainKeys())
 
 
 def _changed_domids(changed: Collection[str]) -> set[int]:

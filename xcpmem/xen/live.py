@@ -27,10 +27,10 @@ from xcpmem.engine.model import (
     SetUncooperative,
     TransferReservation,
 )
-from xcpmem.errors import DomainVanished
+from xcpmem.errors import DomainVanished, DriverDisconnected
 from xcpmem.units import KIB_PER_PAGE, kib_to_whole_pages_ceil
 from xcpmem.xen import paths
-from xcpmem.xen.domainkeys import DomainKeys, KeyCache, read_size_kib
+from xcpmem.xen.domainkeys import ECHO_S, DomainKeys, KeyCache, read_size_kib
 from xcpmem.xen.domainzero import DOMAIN_ZERO, manage_domain_zero
 from xcpmem.xen.doorbell import GAP_S, GUEST_GAP_S, Doorbell
 from xcpmem.xen.driver import DomainDescription, Look
@@ -121,8 +121,11 @@ class LiveDriver:
             raise
 
     async def wait(self, timeout_s: float) -> bool:
-        """Wait for a watch to fire, at most ``timeout_s`` seconds; tell whether one did."""
-        return await self._doorbell.wait(timeout_s)
+        """Wait for a watch to fire, at most ``timeout_s`` seconds; tell whether one did.
+
+        It ends early when the event of a write of ours does not come.
+        """
+        return await self._doorbell.wait(min(timeout_s, ECHO_S) if self._keys.awaits_echo else timeout_s)
 
     async def observe(self) -> Look:
         """Look at the whole host; a domain that cannot be read is left alone, not the others.
@@ -130,6 +133,8 @@ class LiveDriver:
         Raises:
             DriverError: xenstored or the hypervisor does not answer.
         """
+        if not self._xenstore.connected:
+            raise DriverDisconnected("not connected to xenstored")
         events = self._doorbell.take()
         if self._is_unfinished:
             events = replace(events, resync=True)
@@ -141,7 +146,7 @@ class LiveDriver:
             info for info in everyone if info.domid != DOMAIN_ZERO or self._domain_zero_min_kib is not None
         ]
         physical = await self._hypervisor.physinfo()
-        keys = await self._keys.refresh([info.domid for info in infos], events)
+        keys = await self._keys.refresh([info.domid for info in infos], events, self._clock())
         reservations = await self._reservations.load()
         self._domains = {
             info.domid: _under_construction(self._domain(info, keys[info.domid]), reservations)
@@ -226,6 +231,7 @@ class LiveDriver:
     async def _write(self, domid: int, values: dict[str, str]) -> None:
         if not await self._xenstore.write_if_exists(paths.domain(domid), values):
             raise DomainVanished(f"domain {domid} is gone")
+        self._keys.expect(values, self._clock())
 
     def _domain(self, info: DomainInfo, keys: DomainKeys) -> _Domain:
         offset_kib = read_size_kib(keys.memory_offset, signed=True)

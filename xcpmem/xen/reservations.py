@@ -2,7 +2,8 @@
 
 ``/xcpmem/reservations/<owner>/<id>`` holds the KiB, ``…/vm`` the uuid of the VM that it is to start and,
 once transferred, ``…/in-transfer`` the domid. Only this daemon writes there, so it reads them once and after
-each reconnection.
+each reconnection. A xenstored that comes back without what was promised gets it written again: whoever was
+told that the memory is his may rely on it as long as the daemon lives.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ class ReservationStore:
     def __init__(self, xenstore: Xenstore) -> None:
         self._xenstore = xenstore
         self._known: dict[str, Reservation] | None = None
+        self._promised: dict[str, Reservation] = {}
 
     def forget(self) -> None:
-        """Read them again at the next `load`: xenstored may have been restarted."""
+        """Read them again at the next `load`: xenstored may have been restarted, and may have lost them."""
         self._known = None
 
     async def load(self) -> tuple[Reservation, ...]:
@@ -42,7 +44,17 @@ class ReservationStore:
             DriverError: xenstored does not answer.
         """
         if self._known is None:
-            self._known = {r.reservation_id: r for r in await self._read_all()}
+            found = {r.reservation_id: r for r in await self._read_all()}
+            for reservation in [r for name, r in self._promised.items() if name not in found]:
+                _log.warning(
+                    "xenstored lost reservation %s of %d KiB; writing it again",
+                    reservation.reservation_id,
+                    reservation.size_kib,
+                )
+                await self._write(reservation)
+                found[reservation.reservation_id] = reservation
+            self._known = found
+            self._promised = dict(found)
         return tuple(self._known.values())
 
     async def record(self, reservation: Reservation) -> None:
@@ -53,16 +65,8 @@ class ReservationStore:
         """
         known = self._known
         self._known = None
-        if reservation.vm_uuid:
-            await self._xenstore.write(
-                paths.reservation_vm(reservation.owner, reservation.reservation_id), reservation.vm_uuid
-            )
-        if reservation.domid is not None:
-            mark = paths.in_transfer(reservation.owner, reservation.reservation_id)
-            await self._xenstore.write(mark, str(reservation.domid))
-        # The size last: whatever is left without one by a daemon that died here never stood.
-        path = paths.reservation(reservation.owner, reservation.reservation_id)
-        await self._xenstore.write(path, str(reservation.size_kib))
+        await self._write(reservation)
+        self._promised[reservation.reservation_id] = reservation
         if known is not None:
             self._known = known | {reservation.reservation_id: reservation}
 
@@ -74,10 +78,23 @@ class ReservationStore:
         """
         known = self._known
         self._known = None
+        self._promised.pop(reservation.reservation_id, None)
         await self._xenstore.remove(paths.reservation(reservation.owner, reservation.reservation_id))
         if known is not None:
             known.pop(reservation.reservation_id, None)
             self._known = known
+
+    async def _write(self, reservation: Reservation) -> None:
+        if reservation.vm_uuid:
+            await self._xenstore.write(
+                paths.reservation_vm(reservation.owner, reservation.reservation_id), reservation.vm_uuid
+            )
+        if reservation.domid is not None:
+            mark = paths.in_transfer(reservation.owner, reservation.reservation_id)
+            await self._xenstore.write(mark, str(reservation.domid))
+        # The size last: whatever is left without one by a daemon that died here never stood.
+        path = paths.reservation(reservation.owner, reservation.reservation_id)
+        await self._xenstore.write(path, str(reservation.size_kib))
 
     async def _read_all(self) -> list[Reservation]:
         found = []

@@ -82,6 +82,8 @@ class LineServer:
                     await writer.drain()
         except (ValueError, RecursionError, OSError, TimeoutError) as error:
             reason = error
+        except asyncio.CancelledError:
+            _log.debug("hung up on a client: the simulated host ends")  # asyncio would show its frames
         finally:
             del self._clients[task]
             writer.transport.abort()

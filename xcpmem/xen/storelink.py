@@ -75,7 +75,10 @@ async def connected_socket(
     try:
         async with asyncio.timeout(deadline_s):
             while True:
-                connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                try:
+                    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                except OSError as error:  # no file descriptor is left
+                    raise DriverDisconnected(f"cannot connect to {path}: {error}") from error
                 try:
                     connection.setblocking(False)
                     connection.connect(path)
@@ -124,7 +127,11 @@ class StoreLink:
         self._window = asyncio.Semaphore(_EXCHANGES_MAX)
         self._request_id = 0
         self._outgoing = bytearray()
-        self._reader = make_reader(connection, self._mailbox)
+        try:
+            self._reader = make_reader(connection, self._mailbox)
+        except OSError as error:
+            connection.close()
+            raise DriverError(f"cannot read xenstore: {error}") from error
         self.lost = ""
         self.ended: asyncio.Future[None] = self._loop.create_future()
         try:

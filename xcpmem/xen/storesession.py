@@ -29,7 +29,8 @@ BATCH_REQUESTS_MAX: Final = 500
 """Requests that are sent before the first of their replies is awaited."""
 
 _FIRST_BACKOFF_S: Final = 0.05
-_LAST_BACKOFF_S: Final = 5.0
+_LAST_BACKOFF_S: Final = 1.0
+"""Short, so that the end of whatever was wrong is noticed soon: an attempt costs next to nothing."""
 
 _logger = logging.getLogger(__name__)
 
