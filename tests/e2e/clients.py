@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import xmlrpc.client
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pyxs.client import Client
 
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pyxs.monitor import Monitor
-
-    from tests.e2e.programs import Daemon
 
 WATCH_S = 20.0
 """A change that is not seen within so long does not come."""
@@ -32,6 +30,16 @@ class Failure(Exception):
         self.details = details
 
 
+class Serving(Protocol):
+    """A daemon that serves, however it was started."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def password(self) -> str: ...
+
+
 class XenApi:
     """A session of root's, logged in by password over TCP.
 
@@ -39,7 +47,7 @@ class XenApi:
         daemon: whose.
     """
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Serving) -> None:
         self._server = xmlrpc.client.ServerProxy(daemon.url)
         self.session = str(self.ask("session.login_with_password", "root", daemon.password))
 
@@ -76,7 +84,7 @@ class XenApi:
 
 
 @contextmanager
-def logged_in(daemon: Daemon) -> Iterator[XenApi]:
+def logged_in(daemon: Serving) -> Iterator[XenApi]:
     """A session that is closed, though not logged out: its reservations stay."""
     api = XenApi(daemon)
     try:

@@ -30,7 +30,7 @@ END_S = 5.0
 DAEMON = ("-m", "xcpmem.daemon")
 CLIENT = ("-m", "xcpmem")
 
-_READY = re.compile(r"xcpmemd ready url=(http://127\.0\.0\.1:\d+) socket=(\S+) state=(\S+)\n")
+READY = re.compile(r"xcpmemd ready url=(http://127\.0\.0\.1:\d+) socket=(\S+) state=(\S+)\n")
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
@@ -110,7 +110,7 @@ class Daemon(Program):
     def __init__(self, folder: Path, *options: str) -> None:
         super().__init__((*DAEMON, *options), folder)
         self.ready = self.read_line()
-        match = _READY.fullmatch(self.ready)
+        match = READY.fullmatch(self.ready)
         assert match, self.ready
         self.url = match[1]
         self.socket = Path(match[2])

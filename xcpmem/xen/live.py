@@ -133,12 +133,12 @@ class LiveDriver:
         Raises:
             DriverError: xenstored or the hypervisor does not answer.
         """
-        if not self._xenstore.connected:
-            raise DriverDisconnected("not connected to xenstored")
         events = self._doorbell.take()
         if self._is_unfinished:
             events = replace(events, resync=True)
         self._is_unfinished = True
+        if not self._xenstore.connected:
+            raise DriverDisconnected("not connected to xenstored")
         if events.resync:
             self._reservations.forget()
         everyone = await self._hypervisor.domains()
