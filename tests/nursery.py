@@ -12,6 +12,7 @@ import select
 import signal
 import subprocess
 import sys
+import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -117,6 +118,8 @@ def _bear(argv: Sequence[str], out: str, log: str) -> int:
     status = 1
     try:
         status = run_daemon(argv)
+    except BaseException:  # noqa: BLE001 -- nobody above may see it
+        traceback.print_exc()
     finally:
         os._exit(status)
 
