@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+RELEASE := $(VENV)-release
+SHIPPED := build/shipped
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format spec test-host lab bench clean
+.PHONY: help run test check format spec test-host lab bench fuzz pin sbom audit clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -45,5 +47,31 @@ lab: $(STAMP)  ## end to end on real Xen, emulated
 bench: $(STAMP)  ## figures beside their peers
 	$(BIN)/python -m tests.bench
 
+fuzz: $(STAMP)  ## any bytes into every parser, for some minutes
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz
+
+$(RELEASE)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/pip install --quiet --disable-pip-version-check --editable '.[release]'
+	touch $@
+
+pin: $(RELEASE)/.installed  ## deploy/requirements.txt: what a release runs on, by hash
+	$(RELEASE)/bin/pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe --no-header \
+	    --no-emit-index-url --no-emit-find-links --no-emit-trusted-host -o deploy/requirements.txt pyproject.toml
+
+sbom: $(RELEASE)/.installed  ## deploy/sbom.cdx.json and deploy/LICENCES.md: what that is made of
+	$(PYTHON) -m venv --clear --without-pip $(SHIPPED)
+	$(RELEASE)/bin/pip --python $(SHIPPED)/bin/python install --quiet --disable-pip-version-check \
+	    --require-hashes -r deploy/requirements.txt
+	$(RELEASE)/bin/cyclonedx-py environment --output-reproducible --of JSON -o deploy/sbom.cdx.json \
+	    $(SHIPPED)/bin/python
+	sed -i 's,https://[a-z.]*/project/,pkg:pypi/,' deploy/sbom.cdx.json
+	$(RELEASE)/bin/pip-licenses --python $(SHIPPED)/bin/python --format=markdown --with-urls \
+	    --output-file deploy/LICENCES.md
+
+audit: $(RELEASE)/.installed  ## known holes in what a release runs on; asks the net
+	$(RELEASE)/bin/pip-audit -r deploy/requirements.txt --disable-pip --require-hashes
+
 clean:  ## forget the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	rm -rf $(VENV) $(RELEASE) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

@@ -247,7 +247,7 @@ def _read_toml(path: Path) -> dict[str, _Given]:
         table = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(str(path), "", f"cannot be read: {error.strerror}") from error
-    except ValueError as error:  # TOML's and UTF-8's errors, both with the place
+    except (ValueError, RecursionError) as error:  # TOML's and UTF-8's errors, both with the place
         raise ConfigError(str(path), "", f"is not TOML: {' '.join(str(error).split())}") from error
     known = declared_settings()
     given: dict[str, _Given] = {}
