@@ -186,7 +186,9 @@ async def running_stack(
     )
     await service.start()
     await service.seed([a_halted_vm()])
-    sessions = Sessions(Everyone(service.users), service.release_owner, clock=SessionClock(sleep=no_delay))
+    sessions = Sessions(
+        Everyone(service.users), service.reservations.release, clock=SessionClock(sleep=no_delay)
+    )
     controller.know_owners(sessions.is_open)
     tasks = Tasks(opaque_ref("host", service.host().uuid))
     records = Records(service, sessions, tasks)

@@ -141,7 +141,7 @@ class FaultyHost:
 
     async def reserve(self, size_kib: int) -> str:
         """Reserve memory as a client does; it is free when this returns."""
-        reservation_id, granted_kib = await self.service.reserve_memory_range(OWNER, size_kib, size_kib)
+        reservation_id, granted_kib = await self.service.reservations.reserve(OWNER, size_kib, size_kib)
         assert granted_kib == size_kib
         return reservation_id
 

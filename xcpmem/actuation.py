@@ -13,14 +13,13 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.engine.model import RecordReservation, SetMaxmem, SetTarget
-from xcpmem.errors import DomainVanished, DriverError
+from xcpmem.errors import DomainVanished, DriverError, OperationNotAllowed, XcpmemError
 from xcpmem.report import Failure, put
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from xcpmem.engine.model import Action, Reservation
-    from xcpmem.errors import XcpmemError
+    from xcpmem.engine.model import Action, HostState, Reservation
     from xcpmem.inbox import Command
     from xcpmem.troubles import Troubles
     from xcpmem.xen.driver import HostDriver
@@ -28,15 +27,19 @@ if TYPE_CHECKING:
 TOGETHER_MOST: Final = 64
 """Actions that are under way at the same time."""
 
+OBSERVING: Final = "xcpmem only observes this host (--observe)"
+"""Why nothing that would change the host is done."""
+
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Deeds:
-    """What one turn did and failed to do, while it runs, and what is to be answered to commands."""
+    """What one turn did, failed to do or would have done, while it runs, and how commands came out."""
 
     failures: list[Failure] = field(default_factory=list)
     done: list[Action] = field(default_factory=list)
+    intended: list[Action] = field(default_factory=list)
     outcomes: list[tuple[Command, tuple[Action, ...] | XcpmemError]] = field(default_factory=list)
 
 
@@ -48,6 +51,7 @@ class Actuator:
         troubles: where domains are noted that could not be touched.
         clock: monotonic seconds.
         on_recorded: told of each reservation once it stands.
+        observes: only note what would be done.
     """
 
     def __init__(
@@ -56,11 +60,14 @@ class Actuator:
         troubles: Troubles,
         clock: Callable[[], float],
         on_recorded: Callable[[Reservation], None],
+        *,
+        observes: bool = False,
     ) -> None:
         self._driver = driver
         self._troubles = troubles
         self._clock = clock
         self._on_recorded = on_recorded
+        self.observes = observes
 
     async def carry_out(self, actions: Sequence[Action], deeds: Deeds) -> bool:
         """Apply actions in order, and note in ``deeds`` what became of them.
@@ -68,10 +75,31 @@ class Actuator:
         Returns:
             Whether all were applied; after one that was not, later ones were not tried.
         """
+        if self.observes:
+            deeds.intended += actions
+            return True
         for group in _together(actions):
             if not await self._touch(group, deeds):
                 return False
         return True
+
+    async def obey(self, commands: Iterable[Command], host: HostState, deeds: Deeds) -> bool:
+        """Carry out what callers commanded, and note what is to be answered; tell if the host was touched."""
+        touched = False
+        for command in commands:
+            try:
+                if self.observes:
+                    raise OperationNotAllowed(OBSERVING)
+                actions = command.make(host)
+                for action in actions:
+                    touched = True
+                    await self._driver.apply(action)
+                    deeds.done.append(action)
+            except XcpmemError as error:
+                deeds.outcomes.append((command, error))
+            else:
+                deeds.outcomes.append((command, actions))
+        return touched
 
     async def _touch(self, actions: Sequence[Action], deeds: Deeds) -> bool:
         async with asyncio.TaskGroup() as tasks:

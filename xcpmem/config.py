@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 DEFAULT_LISTEN: Final = Address("127.0.0.1", 8080)
 _COMMAND_LINE: Final = "command line"
 _UNIX_PATH_LIMIT: Final = 107  # sun_path of Linux unix(7), less the closing NUL
-_NOT_AVAILABLE: Final = "not available in this version"
 
 
 class DriverKind(StrEnum):
@@ -56,14 +55,12 @@ class Setting(NamedTuple):
         flag: what stands after the option on the command line (``FILE``, or ``switch`` for nothing); empty
             if it is no option.
         is_input: a file that must exist.
-        is_available: False for a feature that a later version brings: setting it is refused in words.
     """
 
     reader: Reader
     about: str
     flag: str = ""
     is_input: bool = False
-    is_available: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +68,7 @@ class Settings:
     """Everything the daemon is told, checked.
 
     Raises:
-        ConfigError: two settings contradict each other, or one is not available in this version.
+        ConfigError: two settings contradict each other.
     """
 
     driver: Annotated[DriverKind, Setting(choice(DriverKind), "the host to balance", "simulated|xen")] = (
@@ -125,14 +122,18 @@ class Settings:
     ] = None
     policy: Annotated[str, Setting(TEXT, "how memory is divided", "NAME")] = "proportional"
     observe: Annotated[
-        bool, Setting(BOOLEAN, "look and plan, touch nothing", "switch", is_available=False)
+        bool, Setting(BOOLEAN, "look and plan beside another balancer, touch nothing", "switch")
     ] = False
     squeezed_socket: Annotated[
-        Path | None, Setting(PATH, "serve squeezed's own protocol there", "PATH", is_available=False)
+        Path | None, Setting(PATH, "serve squeezed's own protocol there; xapi's: /var/xapi/memory", "PATH")
     ] = None
     message_switch: Annotated[
-        Path | None, Setting(PATH, "serve squeezed's queue on this switch", "PATH", is_available=False)
+        Path | None,
+        Setting(PATH, "serve squeezed's queue; xapi's switch: /var/run/message-switch/sock", "PATH"),
     ] = None
+    boot_memory_file: Annotated[
+        Path, Setting(PATH, "in squeezed's place: what was free at boot, shared with it; bytes")
+    ] = Path("/var/run/nonpersistent/xapi/boot_time_memory")
     allow_plain_beyond_loopback: Annotated[
         bool, Setting(BOOLEAN, "serve other machines without TLS: passwords cross the net readable")
     ] = False
@@ -165,17 +166,17 @@ class Settings:
     check_config: bool = False
 
     def __post_init__(self) -> None:
-        for key, setting in declared_settings().items():
-            if not setting.is_available and getattr(self, key):
-                raise ConfigError("settings", key, _NOT_AVAILABLE)
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("settings", "tls_cert", "needs tls_key, and tls_key needs tls_cert")
         if not (self.listen.is_loopback or self.tls_cert or self.allow_plain_beyond_loopback):
             why = (
-                f"{self.listen} can be reached from other machines: needs allow_plain_beyond_loopback = true "
-                f"(TLS is {_NOT_AVAILABLE})"
+                f"{self.listen} can be reached from other machines: needs tls_cert and tls_key, "
+                "or allow_plain_beyond_loopback = true"
             )
             raise ConfigError("settings", "listen", why)
+        if self.observe and self.is_drop_in:
+            key = "squeezed_socket" if self.squeezed_socket else "message_switch"
+            raise ConfigError("settings", key, "not with observe: squeezed itself serves there")
         if self.host is not None and self.driver is not DriverKind.SIMULATED:
             raise ConfigError("settings", "host", 'only with driver = "simulated"')
         length = len(os.fsencode(self.socket_path))
@@ -184,6 +185,11 @@ class Settings:
             raise ConfigError(
                 "settings", key, f"{self.socket_path} is {length} bytes, a socket's path at most 107"
             )
+
+    @property
+    def is_drop_in(self) -> bool:
+        """Whether it serves in squeezed's place."""
+        return self.squeezed_socket is not None or self.message_switch is not None
 
     @property
     def socket_path(self) -> Path:
@@ -344,9 +350,9 @@ def help_text() -> str:
     options = [("--config FILE", "read settings from a TOML file; the command line wins")]
     keys = []
     defaults = {field.name: field.default for field in fields(Settings)}
-    for key, (_, about, flag, _, is_available) in declared_settings().items():
-        note = "" if is_available else f" ({_NOT_AVAILABLE})"
-        if is_available and defaults[key] not in (None, MISSING):
+    for key, (_, about, flag, _) in declared_settings().items():
+        note = ""
+        if defaults[key] not in (None, MISSING):
             note = f" [{str(defaults[key]).lower()}]"
         if flag:
             name = _flag_of(key)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 from xcpmem import commands
-from xcpmem.actuation import Actuator, Deeds
+from xcpmem.actuation import OBSERVING, Actuator, Deeds
 from xcpmem.engine.belief import Beliefs
 from xcpmem.engine.forecast import Stance
 from xcpmem.engine.model import (
@@ -30,7 +30,7 @@ from xcpmem.engine.policies import find_policy
 from xcpmem.errors import (
     ConnectionLost,
     DriverError,
-    XcpmemError,
+    OperationNotAllowed,
 )
 from xcpmem.inbox import Inbox
 from xcpmem.report import Bulletin, CycleReport, Failure
@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+OBSERVED_GAP_S: Final = 1.0
+"""Between two looks at least where another balancer is at work: it need not be followed closer."""
+
 TURN_GAP_S: Final = 0.005
 """Between two turns at least: wishes that arrive together are solved together."""
 
@@ -60,6 +63,7 @@ class Controller:
         settings: knobs of the planner.
         safety_look_s: the longest time without a look, seconds.
         orphan_s: how long a reservation may stand whose owner is gone, seconds.
+        observes: look and think, but touch nothing and promise nothing.
         is_owner: whether an owner still lives; default: everyone does.
         clock: monotonic seconds.
         wall: Unix time, for people only.
@@ -73,6 +77,7 @@ class Controller:
         settings: PlannerSettings | None = None,
         safety_look_s: float = 30.0,
         orphan_s: float = 600.0,
+        observes: bool = False,
         is_owner: Callable[[str], bool] = lambda _: True,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -86,7 +91,7 @@ class Controller:
         self._clock = clock
         self._wall = wall
         self._inbox = Inbox(self.wake)
-        self._actuator = Actuator(driver, self._troubles, clock, self._announce)
+        self._actuator = Actuator(driver, self._troubles, clock, self._announce, observes=observes)
         self._bulletin = Bulletin()
         self._beliefs = Beliefs()
         self._retries = Retries()
@@ -144,8 +149,11 @@ class Controller:
             NotEnoughMemory: it cannot be had; bytes.
             DomainsUncooperative: it could be had if these domids did as they were asked.
             InvalidValue: min_kib below 0 or above max_kib, or too many requests wait.
+            OperationNotAllowed: the daemon only observes.
             ConnectionLost: the daemon ended first.
         """
+        if self._actuator.observes:
+            raise OperationNotAllowed(OBSERVING)
         standing = self._reservation(lambda each: each.reservation_id == reservation_id)
         if standing is not None:
             return standing
@@ -319,22 +327,12 @@ class Controller:
         pauses_s = [self._safety_look_s]
         if thought.look_again_s is not None:
             pauses_s.append(thought.look_again_s)
-        return min(pauses_s + self._troubles.pauses_s(now_s))
+        pause_s = min(pauses_s + self._troubles.pauses_s(now_s))
+        return max(pause_s, OBSERVED_GAP_S) if self._actuator.observes else pause_s
 
     async def _obey(self, look: Look, turn: Deeds) -> bool:
         """Carry out what callers commanded and what orphans need; tell whether the host was touched."""
-        touched = False
-        for command in self._inbox.take_commands():
-            try:
-                actions = command.make(look.host)
-                for action in actions:
-                    touched = True
-                    await self._driver.apply(action)
-                    turn.done.append(action)
-            except XcpmemError as error:
-                turn.outcomes.append((command, error))
-            else:
-                turn.outcomes.append((command, actions))
+        touched = await self._actuator.obey(self._inbox.take_commands(), look.host, turn)
         for reservation in self._orphans.find(look.host, self._clock()):
             _log.warning(
                 "freed reservation %s of %s: its owner or domain is gone",
@@ -384,6 +382,7 @@ class Controller:
                 reasons=thought.reasons,
                 beliefs=thought.beliefs.by_domid,
                 actions=tuple(turn.done),
+                intended=tuple(turn.intended),
                 failures=tuple(turn.failures),
                 pending=self._inbox.requests,
                 stable=thought.stable and complete and not self._inbox.requests,

@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from xcpmem import __version__, logs, notify
+from xcpmem.actuation import OBSERVING
 from xcpmem.api.accounts import USER_CHANGES
 from xcpmem.api.auditor import Auditor
 from xcpmem.api.cli_http import make_cli_handler
 from xcpmem.api.datamodel import load_datamodel
 from xcpmem.api.dispatch import Dispatcher
+from xcpmem.api.dropin import DropIn
 from xcpmem.api.events import Events
 from xcpmem.api.gates import ReadGate
 from xcpmem.api.http import make_app
@@ -56,7 +58,7 @@ from xcpmem.hosts import open_host
 from xcpmem.journal import Journal
 from xcpmem.metrics import Metrics, Sources
 from xcpmem.narration import Narrator
-from xcpmem.refs import opaque_ref
+from xcpmem.refs import opaque_ref, service_of
 from xcpmem.service import Service, ServiceSettings
 from xcpmem.store import Store
 from xcpmem.wishbook import Wishbook
@@ -126,6 +128,7 @@ class _Parts:
     server: Server
     metrics: Metrics
     feed: StateFeed
+    dropin: DropIn
 
 
 async def _serve(settings: Settings, policy: ChosenPolicy) -> None:
@@ -145,6 +148,8 @@ async def _serve(settings: Settings, policy: ChosenPolicy) -> None:
         stack.push_async_callback(parts.tasks.close)
         stack.callback(parts.events.close)
         stack.callback(parts.feed.close)
+        await parts.dropin.start()
+        stack.push_async_callback(parts.dropin.close)
         # First of all: who waits is told while we serve.
         stack.push_async_callback(parts.service.lifecycle.close)
         stack.push_async_callback(parts.controller.close)
@@ -174,6 +179,7 @@ async def _assemble(
         settings=PlannerSettings(caution=Caution(patience_s=settings.patience_s)),
         safety_look_s=settings.safety_look_s,
         orphan_s=settings.reservation_orphan_s,
+        observes=settings.observe,
     )
     service = Service(
         Store(settings.state_dir),
@@ -189,11 +195,13 @@ async def _assemble(
     await service.seed(host.definitions)
     sessions = Sessions(
         Accounts(RootPasswordFile(password_file), service.users.find, open_pam(settings.pam_service or "")),
-        service.release_owner,
+        service.reservations.release,
         idle_limit_s=settings.session_idle_s,
     )
     stack.push_async_callback(sessions.close)
-    controller.know_owners(lambda owner: sessions.find_by_uuid(owner) is not None)
+    controller.know_owners(
+        lambda owner: service_of(owner) is not None or sessions.find_by_uuid(owner) is not None
+    )
     metrics = Metrics(
         Sources(
             driver=settings.driver.value,
@@ -225,6 +233,14 @@ async def _assemble(
         observe=metrics.observe_rpc,
         auditor=Auditor(trail, records, dict.fromkeys(USER_CHANGES, service.users.roles)),
         witness=Petitions(wishbook, service.vms).watch,
+        refusal=OBSERVING if settings.observe else "",
+    )
+    dropin = DropIn(
+        service,
+        socket_path=settings.squeezed_socket,
+        switch_path=settings.message_switch,
+        boot_memory_file=settings.boot_memory_file if settings.driver is DriverKind.XEN else None,
+        epoch=_identity(settings).boot_id,
     )
     feed, timeline = _dashboard(settings, policy, controller, service)
     gate = ReadGate(sessions, read_token(settings.read_token_file))
@@ -233,7 +249,7 @@ async def _assemble(
         render_metrics=metrics.scrape,
         readers=gate,
         live_checks={"ring": _turns(controller, settings)},
-        ready_checks=_ready_checks(controller, settings),
+        ready_checks=_ready_checks(controller, settings, dropin),
         cli=make_cli_handler(dispatcher),
         pages=page_routes(feed, timeline, gate),
     )
@@ -244,7 +260,7 @@ async def _assemble(
         socket_path=settings.socket_path,
         ssl_context=_ssl_context(settings),
     )
-    return _Parts(host, controller, service, tasks, events, server, metrics, feed)
+    return _Parts(host, controller, service, tasks, events, server, metrics, feed, dropin)
 
 
 def _dashboard(
@@ -321,12 +337,17 @@ def _turns(controller: Controller, settings: Settings) -> Callable[[], bool]:
     return lambda: time.monotonic() - controller.turned_s < LATE_TURNS * settings.safety_look_s
 
 
-def _ready_checks(controller: Controller, settings: Settings) -> Mapping[str, Callable[[], bool]]:
+def _ready_checks(
+    controller: Controller, settings: Settings, dropin: DropIn
+) -> Mapping[str, Callable[[], bool]]:
     def sees_host() -> bool:
         report = controller.report
         return report is not None and all(failure.kind != "Look" for failure in report.failures)
 
-    return {"host": sees_host, "ring": _turns(controller, settings)}
+    checks = {"host": sees_host, "ring": _turns(controller, settings)}
+    if settings.message_switch is not None:
+        checks["message-switch"] = lambda: dropin.is_connected
+    return checks
 
 
 async def _first_look(controller: Controller, settings: Settings) -> None:

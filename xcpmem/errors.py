@@ -47,6 +47,7 @@
     │   ├── NotSeen                   INTERNAL_ERROR [text]
     │   ├── TooBusy                   TOO_BUSY []
     │   ├── ConnectionLost            INTERNAL_ERROR [connection lost]
+    │   ├── SwitchLost                INTERNAL_ERROR [text]
     │   └── DriverError               never leaves the ring
     │       ├── DriverTimeout
     │       ├── DriverDisconnected
@@ -326,6 +327,10 @@ class ConnectionLost(HostError):
 
     def __init__(self) -> None:
         super().__init__("connection lost")
+
+
+class SwitchLost(HostError):
+    """The message switch is gone or does not keep to its protocol; it is connected to again."""
 
 
 class DriverError(HostError):

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.config import DriverKind
+from xcpmem.errors import DriverError
+from xcpmem.rivals import refuse_rivals
 from xcpmem.scenario import load_scenario
 from xcpmem.units import kib_to_bytes
 from xcpmem.vm import Vm
 from xcpmem.xen.hypervisor import open_hypervisor
 from xcpmem.xen.live import LiveDriver
+from xcpmem.xen.reservations import ReservationStore
 from xcpmem.xen.simhypervisor import RemoteHypervisor
 from xcpmem.xen.simtoolstack import RemoteToolstack
 from xcpmem.xen.simulated import HYPERVISOR_SUFFIX, TOOLSTACK_SUFFIX, SimulatedHost
+from xcpmem.xen.takeover import hand_back, take_over
 from xcpmem.xen.xenstore import Xenstore
 from xcpmem.xen.xl import XlToolstack
 
@@ -26,6 +31,8 @@ if TYPE_CHECKING:
     from xcpmem.scenario import Scenario
     from xcpmem.xen.hypervisor import Hypervisor
     from xcpmem.xen.toolstack import Toolstack
+
+_log = logging.getLogger(__name__)
 
 XENSTORED_SOCKETS: Final = ("/run/xenstored/socket", "/var/run/xenstored/socket")
 """Where xenstored listens; ``XENSTORED_PATH`` in the environment wins, as for Xen's own tools."""
@@ -57,10 +64,12 @@ async def open_host(settings: Settings) -> OpenHost:
     """Open the host.
 
     Raises:
-        ConfigError: the scenario is wrong.
+        ConfigError: the scenario is wrong, or another balancer is at work on the host.
         DriverError: the host is not there.
     """
     if settings.driver is DriverKind.XEN:
+        if not settings.observe:
+            refuse_rivals()
         return await _connect(settings, _xenstored_socket(), open_hypervisor(), XlToolstack())
     scenario = load_scenario(settings.scenario)
     definitions, slush_kib = _definitions(scenario), scenario.host.slush_kib
@@ -108,10 +117,28 @@ async def _connect(
         xenstore,
         hypervisor,
         slush_kib=settings.slush_kib if slush_kib is None else slush_kib,
-        domain_zero_min_kib=settings.domain_zero_dynamic_min_kib if settings.manage_domain_zero else None,
+        domain_zero_min_kib=settings.domain_zero_dynamic_min_kib
+        if settings.manage_domain_zero and not settings.observe
+        else None,
+        observes=settings.observe,
     )
     await driver.start()
-    return OpenHost(driver, xenstore, toolstack, definitions, driver.close)
+    if not settings.is_drop_in or settings.observe:
+        return OpenHost(driver, xenstore, toolstack, definitions, driver.close)
+
+    async def leave_to_squeezed() -> None:
+        try:
+            await hand_back(xenstore, ReservationStore(xenstore))
+        except DriverError as error:
+            _log.warning("reservations of services stay with xcpmem: %s", error)
+        await driver.close()
+
+    try:
+        await take_over(xenstore, ReservationStore(xenstore))
+    except BaseException:
+        await driver.close()
+        raise
+    return OpenHost(driver, xenstore, toolstack, definitions, leave_to_squeezed)
 
 
 def _xenstored_socket() -> str:

@@ -1,7 +1,9 @@
-"""XenAPI references: opaque to clients, stable over restarts."""
+"""What things go by: XenAPI references, opaque and stable over restarts, and owners of reservations."""
 
 from __future__ import annotations
 
+import hashlib
+import re
 from contextvars import ContextVar
 from typing import Final
 from uuid import UUID, uuid5
@@ -25,3 +27,23 @@ def opaque_ref(class_name: str, uuid: str) -> str:
         ``OpaqueRef:`` and a uuid; Xen Orchestra requires the prefix.
     """
     return f"OpaqueRef:{uuid5(_NAMESPACE, f'{class_name}/{uuid}')}"
+
+
+_SERVICE: Final = "service_"
+_OWNER_NAME: Final = re.compile(r"[A-Za-z0-9@_-]{1,64}")
+
+
+def service_owner(service: str) -> str:
+    """Name the owner of what a service of the host, such as xenopsd, reserves; one node name of xenstore.
+
+    Args:
+        service: any text; one that xenstore would not take for a name goes by its digest.
+    """
+    if _OWNER_NAME.fullmatch(service) is None:
+        service = hashlib.sha256(service.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    return f"{_SERVICE}{service}"
+
+
+def service_of(owner: str) -> str | None:
+    """Tell the service that an owner is, or None when it is none; a service never goes away."""
+    return owner.removeprefix(_SERVICE) if owner.startswith(_SERVICE) else None

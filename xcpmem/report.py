@@ -95,6 +95,7 @@ class CycleReport:
         reasons: by domid.
         beliefs: by domid; what is believed of each guest from watching it.
         actions: what was done, in order.
+        intended: what would have been done, if the daemon did not merely observe.
         failures: one per action or look that failed, else empty.
         pending: requests that still wait.
         stable: nothing moves and nothing waits.
@@ -111,6 +112,7 @@ class CycleReport:
     reasons: Mapping[int, Reason] = field(default_factory=dict)
     beliefs: Mapping[int, Belief] = field(default_factory=dict)
     actions: tuple[Action, ...] = ()
+    intended: tuple[Action, ...] = ()
     failures: tuple[Failure, ...] = ()
     pending: tuple[MemoryRequest, ...] = ()
     stable: bool = False

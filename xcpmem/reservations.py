@@ -84,6 +84,25 @@ class Reservations:
         """Set memory aside for a VM that is to be started; raises as `reserve`."""
         return await self._reserve(owner, min_kib, max_kib, vm_uuid=vm_uuid)
 
+    async def reserve_for_service(
+        self, owner: str, min_kib: int, max_kib: int, reservation_id: str
+    ) -> Reservation:
+        """Set memory aside for a service of the host; raises as `Ring.reserve`, with domains by their domids.
+
+        Args:
+            owner: as `refs.service_owner` names it.
+            min_kib: the least that is of use.
+            max_kib: the most that is wanted.
+            reservation_id: what it is to be called; asking twice is as asking once. Empty: a new uuid.
+        """
+        return await self._ring.reserve(
+            owner=owner,
+            min_kib=min_kib,
+            max_kib=max_kib,
+            timeout_s=self._timeout_s,
+            reservation_id=reservation_id,
+        )
+
     async def transfer(self, reservation_id: str, domid: int) -> None:
         """Serve ``Memory.transfer_reservation_to_domain``.
 
@@ -98,9 +117,9 @@ class Reservations:
         """Serve ``Memory.delete_reservation``. Raises DriverError when the host refused."""
         await self._ring.delete(reservation_id)
 
-    async def release(self, owner: str) -> None:
-        """Give back what an owner that is gone did not transfer. Raises DriverError."""
-        await self._ring.release(owner)
+    async def release(self, owner: str, *, transferred_too: bool = False) -> None:
+        """Give back what an owner that is gone did not transfer, or really all. Raises DriverError."""
+        await self._ring.release(owner, transferred_too=transferred_too)
 
     def of_domain(self, domid: int) -> str:
         """Serve ``Memory.query_reservation_of_domain``.

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from xcpmem.adoption import Adoption
+from xcpmem.answers import Answers
 from xcpmem.engine.accounting import NEW_FORMULA, AccountingFormula, maximise_memory
 from xcpmem.engine.accounting import memory_overhead as count_overhead
 from xcpmem.engine.limits import MemoryLimits
@@ -101,7 +102,7 @@ class Service:
         self._operations = Operations(self._ledger, first_look_s=self._settings.first_look_s)
         self.placement = VmPlacement(self._ledger, self._operations, self._law, self._host)
         self._adoption = Adoption(self._ledger, self._host, self._law, ring, clock)
-        self._reservations = Reservations(
+        self.reservations = Reservations(
             ring,
             self._name_domain,
             timeout_s=self._settings.reservation_s,
@@ -114,13 +115,14 @@ class Service:
             ledger=self._ledger,
             law=self._law,
             placement=self.placement,
-            reservations=self._reservations,
+            reservations=self.reservations,
             clock=clock,
         )
         self.labels = VmLabels(self._ledger)
         self.register = VmRegister(self._ledger, self._operations, self._law)
         self.foresight = Foresight(ring, self._ledger, self._law, self._host, self._name_domain)
         self.users = Users(self._ledger)
+        self.answers = Answers(self._ledger)
         self._seen_number = 0
         self._unsubscribe: Callable[[], None] | None = None
 
@@ -135,6 +137,7 @@ class Service:
         await self._host.start()
         await self._pool.start()
         self.users.start()
+        self.answers.start()
         self._unsubscribe = self._ring.subscribe(self.absorb)
 
     async def close(self) -> None:
@@ -333,35 +336,7 @@ class Service:
         """Serve ``host.compute_memory_overhead``, bytes."""
         return self._host.facts.memory_overhead
 
-    # The class Memory; see `Reservations`
-
-    async def reserve_memory(self, owner: str, size_kib: int) -> str:
-        """Serve ``Memory.reserve_memory``."""
-        return await self._reservations.reserve_exactly(owner, size_kib)
-
-    async def reserve_memory_range(self, owner: str, min_kib: int, max_kib: int) -> tuple[str, int]:
-        """Serve ``Memory.reserve_memory_range``."""
-        return await self._reservations.reserve(owner, min_kib, max_kib)
-
-    async def transfer_reservation_to_domain(self, reservation_id: str, domid: int) -> None:
-        """Serve ``Memory.transfer_reservation_to_domain``."""
-        await self._reservations.transfer(reservation_id, domid)
-
-    async def delete_reservation(self, reservation_id: str) -> None:
-        """Serve ``Memory.delete_reservation``."""
-        await self._reservations.delete(reservation_id)
-
-    async def release_owner(self, owner: str) -> None:
-        """Give back what a session that ended had reserved and not transferred."""
-        await self._reservations.release(owner)
-
-    def query_reservation_of_domain(self, domid: int) -> str:
-        """Serve ``Memory.query_reservation_of_domain``."""
-        return self._reservations.of_domain(domid)
-
-    async def balance_memory(self) -> None:
-        """Serve ``Memory.balance_memory``."""
-        await self._reservations.balance()
+    # The class Memory, beside `Reservations`
 
     def get_host_reserved_memory(self) -> int:
         """Serve ``Memory.get_host_reserved_memory``, KiB."""
@@ -380,7 +355,7 @@ class Service:
 
     def get_diagnostics(self) -> str:
         """Serve ``Memory.get_diagnostics``."""
-        return self._reservations.diagnose()
+        return self.reservations.diagnose()
 
     async def _change(
         self, uuid: str, rule: Callable[[Vm, Callable[[], int]], Vm], *, is_range: bool = False

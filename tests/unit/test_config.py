@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 
 EXPECTED_KIB = "expected KiB, a whole number of 0 or more, or text with a unit (72MiB)"
 BEYOND_LOOPBACK = (
-    "can be reached from other machines: needs allow_plain_beyond_loopback = true "
-    "(TLS is not available in this version)"
+    "can be reached from other machines: needs tls_cert and tls_key, or allow_plain_beyond_loopback = true"
 )
 FLAGS = [f"--{key.replace('_', '-')}" for key, setting in declared_settings().items() if setting.flag]
 ENVIRON = {"HOME": "/home/tester"}
@@ -186,11 +185,12 @@ def test_listen_is_refused_when_it_is_no_host_and_port(value: str) -> None:
     assert complaint("--listen", value).startswith("command line: --listen: expected HOST:PORT")
 
 
-@pytest.mark.parametrize(
-    "flag", [("--observe",), ("--squeezed-socket", "/run/s"), ("--message-switch", "/run/m")]
-)
-def test_option_is_refused_in_words_when_its_feature_is_not_built(flag: tuple[str, ...]) -> None:
-    assert complaint(*flag) == f"command line: {flag[0]}: not available in this version"
+@pytest.mark.parametrize("flag", [("--squeezed-socket", "/run/s"), ("--message-switch", "/run/m")])
+def test_squeezed_is_not_replaced_and_observed_at_once(flag: tuple[str, ...]) -> None:
+    refusal = "not with observe: squeezed itself serves there"
+    assert complaint("--observe", *flag) == f"command line: {flag[0]}: {refusal}"
+    assert parse(*flag).is_drop_in
+    assert not parse("--observe").is_drop_in
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,6 @@ def test_option_is_refused_in_words_when_its_feature_is_not_built(flag: tuple[st
             f"1: slush_kib: {EXPECTED_KIB}, got -1",
         ),
         ("observe = 1", "1: observe: expected true or false, got 1"),
-        ("observe = true", "1: observe: not available in this version"),
         ("scenario = ''", "1: scenario: expected text, not empty, got ''"),
         (
             "policy = 'a\\nb'\nlog_level = 'loud'",

@@ -162,7 +162,7 @@ async def test_guests_that_would_not_give_are_named_as_vms(service: Service, hos
     for domid in (1, 2):
         host.set_balloon(domid, {"stuck": True})
     with pytest.raises(DomainsUncooperative):
-        await service.reserve_memory("me", GIB)
+        await service.reservations.reserve_exactly("me", GIB)
     answer = await service.foresight.plan({"reserve_min_kib": str(GIB)})
     assert answer["error"] == ["VMS_FAILED_TO_COOPERATE", service.vm(ONE).ref, service.vm(TWO).ref]
 

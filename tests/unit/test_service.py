@@ -211,7 +211,7 @@ async def test_range_of_a_paused_vm_is_refused(tmp_path: Path) -> None:
     host = sim_host(guest(1))
     async with serve(tmp_path, host) as service:
         host.set_lifecycle(1, Lifecycle.PAUSED)
-        await service.balance_memory()
+        await service.reservations.balance()
         with pytest.raises(BadPowerState) as caught:
             await service.set_memory_dynamic_range(ONE, GIB_BYTES, GIB_BYTES)
         assert caught.value.params == (opaque_ref("VM", ONE), "halted, running", "paused")
@@ -243,7 +243,7 @@ async def test_refused_change_is_neither_stored_nor_passed_on(tmp_path: Path) ->
     async with serve(tmp_path, host) as service:
         with pytest.raises(ConstraintOrder):
             await service.set_memory_dynamic_range(ONE, GIB_BYTES, 5 * GIB_BYTES)
-        await service.balance_memory()
+        await service.reservations.balance()
         assert service.vm(ONE).memory_dynamic_max == 3 * GIB_BYTES
         assert host.guests[1].dynamic_max_kib == 3 * GIB
 
@@ -302,10 +302,10 @@ async def test_range_that_an_operator_writes_to_xenstore_is_taken_over_after_a_c
     async with serve(tmp_path, host) as service:
         await service.set_memory_dynamic_range(ONE, GIB_BYTES, 2 * GIB_BYTES)
         await service.wait_memory_target_live(ONE, "task")
-        await service.balance_memory()
+        await service.reservations.balance()
         host.write_dynamic_range(1, GIB, GIB)
-        await service.balance_memory()
-        await service.balance_memory()
+        await service.reservations.balance()
+        await service.reservations.balance()
         assert service.vm(ONE).memory_dynamic_max == GIB_BYTES
         assert host.guests[1].actual_kib == GIB
         assert (host.guests[1].dynamic_min_kib, host.guests[1].dynamic_max_kib) == (GIB, GIB)
@@ -365,28 +365,28 @@ async def test_host_overhead_is_answered_as_stored(service: Service) -> None:
 async def test_reservation_is_granted_queried_and_given_back(tmp_path: Path) -> None:
     host = sim_host(guest(1), guest(2))
     async with serve(tmp_path, host) as service:
-        reservation_id, granted_kib = await service.reserve_memory_range("me", GIB, 2 * GIB)
+        reservation_id, granted_kib = await service.reservations.reserve("me", GIB, 2 * GIB)
         assert GIB <= granted_kib <= 2 * GIB
-        exact_id = await service.reserve_memory("me", GIB // 2)
+        exact_id = await service.reservations.reserve_exactly("me", GIB // 2)
         assert host.reservations[exact_id].size_kib == GIB // 2
-        await service.delete_reservation(exact_id)
-        await service.delete_reservation("no such")
-        await service.release_owner("me")
+        await service.reservations.delete(exact_id)
+        await service.reservations.delete("no such")
+        await service.reservations.release("me")
         assert dict(host.reservations) == {}
         with pytest.raises(UnknownReservation):
-            await service.transfer_reservation_to_domain(reservation_id, 1)
+            await service.reservations.transfer(reservation_id, 1)
         with pytest.raises(NoReservation) as caught:
-            service.query_reservation_of_domain(1)
+            service.reservations.of_domain(1)
         assert caught.value.params == ("1",)
 
 
 async def test_reservation_of_a_domain_is_named_after_its_transfer(tmp_path: Path) -> None:
     building = GuestSpec(domid=3, uuid=uuid_of(3), dynamic_min_kib=0, dynamic_max_kib=GIB, actual_kib=0)
     async with serve(tmp_path, sim_host(guest(1), building)) as service:
-        reservation_id = await service.reserve_memory("me", GIB)
-        await service.transfer_reservation_to_domain(reservation_id, 3)
-        await service.balance_memory()
-        assert service.query_reservation_of_domain(3) == reservation_id
+        reservation_id = await service.reservations.reserve_exactly("me", GIB)
+        await service.reservations.transfer(reservation_id, 3)
+        await service.reservations.balance()
+        assert service.reservations.of_domain(3) == reservation_id
         assert f"reservation {reservation_id} of me" in service.get_diagnostics()
 
 
@@ -398,20 +398,20 @@ async def test_reservation_of_a_senseless_range_is_refused(
     service: Service, min_kib: int, max_kib: int, field: str, value: str
 ) -> None:
     with pytest.raises(InvalidValue) as caught:
-        await service.reserve_memory_range("me", min_kib, max_kib)
+        await service.reservations.reserve("me", min_kib, max_kib)
     assert caught.value.params == (field, value)
 
 
 async def test_reservation_of_a_negative_size_is_refused(service: Service) -> None:
     with pytest.raises(InvalidValue) as caught:
-        await service.reserve_memory("me", -1)
+        await service.reservations.reserve_exactly("me", -1)
     assert caught.value.params == ("size_kib", "-1")
 
 
 async def test_reservation_blames_vms_by_reference(tmp_path: Path) -> None:
     async with serve(tmp_path, sim_host(guest(1), guest(2, DEAF))) as service:
         with pytest.raises(DomainsUncooperative) as caught:
-            await service.reserve_memory("me", 3 * GIB)
+            await service.reservations.reserve_exactly("me", 3 * GIB)
         assert caught.value.params == (opaque_ref("VM", TWO),)
 
 

@@ -22,6 +22,7 @@ from xcpmem.api.values import (
     I4,
     MAX_DEPTH,
     DateTime,
+    Nil,
     Record,
     Value,
     Wire,
@@ -267,6 +268,7 @@ _SCALAR_WRITERS: Final[Mapping[type, Callable[[Any], bytes]]] = {
     float: b"<value><double>%.16g</double></value>".__mod__,
     datetime: _encode_datetime,
     type(None): lambda _: b"<value></value>",
+    Nil: lambda _: b"<value><nil/></value>",
 }
 
 
@@ -305,7 +307,12 @@ def encode_success(value: object) -> bytes:
 
 def encode_failure(code: str, params: Sequence[str]) -> bytes:
     """Write the answer to a call that failed: a success of HTTP and XML-RPC, as in xapi never a fault."""
-    return b"".join((_FAILURE_HEAD, encode_value((code, *params)), _ENVELOPE_TAIL))
+    return encode_error((code, *params))
+
+
+def encode_error(description: object) -> bytes:
+    """Write the answer to a call that failed, with any value for its ``ErrorDescription``."""
+    return b"".join((_FAILURE_HEAD, encode_value(description), _ENVELOPE_TAIL))
 
 
 def encode_bare(value: object) -> bytes:

@@ -93,6 +93,9 @@ class Kind(StrEnum):
     REMOVE_MEMBER = "a member that is no longer in a set"
 
 
+_OF_THE_HOST: Final = frozenset({"VM", "host", "Memory"})
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """A call.
@@ -147,6 +150,11 @@ class Message:
             return allowed
         ordinary = tuple(role for role in allowed if role != "client-cert")
         return (*ordinary, "client-cert") if self.admits_client_cert else ordinary
+
+    @property
+    def changes_host(self) -> bool:
+        """Whether it changes VMs or what is reserved, or may: what is not done where we only observe."""
+        return self.class_name in _OF_THE_HOST and self.role != "read-only"
 
     @property
     def required(self) -> int:

@@ -22,6 +22,7 @@ from xcpmem.errors import (
     MethodRemoved,
     MethodUnknown,
     NoAsyncMode,
+    OperationNotAllowed,
     ParameterCount,
     PermissionDenied,
     XcpmemError,
@@ -84,6 +85,7 @@ class Dispatcher:
         observe: told of every call: name, ``success`` or the error's code, seconds.
         auditor: notes what changes something; None: nobody does.
         witness: goes around every call that is carried out, and may note it.
+        refusal: why nothing that changes the host is done; empty: it is.
         answers_removed: whether getters of fields that xapi has removed answer with the value, which is
             kinder than ``MESSAGE_REMOVED``.
         datamodel: what is served.
@@ -101,6 +103,7 @@ class Dispatcher:
         observe: Observer | None = None,
         auditor: Auditor | None = None,
         witness: Witness = lambda *_: nullcontext(),
+        refusal: str = "",
         answers_removed: bool = True,
         datamodel: Datamodel | None = None,
     ) -> None:
@@ -110,6 +113,7 @@ class Dispatcher:
         self._observe = observe
         self._auditor = auditor
         self._witness = witness
+        self._refusal = refusal
         self._answers_removed = answers_removed
         self._datamodel = datamodel or load_datamodel()
         odd = handlers.keys() ^ {message.wire_name for message in self._datamodel.messages()}
@@ -175,6 +179,8 @@ class Dispatcher:
             if self._auditor is not None:
                 self._auditor.note_refusal(message, Caller(peer, session), denial)
             raise denial
+        if self._refusal and message.changes_host:
+            raise OperationNotAllowed(self._refusal)
         given = list(params[message.needs_session :])
         check_strings(given)
         if not is_async:

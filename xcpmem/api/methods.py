@@ -242,10 +242,10 @@ class _MemoryMethods:
         return {
             "Memory.reserve_memory": self._reserve_memory,
             "Memory.reserve_memory_range": self._reserve_memory_range,
-            "Memory.transfer_reservation_to_domain": _without_caller(service.transfer_reservation_to_domain),
-            "Memory.delete_reservation": _without_caller(service.delete_reservation),
-            "Memory.query_reservation_of_domain": _computed(service.query_reservation_of_domain),
-            "Memory.balance_memory": _without_caller(service.balance_memory),
+            "Memory.transfer_reservation_to_domain": _without_caller(service.reservations.transfer),
+            "Memory.delete_reservation": _without_caller(service.reservations.delete),
+            "Memory.query_reservation_of_domain": _computed(service.reservations.of_domain),
+            "Memory.balance_memory": _without_caller(service.reservations.balance),
             "Memory.get_host_reserved_memory": _computed(service.get_host_reserved_memory),
             "Memory.get_host_initial_free_memory": _computed(service.get_host_initial_free_memory),
             "Memory.get_domain_zero_policy": _computed(service.get_domain_zero_policy),
@@ -261,10 +261,10 @@ class _MemoryMethods:
         return json.dumps(await self._service.foresight.plan(wishes), ensure_ascii=False)
 
     async def _reserve_memory(self, caller: Caller, size_kib: int) -> str:
-        return await self._service.reserve_memory(caller.owner.uuid, size_kib)
+        return await self._service.reservations.reserve_exactly(caller.owner.uuid, size_kib)
 
     async def _reserve_memory_range(self, caller: Caller, min_kib: int, max_kib: int) -> tuple[str, int]:
-        return await self._service.reserve_memory_range(caller.owner.uuid, min_kib, max_kib)
+        return await self._service.reservations.reserve(caller.owner.uuid, min_kib, max_kib)
 
 
 def _without_caller(act: Callable[..., Awaitable[None]]) -> Handler:

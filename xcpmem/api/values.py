@@ -38,6 +38,14 @@ class I4(int):
     __slots__ = ()
 
 
+class Nil:
+    """Unit as squeezed's XML-RPC has it, ``<nil/>``, where XenAPI's void is an empty value."""
+
+    __slots__ = ()
+
+
+NIL: Final = Nil()
+
 Value = None | bool | int | float | str | bytes | DateTime | list["Value"] | dict[str, "Value"]
 
 

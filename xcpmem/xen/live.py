@@ -72,6 +72,7 @@ class LiveDriver:
         hypervisor: the other half of the host.
         slush_kib: to be kept free, KiB.
         domain_zero_min_kib: domain 0's dynamic-min if it is to be balanced; None: it is left alone.
+        observes: write nothing, and count what squeezed has reserved.
         guest_gap_s: how often at most a guest's own words are a reason to look, seconds.
         clock: monotonic seconds.
     """
@@ -83,6 +84,7 @@ class LiveDriver:
         *,
         slush_kib: int,
         domain_zero_min_kib: int | None = None,
+        observes: bool = False,
         guest_gap_s: float = GUEST_GAP_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -91,7 +93,7 @@ class LiveDriver:
         self._slush_kib = slush_kib
         self._domain_zero_min_kib = domain_zero_min_kib
         self._keys = KeyCache(xenstore)
-        self._reservations = ReservationStore(xenstore)
+        self._reservations = ReservationStore(xenstore, observes=observes)
         self._samples = GuestSamples(xenstore)
         self._is_unfinished = False
         self._others = Others()

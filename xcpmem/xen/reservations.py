@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from xcpmem.engine.model import Reservation
 from xcpmem.xen import paths
 from xcpmem.xen.domainkeys import read_size_kib
+from xcpmem.xen.squeezedstate import squeezed_reservations
 
 if TYPE_CHECKING:
     from xcpmem.xen.xenstore import Xenstore
@@ -26,10 +27,12 @@ class ReservationStore:
 
     Args:
         xenstore: where they stand.
+        observes: write nothing, and tell squeezed's reservations, which change behind our back.
     """
 
-    def __init__(self, xenstore: Xenstore) -> None:
+    def __init__(self, xenstore: Xenstore, *, observes: bool = False) -> None:
         self._xenstore = xenstore
+        self._observes = observes
         self._known: dict[str, Reservation] | None = None
         self._promised: dict[str, Reservation] = {}
 
@@ -43,6 +46,8 @@ class ReservationStore:
         Raises:
             DriverError: xenstored does not answer.
         """
+        if self._observes:
+            return tuple(await squeezed_reservations(self._xenstore))
         if self._known is None:
             found = {r.reservation_id: r for r in await self._read_all()}
             for reservation in [r for name, r in self._promised.items() if name not in found]:
