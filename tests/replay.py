@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from xcpmem.engine.model import Action, DomainState, DynamicRange, HostState, MemoryRequest, Reservation
+    from xcpmem.engine.policy import ChosenPolicy
 
 
 def describe(domain: DomainState, **changes: object) -> DomainDescription:
@@ -33,6 +34,8 @@ class ReplayRing:
 
     def __init__(self) -> None:
         self.wishes: dict[str, DynamicRange] = {}
+        self.weights: dict[str, int] = {}
+        self.policy: ChosenPolicy | None = None
         self.now_s = 0.0
         self._bulletin = Bulletin()
         self._number = 0
@@ -80,6 +83,14 @@ class ReplayRing:
     def forget_range(self, uuid: str) -> None:
         """Forget a wish."""
         self.wishes.pop(uuid, None)
+
+    def choose_policy(self, policy: ChosenPolicy) -> None:
+        """Remember the choice."""
+        self.policy = policy
+
+    def set_weight(self, uuid: str, weight: int) -> None:
+        """Remember a weight."""
+        self.weights[uuid] = weight
 
     def wake(self) -> None:
         """It turns only when it is fed."""

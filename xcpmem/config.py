@@ -11,7 +11,8 @@ import os
 import re
 import sys
 import tomllib
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Mapping  # noqa: TC003 read by get_type_hints
+from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
 from enum import StrEnum
 from functools import cache
@@ -21,11 +22,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, get_origin,
 from xcpmem import __version__
 from xcpmem.errors import ConfigError, InvalidValue
 from xcpmem.logs import LogFormat, LogLevel
-from xcpmem.readers import ADDRESS, BOOLEAN, COUNT, KIB, PATH, SECONDS, TEXT, Address, Reader, choice
+from xcpmem.readers import ADDRESS, BOOLEAN, COUNT, KIB, PATH, SECONDS, TABLE, TEXT, Address, Reader, choice
 from xcpmem.units import mib_to_kib
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
 DEFAULT_LISTEN: Final = Address("127.0.0.1", 8080)
 _COMMAND_LINE: Final = "command line"
@@ -66,6 +67,8 @@ class Setting(NamedTuple):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything the daemon is told, checked.
+
+    ``origins`` says by key where each was given that was: a file and line, or the command line.
 
     Raises:
         ConfigError: two settings contradict each other.
@@ -121,6 +124,9 @@ class Settings:
         ),
     ] = None
     policy: Annotated[str, Setting(TEXT, "how memory is divided", "NAME")] = "proportional"
+    policy_parameters: Annotated[
+        Mapping[str, object] | None, Setting(TABLE, "its parameters, a table; see 'xcpmem policy-list'")
+    ] = None
     observe: Annotated[
         bool, Setting(BOOLEAN, "look and plan beside another balancer, touch nothing", "switch")
     ] = False
@@ -164,6 +170,7 @@ class Settings:
         LogFormat, Setting(choice(LogFormat), "auto is text on a terminal, kv (key=value) elsewhere")
     ] = LogFormat.AUTO
     check_config: bool = False
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -325,7 +332,7 @@ def parse_command_line(
             os.geteuid() if euid is None else euid,
         )
     try:
-        return Settings(check_config=check_config, **values)
+        return Settings(check_config=check_config, origins={k: v.where for k, v in given.items()}, **values)
     except ConfigError as error:
         origin = given.get(error.key)
         if origin is None:

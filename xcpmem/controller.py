@@ -17,16 +17,12 @@ from uuid import uuid4
 
 from xcpmem import commands
 from xcpmem.actuation import OBSERVING, Actuator, Deeds
-from xcpmem.engine.belief import Beliefs
-from xcpmem.engine.forecast import Stance
 from xcpmem.engine.model import (
     DeleteReservation,
     RecordReservation,
     Refused,
     Reservation,
 )
-from xcpmem.engine.planner import PlannerSettings, plan
-from xcpmem.engine.policies import find_policy
 from xcpmem.errors import (
     ConnectionLost,
     DriverError,
@@ -34,6 +30,7 @@ from xcpmem.errors import (
 )
 from xcpmem.inbox import Inbox
 from xcpmem.report import Bulletin, CycleReport, Failure
+from xcpmem.thinking import Mind
 from xcpmem.troubles import RETRY_S, Orphans, Retries, Troubles
 from xcpmem.units import format_kib
 
@@ -41,8 +38,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from xcpmem.engine.model import DynamicRange, Wishes
-    from xcpmem.engine.planner import Plan
+    from xcpmem.engine.planner import Plan, PlannerSettings
     from xcpmem.engine.policy import ChosenPolicy
+    from xcpmem.shadows import Shadows
     from xcpmem.xen.driver import HostDriver, Look
 
 _log = logging.getLogger(__name__)
@@ -59,7 +57,8 @@ class Controller:
 
     Args:
         driver: the host.
-        policy: who should have how much.
+        policy: who should have how much, to begin with.
+        shadows: runs the policies that are not in force; None: nobody does.
         settings: knobs of the planner.
         safety_look_s: the longest time without a look, seconds.
         orphan_s: how long a reservation may stand whose owner is gone, seconds.
@@ -74,6 +73,7 @@ class Controller:
         driver: HostDriver,
         *,
         policy: ChosenPolicy | None = None,
+        shadows: Shadows | None = None,
         settings: PlannerSettings | None = None,
         safety_look_s: float = 30.0,
         orphan_s: float = 600.0,
@@ -83,8 +83,7 @@ class Controller:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._driver = driver
-        self._policy = policy or find_policy("proportional")
-        self._settings = settings or PlannerSettings()
+        self._mind = Mind(policy, settings, shadows)
         self._safety_look_s = safety_look_s
         self._orphans = Orphans(is_owner, orphan_s)
         self._troubles = Troubles()
@@ -93,7 +92,6 @@ class Controller:
         self._inbox = Inbox(self.wake)
         self._actuator = Actuator(driver, self._troubles, clock, self._announce, observes=observes)
         self._bulletin = Bulletin()
-        self._beliefs = Beliefs()
         self._retries = Retries()
         self._nudge = asyncio.Event()
         self._closing = False
@@ -120,6 +118,15 @@ class Controller:
     def forget_range(self, uuid: str) -> None:
         """Obey again what xenstore says of a VM's range."""
         self._inbox.forget_range(uuid)
+
+    def choose_policy(self, policy: ChosenPolicy) -> None:
+        """Divide memory by another policy from the next turn on."""
+        self._mind.choose(policy)
+        self.wake()
+
+    def set_weight(self, uuid: str, weight: int) -> None:
+        """Let a VM count so much under policies that weigh."""
+        self._inbox.set_weight(uuid, weight)
 
     async def reserve(
         self,
@@ -306,19 +313,12 @@ class Controller:
             return self._endure(error, started_s)
         now_s = self._clock()
         wishes = self._inbox.wishes(self._troubles.left_alone(now_s))
-        thought = plan(
-            look.host,
-            wishes,
-            self._beliefs,
-            now_s,
-            self._policy,
-            settings=self._settings,
-        )
-        self._beliefs = thought.beliefs
+        thought = self._mind.think(look.host, wishes, now_s)
         complete = await self._actuator.carry_out(thought.actions, turn)
         for verdict in thought.verdicts:
             if isinstance(verdict, Refused):
                 self._inbox.answer(verdict.request_id, verdict.error)
+        self._mind.wonder(look.host, wishes, now_s)
         is_whole = complete and not self._troubles.left_alone(now_s)
         self._publish(look, wishes, thought, turn, started_s, complete=is_whole)
         if not complete:
@@ -387,8 +387,9 @@ class Controller:
                 pending=self._inbox.requests,
                 stable=thought.stable and complete and not self._inbox.requests,
                 duration_s=self._clock() - started_s,
-                stance=Stance(self._beliefs, self._policy, self._settings),
+                stance=self._mind.stance,
                 wishes=wishes,
                 verdicts=thought.verdicts,
+                shadows=self._mind.shadow_plans,
             )
         )

@@ -50,16 +50,18 @@ from xcpmem.controller import Controller
 from xcpmem.engine.accounting import NEW_FORMULA, OLD_FORMULA
 from xcpmem.engine.belief import Caution
 from xcpmem.engine.planner import PlannerSettings
-from xcpmem.engine.policies import POLICIES, find_policy
-from xcpmem.errors import ConfigError, DriverError, InvalidValue, XcpmemError
+from xcpmem.errors import ConfigError, DriverError, XcpmemError
 from xcpmem.history import History
 from xcpmem.host import HostIdentity
 from xcpmem.hosts import open_host
 from xcpmem.journal import Journal
 from xcpmem.metrics import Metrics, Sources
 from xcpmem.narration import Narrator
+from xcpmem.plugins import load_policies
+from xcpmem.policybook import PolicyChoices, configure
 from xcpmem.refs import opaque_ref, service_of
 from xcpmem.service import Service, ServiceSettings
+from xcpmem.shadows import Shadows
 from xcpmem.store import Store
 from xcpmem.wishbook import Wishbook
 
@@ -67,7 +69,6 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Mapping, Sequence
 
-    from xcpmem.engine.policy import ChosenPolicy
     from xcpmem.hosts import OpenHost
 
 _log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon; return its exit status: 0 after SIGTERM, 2 for a bad option, 1 when it cannot serve."""
     try:
         settings = parse_command_line(sys.argv[1:] if argv is None else argv)
-        policy = _policy(settings)
+        policies = _policies(settings)
         logs.configure(settings.log_level, settings.log_format)
     except ConfigError as error:
         sys.stderr.write(f"xcpmemd: {error}\n")
@@ -96,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write("xcpmemd: the configuration is good\n")
         return 0
     try:
-        asyncio.run(_serve(settings, policy))
+        asyncio.run(_serve(settings, policies))
     except ConfigError as error:
         sys.stderr.write(f"xcpmemd: {error}\n")
         return 2
@@ -106,14 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _policy(settings: Settings) -> ChosenPolicy:
-    try:
-        return find_policy(settings.policy)
-    except InvalidValue as error:
-        known = ", ".join(POLICIES)
-        raise ConfigError(
-            "settings", "policy", f"no policy {settings.policy!r}; there are: {known}"
-        ) from error
+def _policies(settings: Settings) -> PolicyChoices:
+    return configure(settings.policy, settings.policy_parameters or {}, load_policies(), settings.origins)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +126,7 @@ class _Parts:
     dropin: DropIn
 
 
-async def _serve(settings: Settings, policy: ChosenPolicy) -> None:
+async def _serve(settings: Settings, policies: PolicyChoices) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -139,7 +134,7 @@ async def _serve(settings: Settings, policy: ChosenPolicy) -> None:
     async with AsyncExitStack() as stack:
         _own_state_dir(settings.state_dir, stack)
         password_file = _root_password_file(settings)
-        parts = await _assemble(settings, policy, password_file, stack)
+        parts = await _assemble(settings, policies, password_file, stack)
         ring = asyncio.create_task(parts.controller.run(), name="ring")
         stack.push_async_callback(_end_ring, parts.controller, ring)
         await _first_look(parts.controller, settings)
@@ -168,15 +163,17 @@ async def _serve(settings: Settings, policy: ChosenPolicy) -> None:
 
 
 async def _assemble(
-    settings: Settings, policy: ChosenPolicy, password_file: Path, stack: AsyncExitStack
+    settings: Settings, policies: PolicyChoices, password_file: Path, stack: AsyncExitStack
 ) -> _Parts:
     """Build the parts from the host upwards."""
     host = await open_host(settings)
     stack.push_async_callback(host.close)
+    caution = Caution(patience_s=settings.patience_s)
     controller = Controller(
         host.driver,
-        policy=policy,
-        settings=PlannerSettings(caution=Caution(patience_s=settings.patience_s)),
+        policy=policies.configured,
+        shadows=Shadows(policies.available, caution),
+        settings=PlannerSettings(caution=caution),
         safety_look_s=settings.safety_look_s,
         orphan_s=settings.reservation_orphan_s,
         observes=settings.observe,
@@ -186,6 +183,7 @@ async def _assemble(
         controller,
         ServiceSettings(
             host=_identity(settings),
+            policies=policies,
             formula=NEW_FORMULA if settings.overhead_formula is OverheadFormula.NEW else OLD_FORMULA,
         ),
         toolstack=host.toolstack,
@@ -205,7 +203,7 @@ async def _assemble(
     metrics = Metrics(
         Sources(
             driver=settings.driver.value,
-            policy=lambda: policy.name,
+            policy=lambda: service.policies.current.name,
             vms=service.vms,
             host_overhead_bytes=service.compute_host_memory_overhead,
             sessions=lambda: len(sessions),
@@ -242,7 +240,7 @@ async def _assemble(
         boot_memory_file=settings.boot_memory_file if settings.driver is DriverKind.XEN else None,
         epoch=_identity(settings).boot_id,
     )
-    feed, timeline = _dashboard(settings, policy, controller, service)
+    feed, timeline = _dashboard(settings, controller, service)
     gate = ReadGate(sessions, read_token(settings.read_token_file))
     app = make_app(
         dispatcher,
@@ -263,15 +261,13 @@ async def _assemble(
     return _Parts(host, controller, service, tasks, events, server, metrics, feed, dropin)
 
 
-def _dashboard(
-    settings: Settings, policy: ChosenPolicy, controller: Controller, service: Service
-) -> tuple[StateFeed, Timeline]:
+def _dashboard(settings: Settings, controller: Controller, service: Service) -> tuple[StateFeed, Timeline]:
     """Build what the dashboard reads."""
     sources = StateSources(
         report=lambda: controller.report,
         vms=service.vms,
         host=service.host,
-        policy=lambda: policy.name,
+        policy=lambda: service.policies.current.name,
         driver=settings.driver.value,
         looks_every_s=settings.safety_look_s,
     )

@@ -88,6 +88,14 @@ class HostRecord:
         return self._facts
 
     @property
+    def domain_zero_policy(self) -> tuple[str, int | tuple[int, int]]:
+        """How domain 0 is sized: ``Fixed_size`` or ``Auto_balloon``, and bytes."""
+        zero = self.domain_zero
+        if zero is not None and zero.memory_dynamic_min < zero.memory_dynamic_max:
+            return ("Auto_balloon", (zero.memory_dynamic_min, zero.memory_dynamic_max))
+        return ("Fixed_size", zero.memory_actual if zero else 0)
+
+    @property
     def domain_zero(self) -> Vm | None:
         """Domain 0's VM; None before the very first look."""
         return self._ledger.vms.get(self._zero_uuid)

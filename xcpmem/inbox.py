@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 from xcpmem.engine.model import DeleteReservation, MemoryRequest, Reservation, Wishes
+from xcpmem.engine.policy import DEFAULT_WEIGHT
 from xcpmem.errors import ConnectionLost, InvalidValue, XcpmemError
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Inbox:
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
         self._ranges: dict[str, DynamicRange] = {}
+        self._weights: dict[str, int] = {}
         self._requests: dict[str, tuple[MemoryRequest, asyncio.Future[Reservation]]] = {}
         self._commands: deque[Command] = deque()
         self._order = 0
@@ -68,7 +70,7 @@ class Inbox:
 
     def wishes(self, left_alone: frozenset[int]) -> Wishes:
         """Sum up for the planner; ``left_alone`` are domids not to be touched now."""
-        return Wishes(dict(self._ranges), self.requests, left_alone)
+        return Wishes(dict(self._ranges), self.requests, left_alone, dict(self._weights))
 
     def set_range(self, uuid: str, dynamic_range: DynamicRange) -> None:
         """Wish a VM's dynamic range, KiB, from now on."""
@@ -79,6 +81,15 @@ class Inbox:
     def forget_range(self, uuid: str) -> None:
         """Wish nothing of a VM's range any more."""
         self._ranges.pop(uuid, None)
+
+    def set_weight(self, uuid: str, weight: int) -> None:
+        """Let a VM count so much under policies that weigh."""
+        if self._weights.get(uuid, DEFAULT_WEIGHT) != weight:
+            self._wake()
+        if weight == DEFAULT_WEIGHT:
+            self._weights.pop(uuid, None)
+        else:
+            self._weights[uuid] = weight
 
     async def reserve(
         self,

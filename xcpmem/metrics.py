@@ -33,6 +33,7 @@ from xcpmem import __version__
 from xcpmem.domain_series import DomainSeries
 from xcpmem.engine.model import Action
 from xcpmem.errors import XcpmemError
+from xcpmem.policy_series import COUNTERS, SET_ASIDE, shadow_lines
 from xcpmem.units import kib_to_bytes
 
 if TYPE_CHECKING:
@@ -240,7 +241,8 @@ class Metrics:
         body = encode(self._registry)
         end = _END if body.endswith(_END) else b""
         domains = b"" if report is None else self._domains.write(report)
-        parts = (body.removesuffix(_END), self._render_calls(encode, content_type), domains, end)
+        shadows = b"" if report is None else shadow_lines(report)
+        parts = (body.removesuffix(_END), self._render_calls(encode, content_type), domains, shadows, end)
         return b"".join(parts), content_type
 
     def _render_calls(self, encode: Callable[[CollectorRegistry], bytes], content_type: str) -> bytes:
@@ -302,6 +304,10 @@ class _StateCollector(Collector):
             for reason, number in report.look.dropped_reports.items():
                 dropped.add_metric([reason], number)
             yield dropped
+            beliefs = report.stance.beliefs
+            for name, about, read in COUNTERS:
+                yield CounterMetricFamily(name, about, read(beliefs))
+            yield _gauge(*SET_ASIDE, int(beliefs.policy.is_set_aside))
         if self.visible_report is not None:
             yield from self._host_series(self.visible_report.look.host)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 from xcpmem.units import bytes_to_kib_ceil, parse_size_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from enum import StrEnum
 
 _PORT_LIMIT: Final = 65535
@@ -125,6 +125,12 @@ def _read_count(value: object) -> int:
     raise ValueError(value)
 
 
+def _read_table(value: object) -> Mapping[str, object]:
+    if isinstance(value, dict) and all(isinstance(each, str | int | float) for each in value.values()):
+        return value
+    raise ValueError(value)
+
+
 def choice(words: type[StrEnum]) -> Reader:
     """Make the reader of an enumeration: its words, as they are spelled."""
     return Reader(lambda value: words(_read_text(value)), "one of " + ", ".join(words))
@@ -136,4 +142,5 @@ BOOLEAN: Final = Reader(_read_boolean, "true or false")
 SECONDS: Final = Reader(_read_seconds, "seconds, a number above 0")
 COUNT: Final = Reader(_read_count, "a whole number of 0 or more")
 KIB: Final = Reader(_read_kib, "KiB, a whole number of 0 or more, or text with a unit (72MiB)")
+TABLE: Final = Reader(_read_table, "a table of keys with plain values")
 ADDRESS: Final = Reader(lambda value: Address.parse(_read_text(value)), "HOST:PORT, the port from 0 to 65535")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from xcpmem.engine.belief import Belief
     from xcpmem.engine.model import Action, DomainState, MemoryRequest, Verdict
     from xcpmem.engine.reasons import Reason
+    from xcpmem.engine.shadow import ShadowPlan
     from xcpmem.errors import DriverError
     from xcpmem.xen.driver import Look
 
@@ -103,6 +104,7 @@ class CycleReport:
         stance: what the ring thinks with, after this turn.
         wishes: what it thought of.
         verdicts: on requests, as they were planned.
+        shadows: what the policies that are not in force would do, by name, as of this or a recent look.
     """
 
     number: int
@@ -120,6 +122,7 @@ class CycleReport:
     stance: Stance = field(default_factory=Stance)
     wishes: Wishes = field(default_factory=Wishes)
     verdicts: tuple[Verdict, ...] = ()
+    shadows: Mapping[str, ShadowPlan] = field(default_factory=dict)
 
     @property
     def saw_host(self) -> bool:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from xcpmem.engine.model import DynamicRange, Reservation
+    from xcpmem.engine.policy import ChosenPolicy
     from xcpmem.report import CycleReport
 
 
@@ -23,6 +24,12 @@ class Ring(Protocol):
 
     def forget_range(self, uuid: str) -> None:
         """Obey again what xenstore says of a VM's range."""
+
+    def choose_policy(self, policy: ChosenPolicy) -> None:
+        """Divide memory by another policy from the next turn on."""
+
+    def set_weight(self, uuid: str, weight: int) -> None:
+        """Let a VM count so much under policies that weigh."""
 
     def wake(self) -> None:
         """Let the ring turn soon."""

@@ -26,6 +26,7 @@ from xcpmem.ledger import Entry, Ledger, Touched
 from xcpmem.lifecycle import VmLifecycle
 from xcpmem.operations import Operations
 from xcpmem.placement import VmPlacement
+from xcpmem.policybook import PolicyBook, PolicyChoices
 from xcpmem.pool import PoolRecord
 from xcpmem.register import VmRegister
 from xcpmem.reservations import Reservations
@@ -56,6 +57,7 @@ class ServiceSettings:
 
     Args:
         host: who and what the host is.
+        policies: what there is, and which is to be in force.
         pool_uuid: for the pool's record the first time; empty: one is made.
         formula: which release of xapi is counted like.
         restrict_dmc: the pool has no licence for dynamic memory.
@@ -65,6 +67,7 @@ class ServiceSettings:
     """
 
     host: HostIdentity = field(default_factory=HostIdentity)
+    policies: PolicyChoices = field(default_factory=PolicyChoices)
     pool_uuid: str = ""
     formula: AccountingFormula = NEW_FORMULA
     restrict_dmc: bool = False
@@ -123,6 +126,7 @@ class Service:
         self.foresight = Foresight(ring, self._ledger, self._law, self._host, self._name_domain)
         self.users = Users(self._ledger)
         self.answers = Answers(self._ledger)
+        self.policies = PolicyBook(self._ledger, ring, self._settings.policies)
         self._seen_number = 0
         self._unsubscribe: Callable[[], None] | None = None
 
@@ -138,13 +142,11 @@ class Service:
         await self._pool.start()
         self.users.start()
         self.answers.start()
+        self.policies.start()
         self._unsubscribe = self._ring.subscribe(self.absorb)
 
     async def close(self) -> None:
-        """Finish the changes that wait, refuse later ones, and close the store.
-
-        Starts and stops that are under way are left to the next daemon.
-        """
+        """Finish changes that wait, refuse later ones, close the store; starts go on in the next daemon."""
         await self.lifecycle.close()
         if self._unsubscribe is not None:
             self._unsubscribe()
@@ -348,14 +350,11 @@ class Service:
 
     def get_domain_zero_policy(self) -> tuple[str, int | tuple[int, int]]:
         """Serve ``Memory.get_domain_zero_policy``: ``Fixed_size`` or ``Auto_balloon``, and bytes."""
-        zero = self._host.domain_zero
-        if zero is not None and zero.memory_dynamic_min < zero.memory_dynamic_max:
-            return ("Auto_balloon", (zero.memory_dynamic_min, zero.memory_dynamic_max))
-        return ("Fixed_size", zero.memory_actual if zero else 0)
+        return self._host.domain_zero_policy
 
     def get_diagnostics(self) -> str:
         """Serve ``Memory.get_diagnostics``."""
-        return self.reservations.diagnose()
+        return "\n".join([self.reservations.diagnose(), *self.policies.diagnose()])
 
     async def _change(
         self, uuid: str, rule: Callable[[Vm, Callable[[], int]], Vm], *, is_range: bool = False

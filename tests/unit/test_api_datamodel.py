@@ -162,6 +162,10 @@ def test_memory_has_the_messages_of_the_contract() -> None:
         "get_diagnostics": ["string"],
         "explain": ["string", "vm"],
         "plan": ["string", "wishes"],
+        "get_policies": ["(string -> string) map"],
+        "get_policy": ["(string -> string) map"],
+        "get_policy_parameters": ["(string -> string) map", "name"],
+        "set_policy": ["void", "name", "parameters"],
     }
     assert {name: served[name] for name in contract} == contract
     assert list(memory.variants["domain_zero_policy"]) == ["Fixed_size", "Auto_balloon"]

@@ -239,6 +239,16 @@ COMMANDS: Final[dict[str, Command]] = {
             optional=("since", "until"),
         ),
         Command(
+            "policy-list", _LOOK, "List the policies that memory can be divided by, and their parameters."
+        ),
+        Command(
+            "policy-set",
+            _LIMIT,
+            "Divide memory by another policy from now on, with parameters of it as further key=value.",
+            "policy=shares idle_tax_percent=60",
+            required=("policy",),
+        ),
+        Command(
             "host-compute-memory-overhead",
             _COMPUTE,
             "Print the bytes that virtualisation itself needs on a host.",

@@ -23,6 +23,7 @@ from xcpmem.api.cli_params import (
     set_params,
 )
 from xcpmem.api.cli_plan import plan
+from xcpmem.api.cli_policies import list_policies, set_policy
 from xcpmem.api.cli_records import Item, Records, keep_matching
 from xcpmem.api.cli_run import STANDARD, Failed, Run, describe
 from xcpmem.api.values import parse_double
@@ -307,6 +308,8 @@ HANDLERS: Final[Mapping[str, Callable[[Run], Awaitable[None]]]] = {
     "plan": plan,
     "history": tell_history,
     "journal-export": export_journal,
+    "policy-list": list_policies,
+    "policy-set": set_policy,
     "host-compute-memory-overhead": _compute_on_host("host.compute_memory_overhead"),
 }
 """What carries out each command but `help`, by its name."""

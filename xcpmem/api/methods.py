@@ -16,6 +16,7 @@ from xcpmem.api.events import EventMethods
 from xcpmem.api.filters import parse_filter
 from xcpmem.api.history import HistoryMethods
 from xcpmem.api.lifecycle import LifecycleMethods
+from xcpmem.api.policies import PolicyMethods
 from xcpmem.api.registry import RegistryMethods
 from xcpmem.api.tasks import TaskMethods
 from xcpmem.api.writers import WRITING, FieldWriters
@@ -74,6 +75,7 @@ def make_handlers(
     handlers.update(EventMethods(events).handlers())
     handlers.update(_MemoryMethods(service, records).handlers())
     handlers.update(HistoryMethods(history or History(None)).handlers())
+    handlers.update(PolicyMethods(service.policies).handlers())
     handlers.update(AccountMethods(service.users, sessions, trail).handlers())
     return handlers
 

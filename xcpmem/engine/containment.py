@@ -36,7 +36,7 @@ class PolicyMemory:
         state: as the policy returned it.
         goals_kib: of its last good plan, by VM uuid.
         failures: in a row.
-        failures_total: since it was chosen.
+        failures_total: of all policies that were in force, since the daemon started.
         trouble: what was wrong with its last answer; empty: nothing.
         aside_until_s: XCP's rule decides until then, monotonic seconds; None: the policy decides.
     """
@@ -67,7 +67,7 @@ def divide(policy: ChosenPolicy, snapshot: Snapshot, memory: PolicyMemory) -> tu
         A division that is within every bound, and the memory for the next time.
     """
     if memory.policy != policy:
-        memory = PolicyMemory(policy)
+        memory = PolicyMemory(policy, failures_total=memory.failures_total)
     if memory.aside_until_s is not None:
         if snapshot.now_s < memory.aside_until_s:
             return _by_xcps_rule(snapshot, memory.aside_until_s - snapshot.now_s), memory
