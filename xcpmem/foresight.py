@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 from xcpmem.construction import claim_of, overhead_kib
 from xcpmem.engine.forecast import Forecast, Newcomer, forecast
 from xcpmem.engine.model import DomainState, Granted, Lifecycle, MemoryRequest, Refused, Wishes
-from xcpmem.engine.policies import find_policy
 from xcpmem.errors import DomainsUncooperative, InvalidValue, NotSeen, UuidInvalid, XcpmemError
 from xcpmem.explanation import explain
 from xcpmem.law import START, check_operation
+from xcpmem.plugins import find_installed
 from xcpmem.units import parse_size_bytes
 from xcpmem.vm import INT64_MAX
 
@@ -216,7 +216,7 @@ def _read(wishes: Mapping[str, str]) -> _Wished:
         dynamic_min=low,
         dynamic_max=high,
         reserve_kib=reserve,
-        policy=find_policy(wishes["policy"]) if "policy" in wishes else None,
+        policy=find_installed(wishes["policy"]) if "policy" in wishes else None,
         start=start,
     )
 

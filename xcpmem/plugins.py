@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import logging
 import re
+from functools import cache
 from importlib.metadata import entry_points
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.engine.parameters import Parameters, declared_parameters
-from xcpmem.engine.policies import POLICIES
+from xcpmem.engine.policies import POLICIES, find_policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from importlib.metadata import EntryPoint
 
-    from xcpmem.engine.policy import Policy
+    from xcpmem.engine.policy import ChosenPolicy, Policy
 
 _log = logging.getLogger(__name__)
 
@@ -55,8 +57,22 @@ def load_policies(points: Iterable[EntryPoint] | None = None) -> Mapping[str, Po
     return found
 
 
+@cache
+def installed_policies() -> Mapping[str, Policy]:
+    """Give all policies that are installed; looked for once per process."""
+    return MappingProxyType(dict(load_policies()))
+
+
+def find_installed(name: str, parameters: Mapping[str, object] = MappingProxyType({})) -> ChosenPolicy:
+    """Find a policy by its name, whoever brought it; as `find_policy`, and it raises the same.
+
+    Other packages are only looked at for a name that is not built in.
+    """
+    return find_policy(name, parameters, POLICIES if name in POLICIES else installed_policies())
+
+
 def _check(name: str, policy: Policy) -> None:
-    """Refuse what does not play the role. Raises TypeError or AttributeError."""
+    """Refuse what does not play the role of a policy. Raises TypeError or AttributeError."""
     if policy.name != name or not _NAME.fullmatch(name):
         raise TypeError(f"its name is {policy.name!r}, expected {name!r}: small letters, digits, _ and -")
     if not (isinstance(policy.parameters, type) and issubclass(policy.parameters, Parameters)):

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from xcpmem.client import main as ask_daemon
 from xcpmem.columns import lay_out
-from xcpmem.engine.policies import POLICIES, find_policy
 from xcpmem.errors import ConfigError, InvalidValue
+from xcpmem.plugins import find_installed, installed_policies
 from xcpmem.rethinking import Share, read_moments, rethink
 from xcpmem.units import format_kib
 
@@ -123,7 +123,9 @@ def _read(argv: Sequence[str]) -> _Order:
             parameters[key] = value
     policy = str(parameters.pop("policy", ""))
     if not policy:
-        raise ConfigError(_COMMAND_LINE, "policy", f"say which: policy= one of {', '.join(POLICIES)}")
+        raise ConfigError(
+            _COMMAND_LINE, "policy", f"say which: policy= one of {', '.join(installed_policies())}"
+        )
     if file and client_words:
         raise ConfigError(_COMMAND_LINE, client_words[0], "is not for a file, all of which is replayed")
     return _Order(file, _find(policy, parameters), tuple(client_words), _AS_JSON in argv)
@@ -131,12 +133,12 @@ def _read(argv: Sequence[str]) -> _Order:
 
 def _find(policy: str, parameters: Mapping[str, object]) -> ChosenPolicy:
     try:
-        return find_policy(policy, parameters)
+        return find_installed(policy, parameters)
     except InvalidValue as error:
         name, value = error.params
         why = f"cannot be {value!r}"
         if name == "policy":
-            why = f"there is no {value!r}, but {', '.join(POLICIES)}"
+            why = f"there is no {value!r}, but {', '.join(installed_policies())}"
         raise ConfigError(_COMMAND_LINE, name, why) from error
 
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 from xcpmem.engine.belief import Beliefs
 from xcpmem.engine.model import Granted, Refused
 from xcpmem.engine.planner import plan
-from xcpmem.engine.policies import find_policy
 from xcpmem.errors import ConfigError, InvalidValue
+from xcpmem.plugins import find_installed
 from xcpmem.snapshot import host_of, wishes_of
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def _moment(entry: Any) -> Moment:
     return Moment(
         time_s=float(entry["time_s"]),
         monotonic_s=float(entry["monotonic_s"]),
-        policy=find_policy(entry["policy"], entry["parameters"]),
+        policy=find_installed(entry["policy"], entry["parameters"]),
         host=host_of(entry.get("host")),
         wishes=wishes_of(entry.get("wishes")),
         names=names,

@@ -27,7 +27,6 @@ from xcpmem.engine.model import (
     Wishes,
 )
 from xcpmem.engine.planner import Plan, plan
-from xcpmem.engine.policies import find_policy
 from xcpmem.errors import (
     ConnectionLost,
     ConstraintOrder,
@@ -37,6 +36,7 @@ from xcpmem.errors import (
     UnknownReservation,
     XcpmemError,
 )
+from xcpmem.plugins import find_installed
 from xcpmem.specs import FOLLOWS, MICROSECONDS_PER_SECOND, microseconds
 from xcpmem.units import kib_to_bytes
 
@@ -359,7 +359,7 @@ class SimDaemon:
         self._kept.ranges[guest.uuid] = DynamicRange(min_kib, max_kib)
 
     def _set_policy(self, name: str, parameters: Mapping[str, object]) -> None:
-        self._kept.policy = find_policy(name, parameters)
+        self._kept.policy = find_installed(name, parameters)
 
 
 def _outside_kib(guest: SimGuest, target_kib: int) -> int:

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from xcpmem.errors import ConfigError, InvalidValue
+from xcpmem.plugins import installed_policies
 from xcpmem.scenario import load_scenario
 from xcpmem.simulation import Simulation
 from xcpmem.units import format_kib
@@ -61,7 +62,9 @@ def _prepare(where: str, scenario: Scenario, *, trace: bool) -> Simulation:
     try:
         return Simulation(scenario, trace=trace)
     except InvalidValue as error:
-        raise ConfigError(where, "policy", f"there is no policy {scenario.policy!r}") from error
+        known = ", ".join(installed_policies())
+        why = f"there is no policy {scenario.policy!r}; there are: {known}"
+        raise ConfigError(where, "policy", why) from error
 
 
 def _parser() -> argparse.ArgumentParser:

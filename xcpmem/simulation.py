@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 from xcpmem import script
 from xcpmem.engine.model import Granted, Refused
 from xcpmem.engine.planner import plan
-from xcpmem.engine.policies import find_policy
 from xcpmem.errors import DomainVanished, InvalidValue
+from xcpmem.plugins import find_installed
 from xcpmem.simdaemon import CallRecord, Kept, SimDaemon
 from xcpmem.specs import MICROSECONDS_PER_SECOND, microseconds
 from xcpmem.xen.simhost import SimHost
@@ -55,7 +55,7 @@ class Simulation:
         self._trace = _Trace(self.host) if trace else None
         self._calls = [CallRecord(line, number) for number, line in enumerate(scenario.script)]
         self._agenda = sorted(self._calls, key=lambda call: (_made_us(call), call.number), reverse=True)
-        self._kept = Kept(find_policy(scenario.policy))
+        self._kept = Kept(find_installed(scenario.policy))
         self._daemon: SimDaemon | None = None
         self._restart_us = 0
         self._held_back: list[CallRecord] = []

@@ -515,7 +515,10 @@ def test_the_command_prints_json_on_one_line(tmp_path: Path, capsys: pytest.Capt
     ("content", "said"),
     [
         ("nmae = 1", "bad.toml: nmae: is not a key here\n"),
-        ("policy = 'chaos'", "bad.toml: policy: there is no policy 'chaos'\n"),
+        (
+            "policy = 'chaos'",
+            "bad.toml: policy: there is no policy 'chaos'; there are: proportional, shares, pressure\n",
+        ),
     ],
 )
 def test_the_command_refuses_a_bad_file_with_one_line(
