@@ -293,8 +293,7 @@ def default_state_dir(driver: DriverKind, environ: Mapping[str, str], euid: int)
     state_home = environ.get("XDG_STATE_HOME", "")
     if state_home.startswith("/"):  # the XDG specification has relative paths ignored
         return Path(state_home) / "xcpmem"
-    home = environ.get("HOME", "")
-    if not home:
+    if not (home := environ.get("HOME", "")):
         raise ConfigError("environment", "HOME", "is not set: say where with --state-dir")
     return Path(home) / ".local/state/xcpmem"
 
