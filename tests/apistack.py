@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.api.accounts import USER_CHANGES
+from xcpmem.api.advice import Adviser
 from xcpmem.api.auditor import Auditor
 from xcpmem.api.dispatch import Dispatcher
 from xcpmem.api.events import EventClock, Events
@@ -203,6 +204,7 @@ async def running_stack(
         sessions,
         make_handlers(service, records, sessions, tasks, events, trail=trail, history=History(journal)),
         tasks,
+        adviser=Adviser(records),
         auditor=Auditor(trail, records, dict.fromkeys(USER_CHANGES, service.users.roles)),
         observe=lambda method, status, _: observed.append((method, status)),
         witness=Petitions(wishbook, service.vms).watch,

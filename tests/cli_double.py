@@ -43,6 +43,7 @@ DB1 = "OpaqueRef:db1"
 TEMPLATE = "OpaqueRef:template"
 DOM0 = "OpaqueRef:dom0"
 GONE = "OpaqueRef:gone"
+TASK = "OpaqueRef:a-task"
 
 Records = dict[str, dict[str, dict[str, object]]]
 
@@ -135,6 +136,26 @@ def some_records() -> Records:
                 "name_description": "",
                 "master": HOST,
                 "default_SR": "OpaqueRef:NULL",
+                "other_config": {"owner": "ann"},
+                "tags": (),
+            },
+        },
+        "task": {
+            TASK: {
+                "uuid": "88888888-8888-8888-8888-888888888888",
+                "name_label": "Async.VM.start",
+                "name_description": "",
+                "subtask_of": "OpaqueRef:NULL",
+                "subtasks": (),
+                "resident_on": HOST,
+                "status": "failure",
+                "progress": 1.0,
+                "type": "<none/>",
+                "result": "",
+                "created": datetime(2026, 11, 23, 6, 30, tzinfo=UTC),
+                "finished": datetime(2026, 11, 23, 6, 31, tzinfo=UTC),
+                "error_info": ["VM_BAD_POWER_STATE", WEB1, "halted", "running"],
+                "allowed_operations": [],
             },
         },
     }

@@ -153,6 +153,7 @@ class Dialogue:
         self._show = show
         self._settings = settings
         self._decoder = Decoder()
+        self._last_words = ""
         self.is_command_unknown = False
         """Whether the server did not know the command."""
 
@@ -203,13 +204,14 @@ class Dialogue:
                 self._show(f"{text}\n")
             case PrintStderr(text):
                 self.is_command_unknown |= text.startswith("Unknown command: ")
+                self._last_words = text
                 _write(2, text)
             case Debug(text):
                 self._debug(f"debug from server: {text}\n")
             case Error(code, params):
                 _write(2, f"Error code: {code}\nError parameters: {', '.join(params)}\n")
             case Prompt():
-                self._send(Chunk(sys.stdin.buffer.readline().rstrip(b"\r\n")))
+                self._send(Chunk(_read_line(is_secret="assword" in self._last_words).rstrip(b"\r\n")))
                 self._send(End())
             case Load() | HttpGet() | HttpPut() | HttpConnect():
                 # A server may name any file of the user's here; no command of ours needs one.
@@ -224,6 +226,24 @@ class Dialogue:
     def _debug(self, text: str) -> None:
         if self._settings.debug:
             _write(2, text)
+
+
+def _read_line(*, is_secret: bool) -> bytes:
+    """Read a line of standard input; a secret that somebody types at a terminal is not shown."""
+    if not (is_secret and sys.stdin.isatty()):
+        return sys.stdin.buffer.readline()
+    import termios  # noqa: PLC0415 - only terminals need it
+
+    terminal = sys.stdin.fileno()
+    shown = termios.tcgetattr(terminal)
+    hidden = [*shown]
+    hidden[3] &= ~termios.ECHO
+    try:
+        termios.tcsetattr(terminal, termios.TCSAFLUSH, hidden)
+        return sys.stdin.buffer.readline()
+    finally:
+        termios.tcsetattr(terminal, termios.TCSAFLUSH, shown)
+        sys.stderr.write("\n")
 
 
 class OutputGone(Exception):

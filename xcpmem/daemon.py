@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 from xcpmem import __version__, logs, notify
 from xcpmem.actuation import OBSERVING
 from xcpmem.api.accounts import USER_CHANGES
+from xcpmem.api.advice import Adviser
 from xcpmem.api.auditor import Auditor
 from xcpmem.api.cli_http import make_cli_handler
 from xcpmem.api.datamodel import load_datamodel
@@ -229,6 +230,7 @@ async def _assemble(
         make_handlers(service, records, sessions, tasks, events, trail=trail, history=History(journal)),
         tasks,
         observe=metrics.observe_rpc,
+        adviser=Adviser(records),
         auditor=Auditor(trail, records, dict.fromkeys(USER_CHANGES, service.users.roles)),
         witness=Petitions(wishbook, service.vms).watch,
         refusal=OBSERVING if settings.observe else "",

@@ -70,6 +70,9 @@ class XcpmemError(Exception):
 
     code: ClassVar[str] = "INTERNAL_ERROR"
 
+    advice: str = ""
+    """What to do about it, for the log and whoever types commands; never on the XenAPI wire."""
+
     def __init_subclass__(cls, code: str = "") -> None:
         """Give the class a code of its own, if one is given."""
         if code:

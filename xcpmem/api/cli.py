@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from xcpmem.api.cli_catalog import COMMANDS
 from xcpmem.api.cli_commands import HANDLERS, print_help
-from xcpmem.api.cli_frames import MAJOR, Decoder, Exit, Greeting, PrintStderr, encode
+from xcpmem.api.cli_frames import MAJOR, Chunk, Decoder, End, Exit, Greeting, PrintStderr, Prompt, encode
 from xcpmem.api.cli_printer import Printer
 from xcpmem.api.cli_records import Records
 from xcpmem.api.cli_run import Failed, Run, describe, explain
 from xcpmem.api.cli_words import parse_body, parse_words
 from xcpmem.errors import AuthenticationFailed, CommandError, UsageError, WireError, XcpmemError
-from xcpmem.units import mib_to_bytes
+from xcpmem.units import kib_to_bytes, mib_to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Sequence
 
+    from xcpmem.api.cli_frames import Message
     from xcpmem.api.cli_printer import Duplex
     from xcpmem.api.cli_words import Words
     from xcpmem.api.sessions import Peer
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 GREETING_DEADLINE_S: Final = 10.0
 """How long a client may take to answer the greeting."""
+REPLY_DEADLINE_S: Final = 300.0
+"""How long somebody may take to type what they are asked for."""
+_REPLY_LIMIT_BYTES: Final = kib_to_bytes(64)
 _CLIENT_LIMIT_BYTES: Final = mib_to_bytes(1)
 _ORIGINATOR: Final = "cli"
 _WAITS: Final = frozenset({"VM.wait_memory_target_live"})
@@ -80,8 +84,11 @@ class CommandLine:
         decoder = Decoder(_CLIENT_LIMIT_BYTES)
         async with asyncio.timeout(GREETING_DEADLINE_S):
             await _expect_greeting(duplex, decoder)
-        command = asyncio.ensure_future(self._answer(duplex, body, peer, wants_progress=wants_progress))
-        hang_up = asyncio.ensure_future(_wait_for_hang_up(duplex, decoder))
+        replies = _Replies(duplex)
+        command = asyncio.ensure_future(
+            self._answer(duplex, body, peer, replies, wants_progress=wants_progress)
+        )
+        hang_up = asyncio.ensure_future(_wait_for_hang_up(duplex, decoder, replies))
         try:
             await asyncio.wait({command, hang_up}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -91,9 +98,11 @@ class CommandLine:
         if not command.cancelled():
             command.result()
 
-    async def _answer(self, duplex: Duplex, body: bytes, peer: Peer, *, wants_progress: bool) -> None:
+    async def _answer(
+        self, duplex: Duplex, body: bytes, peer: Peer, replies: _Replies, *, wants_progress: bool
+    ) -> None:
         try:
-            code = await self._execute(duplex, body, peer, wants_progress=wants_progress)
+            code = await self._execute(duplex, body, peer, replies, wants_progress=wants_progress)
         except UsageError as error:
             await duplex.send(encode(PrintStderr(f"{error}\n")))
             await duplex.send(encode(PrintStderr("For usage run: 'xe help'\n")))
@@ -107,7 +116,9 @@ class CommandLine:
             code = 1
         await duplex.send(encode(Exit(code)))
 
-    async def _execute(self, duplex: Duplex, body: bytes, peer: Peer, *, wants_progress: bool) -> int:
+    async def _execute(
+        self, duplex: Duplex, body: bytes, peer: Peer, replies: _Replies, *, wants_progress: bool
+    ) -> int:
         """Carry out the command.
 
         Returns:
@@ -132,7 +143,7 @@ class CommandLine:
                 coroutine = self._calls.call(method, [session, *params], peer=peer)
                 return await (coroutine if method in _WAITS else _to_the_end(coroutine))
 
-            run = Run(words, call, Records(call), printer, wants_progress=wants_progress)
+            run = Run(words, call, Records(call), printer, replies.ask, wants_progress=wants_progress)
             try:
                 await handler(run)
             except Failed:
@@ -184,11 +195,53 @@ async def _expect_greeting(duplex: Duplex, decoder: Decoder) -> None:
     raise ConnectionResetError("the client hung up before its greeting")
 
 
-async def _wait_for_hang_up(duplex: Duplex, decoder: Decoder) -> None:
-    """Read what the client sends until it ends; no command asks it anything, so only nonsense matters."""
+class _Replies:
+    """What the client says when it is asked.
+
+    Args:
+        duplex: the connection.
+    """
+
+    def __init__(self, duplex: Duplex) -> None:
+        self._duplex = duplex
+        self._waiting: asyncio.Future[bytes] | None = None
+        self._pieces: list[bytes] = []
+
+    async def ask(self, question: str) -> str:
+        """Ask for a line.
+
+        Raises:
+            CommandError: there was no answer.
+        """
+        self._waiting = asyncio.get_running_loop().create_future()
+        await self._duplex.send(encode(PrintStderr(question)))
+        await self._duplex.send(encode(Prompt()))
+        try:
+            async with asyncio.timeout(REPLY_DEADLINE_S):
+                return (await self._waiting).decode(errors="replace")
+        except TimeoutError as error:
+            raise CommandError("No answer came") from error
+
+    def take(self, message: Message) -> None:
+        """Take a message of the client; what nobody asked for is forgotten."""
+        if self._waiting is None or self._waiting.done():
+            return
+        match message:
+            case Chunk(data) if sum(map(len, self._pieces)) + len(data) <= _REPLY_LIMIT_BYTES:
+                self._pieces.append(data)
+            case End():
+                self._waiting.set_result(b"".join(self._pieces))
+                self._pieces.clear()
+            case _:
+                self._waiting.set_exception(CommandError("The answer makes no sense"))
+
+
+async def _wait_for_hang_up(duplex: Duplex, decoder: Decoder, replies: _Replies) -> None:
+    """Read what the client sends until it ends."""
     try:
         while data := await duplex.receive():
-            decoder.feed(data)
+            for message in decoder.feed(data):
+                replies.take(message)
     except WireError as error:
         logger.debug("hanging up on a client that talks nonsense: %s", error)
 

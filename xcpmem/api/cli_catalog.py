@@ -1,9 +1,10 @@
 """The commands of the command line as data: names, arguments, what they do, an example each.
 
-The server's `help` and its check for required arguments, the client's `--help`, its suggestion for a typo
-and the man page all come from `COMMANDS`; `cli_help` writes them. Names, arguments and layout are those of
-`xe` (xapi's ``ocaml/xapi-cli-server/cli_frontend.ml``); the sentences are our own. Only the standard library
-is imported, since the client starts with every command typed.
+The server's `help` and its check for required arguments, the client's `--help`, its suggestion for a typo,
+the man page and the shells' completions all come from `COMMANDS`; `cli_help` and `completions` write them.
+Names, arguments and layout are those of `xe` (xapi's ``ocaml/xapi-cli-server/cli_frontend.ml``); the
+sentences are our own. Only the standard library is imported, since the client starts with every command
+typed.
 """
 
 from __future__ import annotations
@@ -53,8 +54,9 @@ _LOOK: Final = "Look"
 _LIMIT: Final = "Set limits"
 _RUN: Final = "Start and stop"
 _COMPUTE: Final = "Compute"
+_PEOPLE: Final = "Users"
 _LEARN: Final = "Learn and try"
-GROUPS: Final = (_LOOK, _LIMIT, _RUN, _COMPUTE, _LEARN)
+GROUPS: Final = (_LOOK, _LIMIT, _RUN, _COMPUTE, _PEOPLE, _LEARN)
 
 
 def _records(name: str, plural: str, *, is_standard: bool = False) -> Iterator[Command]:
@@ -84,6 +86,39 @@ def _records(name: str, plural: str, *, is_standard: bool = False) -> Iterator[C
     )
 
 
+def _settable(name: str, one: str, field: str) -> Iterator[Command]:
+    """Describe the commands of a class whose fields can be set."""
+    yield Command(
+        f"{name}-param-set",
+        _LIMIT,
+        f"Set fields of {one}, one after the other in the given order; keys of maps as map:key=value.",
+        f"uuid=$UUID {field}",
+        required=("uuid",),
+    )
+    yield Command(
+        f"{name}-param-add",
+        _LIMIT,
+        f"Add keys to a map of {one}, as key=value, or with param-key= a member to a set.",
+        "uuid=$UUID param-name=other-config owner=ann",
+        required=("uuid", "param-name"),
+        optional=("param-key",),
+    )
+    yield Command(
+        f"{name}-param-remove",
+        _LIMIT,
+        f"Remove a key from a map of {one}, or a member from a set.",
+        "uuid=$UUID param-name=other-config param-key=owner",
+        required=("uuid", "param-name", "param-key"),
+    )
+    yield Command(
+        f"{name}-param-clear",
+        _LIMIT,
+        f"Empty a map or a set of {one}.",
+        "uuid=$UUID param-name=other-config",
+        required=("uuid", "param-name"),
+    )
+
+
 def _memory(name: str, summary: str, example: str = "", *, is_hidden: bool = False, **keys: str) -> Command:
     """Describe a command that sets something on the selected VMs."""
     required = tuple(keys.get("required", "").split())
@@ -100,12 +135,63 @@ def _memory(name: str, summary: str, example: str = "", *, is_hidden: bool = Fal
     )
 
 
+_USERS: Final = (
+    Command(
+        "user-add",
+        _PEOPLE,
+        "Let somebody log in, in one of XenAPI's roles; the password is asked for unless new= gives it, and "
+        "left to PAM with --pam.",
+        "name=alice role=vm-operator",
+        required=("name", "role"),
+        optional=("new", "pam"),
+    ),
+    Command("user-list", _PEOPLE, "List the users beside root, each with the role."),
+    Command(
+        "user-remove",
+        _PEOPLE,
+        "Let a user log in no more, and end their sessions.",
+        "name=alice",
+        required=("name",),
+    ),
+    Command(
+        "user-role-set",
+        _PEOPLE,
+        "Give a user another role; their sessions end.",
+        "name=alice role=read-only",
+        required=("name", "role"),
+    ),
+    Command(
+        "user-password-set",
+        _PEOPLE,
+        "Give a user another password, asked for unless new= gives it; their sessions end.",
+        "name=alice",
+        required=("name",),
+        optional=("new",),
+    ),
+    Command(
+        "user-password-change",
+        _PEOPLE,
+        "Change the password of the user who is logged in; what is not given is asked for.",
+        "",
+        optional=("old", "new"),
+    ),
+    Command(
+        "audit-list",
+        _PEOPLE,
+        "List the latest changes: who, what, from where, before and after.",
+        "count=20",
+        optional=("count",),
+    ),
+)
+
 COMMANDS: Final[dict[str, Command]] = {
     command.name: command
     for command in (
         *_records("vm", "VMs", is_standard=True),
         *_records("host", "hosts"),
         *_records("pool", "pools"),
+        *_records("template", "templates"),
+        *_records("task", "tasks"),
         _memory(
             "vm-memory-dynamic-range-set",
             "Set the range within which the memory of a halted or running VM is balanced.",
@@ -155,28 +241,9 @@ COMMANDS: Final[dict[str, Command]] = {
             "multiplier=1.5",
             required="multiplier",
         ),
-        Command(
-            "vm-param-set",
-            _LIMIT,
-            "Set fields of a VM, one after the other in the given order; keys of maps as map:key=value.",
-            "uuid=$UUID memory-dynamic-min=1GiB",
-            required=("uuid",),
-        ),
-        Command(
-            "vm-param-add",
-            _LIMIT,
-            "Add keys to a map of a VM, as key=value.",
-            "uuid=$UUID param-name=other-config xcpmem-xl-config=/etc/xen/web1.cfg",
-            required=("uuid", "param-name"),
-            optional=("param-key",),
-        ),
-        Command(
-            "vm-param-remove",
-            _LIMIT,
-            "Remove a key from a map of a VM.",
-            "uuid=$UUID param-name=other-config param-key=xcpmem-xl-config",
-            required=("uuid", "param-name", "param-key"),
-        ),
+        *_settable("vm", "a VM", "memory-dynamic-min=1GiB"),
+        *_settable("template", "a template", "name-description=small"),
+        *_settable("pool", "the pool", "other-config:owner=ann"),
         _memory(
             "vm-start",
             "Start halted VMs with their fair share of memory.",
@@ -254,6 +321,7 @@ COMMANDS: Final[dict[str, Command]] = {
             "Print the bytes that virtualisation itself needs on a host.",
             selectors=HOST_SELECTORS,
         ),
+        *_USERS,
         Command(
             "help",
             _LEARN,

@@ -9,13 +9,14 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from xcpmem.api import cli_help
+from xcpmem.api import cli_help, cli_users
 from xcpmem.api.cli_catalog import COMMANDS
 from xcpmem.api.cli_fields import RECORD_CLASSES
 from xcpmem.api.cli_frames import Print, PrintStderr
 from xcpmem.api.cli_history import export_journal, tell_history
 from xcpmem.api.cli_params import (
     add_param,
+    clear_param,
     get_param,
     list_params,
     list_records,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 _VM: Final = RECORD_CLASSES["vm"]
 _HOST: Final = RECORD_CLASSES["host"]
 _LOOK_AGAIN_S: Final = 1.0
+_SETTABLE: Final = ("vm", "template", "pool")
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,9 +275,11 @@ HANDLERS: Final[Mapping[str, Callable[[Run], Awaitable[None]]]] = {
     **{f"{word}-list": _for(list_records, word) for word in RECORD_CLASSES},
     **{f"{word}-param-list": _for(list_params, word) for word in RECORD_CLASSES},
     **{f"{word}-param-get": _for(get_param, word) for word in RECORD_CLASSES},
-    "vm-param-set": _for(set_params, "vm"),
-    "vm-param-add": _for(add_param, "vm"),
-    "vm-param-remove": _for(remove_param, "vm"),
+    **{f"{word}-param-set": _for(set_params, word) for word in _SETTABLE},
+    **{f"{word}-param-add": _for(add_param, word) for word in _SETTABLE},
+    **{f"{word}-param-remove": _for(remove_param, word) for word in _SETTABLE},
+    **{f"{word}-param-clear": _for(clear_param, word) for word in _SETTABLE},
+    **cli_users.HANDLERS,
     "vm-start": _start,
     "vm-shutdown": _cleanly_or_hard("VM.clean_shutdown", "VM.hard_shutdown"),
     "vm-reboot": _cleanly_or_hard("VM.clean_reboot", "VM.hard_reboot"),

@@ -20,6 +20,8 @@ DESCRIPTIONS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "SESSION_INVALID": ("The session is unknown or has expired.", ("handle",)),
     "SESSION_NOT_REGISTERED": ("The session has registered for no events yet.", ("handle",)),
     "SESSION_AUTHORIZATION_FAILED": ("This user may not log in here.", ("user", "msg")),
+    "SESSION_AUTHENTICATION_FAILED": ("User and password do not fit.", ("user", "msg")),
+    "SUBJECT_ALREADY_EXISTS": ("There is a user of this name already.", ()),
     "MESSAGE_METHOD_UNKNOWN": ("The server does not know this call.", ("method",)),
     "MESSAGE_REMOVED": ("This call is no longer part of XenAPI.", ()),
     "MESSAGE_PARAMETER_COUNT_MISMATCH": (

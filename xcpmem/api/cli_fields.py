@@ -1,4 +1,4 @@
-"""The fields of the command line's records as data: VM, host and pool, in the order `xe` lists them.
+"""The fields of the command line's records as data: VM, host, pool and task, in the order `xe` lists them.
 
 A row says what a field is called, which XenAPI field (or message) gives its value, how the value is shown
 and how it is set. The rows follow the record definitions of xapi's ``ocaml/xapi-cli-server/records.ml``.
@@ -319,6 +319,14 @@ _POOL_FIELDS: Final = (
     _bool("policy-no-vendor-device"),
     _bool("live-patching-disabled"),
 )
+_TASK_FIELDS: Final = (
+    *_plain("uuid name-label name-description"),
+    _ref("subtask_of", "subtask_of", "task"),
+    _ref("subtasks", "subtasks", "task"),
+    _ref("resident-on", "resident_on", "host"),
+    *_plain("status progress type result created finished"),
+    *_plain("error_info allowed_operations", Access.SRO),
+)
 
 RECORD_CLASSES: Final = {
     "vm": RecordClass(
@@ -332,6 +340,15 @@ RECORD_CLASSES: Final = {
         "pool",
         _POOL_FIELDS,
         ("uuid", "name-label", "name-description", "master", "default-SR"),
+    ),
+    "template": RecordClass(
+        "VM",
+        _VM_FIELDS,
+        ("uuid", "name-label", "name-description"),
+        (("is-a-template", "true"),),
+    ),
+    "task": RecordClass(
+        "task", _TASK_FIELDS, ("uuid", "name-label", "name-description", "status", "progress")
     ),
 }
 """The classes by the word that their commands begin with."""

@@ -140,6 +140,21 @@ async def remove_param(run: Run, kind: RecordClass) -> None:
         raise CommandError("Cannot remove parameters from this field")
 
 
+async def clear_param(run: Run, kind: RecordClass) -> None:
+    """Empty a map or a set of one object.
+
+    Raises:
+        UuidInvalid: there is no such object.
+        CommandError: the field is unknown, or cannot be emptied.
+    """
+    item = await run.records.one(kind, run.words.require("uuid"))
+    field, _ = find_field(kind, run.words.require("param-name"))
+    empty: dict[Access, Value] = {Access.SRW: [], Access.MRW: {}}
+    if field.access not in empty:
+        raise CommandError("Cannot clear this field: it is neither a map nor a set that can be changed")
+    await run.call(f"{kind.name}.set_{field.path}", item.ref, empty[field.access])
+
+
 async def _set_field(run: Run, item: Item, field: Field, text: str) -> None:
     if field.access in {Access.MRW, Access.SRW}:
         raise CommandError(f"Field '{field.name}' is a map or set. use the 'name:key=value' syntax.")

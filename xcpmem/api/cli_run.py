@@ -9,7 +9,7 @@ from xcpmem.api.cli_errors import describe_error
 from xcpmem.api.cli_frames import Error, PrintStderr
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from xcpmem.api.cli_frames import Message
     from xcpmem.api.cli_printer import Printer
@@ -37,6 +37,7 @@ class Run:
         call: makes XenAPI calls in the command's session.
         records: what the command looks at.
         printer: where its answer goes.
+        ask: puts a question to whoever typed the command, and gives the line that comes back.
         wants_progress: whether a waiting command shall say how far it is, on standard error.
     """
 
@@ -44,6 +45,7 @@ class Run:
     call: Call
     records: Records
     printer: Printer
+    ask: Callable[[str], Awaitable[str]]
     wants_progress: bool = False
 
 
@@ -71,4 +73,7 @@ def explain(error: XcpmemError, lines: Sequence[str] = ()) -> list[Message]:
         A line of text each, or an Error frame if there are no words for the code.
     """
     lines = lines or describe_error(error.code, error.params)
+    if lines and error.advice:
+        # Nobody parses the first line; those behind it are as in xe.
+        lines = [f"{lines[0].removesuffix('.')}: {error.advice}.", *lines[1:]]
     return [PrintStderr(f"{line}\n") for line in lines] or [Error(error.code, error.params)]

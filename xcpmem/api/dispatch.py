@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
+    from xcpmem.api.advice import Adviser
     from xcpmem.api.auditor import Auditor
     from xcpmem.api.datamodel import Datamodel, Message
     from xcpmem.api.sessions import Peer, Session, Sessions
@@ -86,6 +87,7 @@ class Dispatcher:
         auditor: notes what changes something; None: nobody does.
         witness: goes around every call that is carried out, and may note it.
         refusal: why nothing that changes the host is done; empty: it is.
+        adviser: adds to errors what to do about them; None: nobody does.
         answers_removed: whether getters of fields that xapi has removed answer with the value, which is
             kinder than ``MESSAGE_REMOVED``.
         datamodel: what is served.
@@ -104,6 +106,7 @@ class Dispatcher:
         auditor: Auditor | None = None,
         witness: Witness = lambda *_: nullcontext(),
         refusal: str = "",
+        adviser: Adviser | None = None,
         answers_removed: bool = True,
         datamodel: Datamodel | None = None,
     ) -> None:
@@ -114,6 +117,7 @@ class Dispatcher:
         self._auditor = auditor
         self._witness = witness
         self._refusal = refusal
+        self._adviser = adviser
         self._answers_removed = answers_removed
         self._datamodel = datamodel or load_datamodel()
         odd = handlers.keys() ^ {message.wire_name for message in self._datamodel.messages()}
@@ -178,6 +182,7 @@ class Dispatcher:
             denial = PermissionDenied(message.permission, "No permission in user session")
             if self._auditor is not None:
                 self._auditor.note_refusal(message, Caller(peer, session), denial)
+            self._advise(message, params[1:], session, denial)
             raise denial
         if self._refusal and message.changes_host:
             raise OperationNotAllowed(self._refusal)
@@ -199,12 +204,26 @@ class Dispatcher:
         )
 
     async def _handle(self, message: Message, caller: Caller, arguments: list[object]) -> object:
-        """Have the message's handler do it, with an eye on what it changes."""
+        """Have the message's handler do it, with an eye on what it changes, and advice if it fails."""
         handler = self._handlers[message.wire_name]
-        with self._witness(message, caller, arguments):
-            if self._auditor is not None and self._auditor.watches(message):
-                return await self._auditor.carry_out(message, handler, caller, arguments)
-            return await handler(caller, *arguments)
+        try:
+            with self._witness(message, caller, arguments):
+                if self._auditor is not None and self._auditor.watches(message):
+                    return await self._auditor.carry_out(message, handler, caller, arguments)
+                return await handler(caller, *arguments)
+        except XcpmemError as error:
+            if caller.session is not None:
+                self._advise(message, arguments, caller.session, error)
+            raise
+
+    def _advise(
+        self, message: Message, arguments: Sequence[object], session: Session, error: XcpmemError
+    ) -> None:
+        if self._adviser is not None:
+            error.advice = self._adviser.advise(message, arguments, session, error)
+        if error.advice:
+            extra = {"method": message.wire_name, "code": error.code, "advice": error.advice}
+            _log.info("a call failed", extra=extra)
 
     def _answer_unknown(self, method: str, params: Sequence[Value]) -> object:
         """Refuse what is no message; as in xapi, one that brings parameters must first have a session."""

@@ -1,0 +1,199 @@
+"""What to do about an error: the one place that turns a bare code and its call into a sentence of advice.
+
+XenAPI's errors are codes and parameters, and clients get exactly those. Whoever types commands, or reads the
+log, also gets a sentence made from the call, its arguments and the object as it is. Sizes carry their units.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from xcpmem.api.typenames import Ref
+from xcpmem.errors import HandleInvalid
+from xcpmem.units import format_bytes, kib_to_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from xcpmem.api.datamodel import Message
+    from xcpmem.api.records import Records
+    from xcpmem.api.sessions import Session
+    from xcpmem.errors import XcpmemError
+
+_LIMITS: Final = ("static-min", "dynamic-min", "dynamic-max", "static-max")
+_HALTED: Final = "the VM must be halted"
+_SET_BY: Final[Mapping[str, tuple[str, ...]]] = {
+    "set_memory_limits": ("static-min", "static-max", "dynamic-min", "dynamic-max"),
+    "set_memory_static_range": ("static-min", "static-max"),
+    "set_memory_static_min": ("static-min",),
+    "set_memory_static_max": ("static-max",),
+    "set_memory_dynamic_range": ("dynamic-min", "dynamic-max"),
+    "set_memory_dynamic_min": ("dynamic-min",),
+    "set_memory_dynamic_max": ("dynamic-max",),
+    "set_memory": ("dynamic-min", "dynamic-max", "static-max"),
+}
+"""The limits that each call sets, in the order of its parameters; the last sets all to its one."""
+_IN_KIB: Final = frozenset({"set_memory_dynamic_range", "set_memory_dynamic_min", "set_memory_dynamic_max"})
+_PINNED: Final = {
+    "DMC disabled": "this pool's licence has no dynamic memory control",
+    "control domain": "domain 0 keeps one size",
+    "nested virt": "a VM that runs VMs itself cannot be ballooned",
+}
+
+
+class _Case(NamedTuple):
+    """A call that failed.
+
+    Args:
+        message: which.
+        arguments: typed, the session not among them.
+        session: whose call it was.
+        params: of the error.
+        vm: the record of the VM it was about; empty if it was about none.
+    """
+
+    message: Message
+    arguments: Sequence[object]
+    session: Session
+    params: tuple[str, ...]
+    vm: Mapping[str, object]
+
+    @property
+    def name(self) -> str:
+        """What people call the VM."""
+        return str(self.vm.get("name_label", "the VM"))
+
+
+class Adviser:
+    """Makes advice.
+
+    Args:
+        records: show the VM that a call was about.
+    """
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    def advise(
+        self, message: Message, arguments: Sequence[object], session: Session, error: XcpmemError
+    ) -> str:
+        """Say what to do about an error.
+
+        Args:
+            message: that was called.
+            arguments: typed as far as that went, the session not among them.
+            session: that called.
+            error: that came of it.
+
+        Returns:
+            A sentence or two without a line's end; empty if there is nothing to say beyond the code.
+        """
+        make = _ADVICE.get(error.code)
+        if make is None:
+            return ""
+        vm: Mapping[str, object] = {}
+        if message.params and arguments and message.params[0].type == Ref("VM"):
+            try:
+                vm = self._records.record("VM", str(arguments[0]))
+            except HandleInvalid:
+                vm = {}
+        return make(_Case(message, arguments, session, error.params, vm))
+
+
+def _order(case: _Case) -> str:
+    names = _SET_BY.get(case.message.name)
+    if names is None or not case.vm:
+        return ""
+    values = [value for value in case.arguments[1:] if isinstance(value, int)]
+    given = dict(zip(names, values * len(names) if len(values) == 1 else values, strict=False))
+    limits = {name: given.get(name, case.vm[f"memory_{name.replace('-', '_')}"]) for name in _LIMITS}
+    for low, high in pairwise(_LIMITS):
+        least, most = limits[low], limits[high]
+        if isinstance(least, int) and isinstance(most, int) and least > most:
+            return (
+                f"{low} {format_bytes(least)} is above {high} {format_bytes(most)}; {_way(low, high, given)}"
+            )
+    return ""
+
+
+def _way(low: str, high: str, given: Mapping[str, int]) -> str:
+    """Say which of two limits to change, the one that the call left as it was."""
+    if low in given and high in given:
+        return "give sizes that keep the order"
+    other, change = (high, "raise") if low in given else (low, "lower")
+    return f"{change} {other} first" + (f", {_HALTED}" if other.startswith("static") else "")
+
+
+def _max_pin(case: _Case) -> str:
+    why = _PINNED.get(case.params[0], case.params[0]) if case.params else ""
+    return f"{why}: give dynamic-min, dynamic-max and static-max one size".lstrip(": ")
+
+
+def _power_state(case: _Case) -> str:
+    _, expected, actual = case.params
+    if expected == "halted" and "memory" in case.message.name:
+        return (
+            f"{case.name} is {actual}, and this changes only while it is halted; what can change now is its "
+            "dynamic range (vm-memory-dynamic-range-set)"
+        )
+    if expected == "halted":
+        return f"{case.name} is {actual}: shut it down first (vm-shutdown)"
+    ways = {"halted": "start it first (vm-start)", "paused": "let it run on first (vm-unpause)"}
+    return f"{case.name} is {actual}: {ways.get(actual, f'this needs it {expected}')}"
+
+
+def _memory(case: _Case) -> str:
+    needed, available = (int(param) for param in case.params)
+    if case.message.name in _IN_KIB:
+        needed, available = kib_to_bytes(needed), kib_to_bytes(available)
+    lacking = format_bytes(max(0, needed - available))
+    return (
+        f"{format_bytes(needed)} are needed and {format_bytes(max(0, available))} can be had, {lacking} too "
+        "little: lower another VM's dynamic-min, shut one down, or ask for less"
+    )
+
+
+def _uncooperative(_: _Case) -> str:
+    return "look at their balloon drivers (explain vm=... says what each was asked for), or shut them down"
+
+
+def _permission(case: _Case) -> str:
+    return (
+        f"{case.session.user} is {case.session.role}, and this needs {case.message.role} or mightier: a pool "
+        "admin can change that (user-role-set)"
+    )
+
+
+def _busy(case: _Case) -> str:
+    operation = case.params[2] if len(case.params) > 2 else "another operation"  # noqa: PLR2004 class, object, operation
+    return f"{operation} is under way: wait for it (task-list shows it), or cancel it"
+
+
+def _say(sentence: str) -> Callable[[_Case], str]:
+    return lambda _: sentence
+
+
+_ADVICE: Final[Mapping[str, Callable[[_Case], str]]] = {
+    "MEMORY_CONSTRAINT_VIOLATION_ORDER": _order,
+    "MEMORY_CONSTRAINT_VIOLATION_MAXPIN": _max_pin,
+    "VM_BAD_POWER_STATE": _power_state,
+    "HOST_NOT_ENOUGH_FREE_MEMORY": _memory,
+    "VMS_FAILED_TO_COOPERATE": _uncooperative,
+    "RBAC_PERMISSION_DENIED": _permission,
+    "OTHER_OPERATION_IN_PROGRESS": _busy,
+    "OPERATION_BLOCKED": _say("the VM's blocked-operations say who blocked it and why; remove the key there"),
+    "MAP_DUPLICATE_KEY": _say("remove the key first, or set it with map:key=value"),
+    "VM_IS_TEMPLATE": _say("a template never runs: make a VM of it"),
+    "VM_MEMORY_TARGET_WAIT_TIMEOUT": _say("its guest moves slowly or not at all: explain vm=... says which"),
+    "VM_SHUTDOWN_TIMEOUT": _say("its guest does not react: end it with --force"),
+    "NO_HOSTS_AVAILABLE": _say("host-compute-free-memory says what could be had, plan start=... for what"),
+    "UNKNOWN_RESERVATION": _say("a reservation ends when it is transferred, deleted, or its session ends"),
+    "NO_RESERVATION": _say("reserve memory and transfer it to the domain first"),
+    "TOO_BUSY": _say("try again in a moment"),
+    "EVENT_FROM_TOKEN_PARSE_FAILURE": _say("give the last answer's token, or an empty one for everything"),
+    "EVENTS_LOST": _say("read all objects anew, then go on with the new token"),
+    "SESSION_NOT_REGISTERED": _say("call event.register first, or use event.from"),
+    "SUBJECT_ALREADY_EXISTS": _say("change the user with user-role-set or user-password-set"),
+}
+"""What makes the sentence for a code."""
