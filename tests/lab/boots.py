@@ -18,6 +18,7 @@ BOOTS: Final[Mapping[str, tuple[str, ...]]] = {
         "daemon_checks.adopted_guests_are_pinned",
         "daemon_checks.dynamic_range_moves_a_guest",
         "daemon_checks.disordered_range_is_refused",
+        "script_checks.script_for_xapi_lists_sets_and_follows_events",
         "daemon_checks.metrics_show_what_guests_hold",
         "daemon_checks.readiness_is_reported",
         "reservation_checks.reservation_is_taken_proportionally_and_really_free",
