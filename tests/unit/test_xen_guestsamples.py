@@ -272,6 +272,16 @@ async def test_hostile_and_absurd_reports_are_dropped_counted_and_logged_once(
     assert caplog.text.count("domain 1: ") == 1
 
 
+async def test_what_was_said_of_another_size_before_anybody_listened_is_no_lie(listener: Listener) -> None:
+    guest = listener.host.catch_up().guest(1)
+    listener.host.remove_guest(1)
+    await listener.look()
+    listener.host.store.write(paths.meminfo_free(1), str(HELD + 1))
+    listener.host.add_guest(guest.spec, HELD)
+    assert (await listener.domain()).sample is None
+    assert set((await listener.driver.observe()).dropped_reports.values()) == {0}
+
+
 async def test_the_last_good_word_stays_and_grows_old_when_nonsense_follows(listener: Listener) -> None:
     await listener.hear(paths.xcpmem_report, own(HELD // 4))
     listener.clock.now_s += 5.0

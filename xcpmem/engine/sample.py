@@ -54,6 +54,11 @@ class Sample:
         if self.period_s <= 0:
             raise InvalidValue("period_s", self.period_s)
 
+    @property
+    def stale_s(self) -> float:
+        """After this time, monotonic seconds, it says nothing about the guest any more."""
+        return self.seen_s + FRESH_PERIODS * self.period_s
+
     def is_fresh(self, now_s: float) -> bool:
         """Tell whether it still says something about the guest at ``now_s``, monotonic seconds."""
-        return now_s - self.seen_s <= FRESH_PERIODS * self.period_s
+        return now_s <= self.stale_s

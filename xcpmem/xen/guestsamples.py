@@ -11,6 +11,7 @@ import logging
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.engine.sample import Sample
@@ -92,6 +93,9 @@ class _Guest:
     free_kib: dict[Source, int] = field(default_factory=dict)
     scarce_since_s: float | None = None
     complained: set[Source] = field(default_factory=set)
+    is_new: bool = True
+    news: GuestNews = GuestNews()
+    news_until_s: float = -inf
 
 
 class GuestSamples:
@@ -144,7 +148,9 @@ class GuestSamples:
             arrived = {key for key, text in news.items() if text != guest.texts.get(key)}
             arrived |= named.get(domid, set()) & set(_KEYS)
             guest.texts |= news
+            guest.news_until_s = -inf
             self._take(domid, guest, arrived, actual_kib[domid], now_s)
+            guest.is_new = False
         return {domid: _news(self._guests[domid], now_s) for domid in actual_kib}
 
     def _stale_keys(self, domid: int, named: Collection[str], *, resync: bool) -> Iterator[str]:
@@ -193,6 +199,8 @@ class GuestSamples:
         )
 
     def _drop(self, domid: int, guest: _Guest, source: Source, flaw: Flaw) -> None:
+        if flaw is Flaw.ABSURD and guest.is_new:
+            return  # It was said before anybody listened, when the guest may have had another size.
         self._dropped[flaw.value] += 1
         if source not in guest.complained:
             guest.complained.add(source)
@@ -258,11 +266,15 @@ def _is_blind_to_cache(guest: _Guest) -> bool:
 
 def _news(guest: _Guest, now_s: float) -> GuestNews:
     """Choose among a guest's agents: the most telling that spoke lately, or else that ever spoke."""
+    if now_s <= guest.news_until_s:
+        return guest.news
     known = [source for source in Source if source in guest.samples]
     fresh = [source for source in known if guest.samples[source].is_fresh(now_s)]
     best = next(iter(fresh + known), None)
-    return GuestNews(
+    guest.news = GuestNews(
         sample=guest.samples[best] if best is not None else None,
         free_kib=guest.free_kib[fresh[0]] if fresh else None,
         balloon_active=_FLAGS.get(guest.texts.get(paths.CONTROL_BALLOON_ACTIVE)),
     )
+    guest.news_until_s = guest.samples[fresh[0]].stale_s if fresh else inf
+    return guest.news

@@ -149,9 +149,14 @@ class LiveDriver:
         ]
         physical = await self._hypervisor.physinfo()
         keys = await self._keys.refresh([info.domid for info in infos], events, self._clock())
+        news = await self._samples.refresh(
+            {info.domid: _actual_kib(info, keys[info.domid]) for info in infos}, events, self._clock()
+        )
         reservations = await self._reservations.load()
         self._domains = {
-            info.domid: _under_construction(self._domain(info, keys[info.domid]), reservations)
+            info.domid: _under_construction(
+                self._domain(info, keys[info.domid], news[info.domid]), reservations
+            )
             for info in infos
         }
         others_kib = self._others.learn(
@@ -160,12 +165,6 @@ class LiveDriver:
             sum(info.actual_kib for info in infos),
             self._clock(),
         )
-        news = await self._samples.refresh(
-            {domid: domain.state.actual_kib for domid, domain in self._domains.items()},
-            events,
-            self._clock(),
-        )
-        self._domains = {domid: _with_news(domain, news[domid]) for domid, domain in self._domains.items()}
         self._is_unfinished = False
         offsets_kib = sum(domain.state.offset_kib or 0 for domain in self._domains.values())
         return Look(
@@ -235,11 +234,9 @@ class LiveDriver:
             raise DomainVanished(f"domain {domid} is gone")
         self._keys.expect(values, self._clock())
 
-    def _domain(self, info: DomainInfo, keys: DomainKeys) -> _Domain:
-        offset_kib = read_size_kib(keys.memory_offset, signed=True)
-        if offset_kib is None and not info.hvm:
-            offset_kib = 0
-        actual_kib = max(0, info.actual_kib - (offset_kib or 0))
+    def _domain(self, info: DomainInfo, keys: DomainKeys, news: GuestNews) -> _Domain:
+        offset_kib = _offset_kib(info, keys)
+        actual_kib = _actual_kib(info, keys)
         told_kib = read_size_kib(keys.target)
         target_kib = actual_kib if told_kib is None else told_kib
         evidence = _balloon_evidence(keys)
@@ -257,6 +254,8 @@ class LiveDriver:
             initial_reservation_kib=read_size_kib(keys.initial_reservation) or 0,
             uncooperative=keys.uncooperative is not None,
             offset_kib=offset_kib,
+            sample=news.sample,
+            balloon_active=news.balloon_active,
         )
         static_max_kib = read_size_kib(keys.static_max)
         description = DomainDescription(
@@ -267,9 +266,21 @@ class LiveDriver:
             vcpus=max(1, info.vcpus),
             domain_type=BINDING_TYPES.get(keys.domain_type or "", "hvm" if info.hvm else "pv"),
             balloon_evidence=evidence.text,
+            guest_free_kib=news.free_kib if (news.free_kib or 0) <= actual_kib else None,
             lifecycle=state.lifecycle,
         )
         return _Domain(state, description)
+
+
+def _offset_kib(info: DomainInfo, keys: DomainKeys) -> int | None:
+    """Read the offset that was measured once; a PV guest has none."""
+    offset_kib = read_size_kib(keys.memory_offset, signed=True)
+    return 0 if offset_kib is None and not info.hvm else offset_kib
+
+
+def _actual_kib(info: DomainInfo, keys: DomainKeys) -> int:
+    """Tell what a domain holds of what its guest knows of."""
+    return max(0, info.actual_kib - (_offset_kib(info, keys) or 0))
 
 
 def _maxmem_kib(info: DomainInfo, offset_kib: int, target_kib: int) -> int:
@@ -314,16 +325,6 @@ def _under_construction(domain: _Domain, reservations: Iterable[Reservation]) ->
         initial_reservation_kib=max(domain.state.initial_reservation_kib, *sizes_kib),
     )
     return replace(domain, state=state)
-
-
-def _with_news(domain: _Domain, news: GuestNews) -> _Domain:
-    """Add to a domain what its guest says of itself; most guests say nothing."""
-    if news.sample is None and news.balloon_active is None:
-        return domain
-    state = replace(domain.state, sample=news.sample, balloon_active=news.balloon_active)
-    if news.free_kib is None or news.free_kib > state.actual_kib:
-        return _Domain(state, domain.description)
-    return _Domain(state, replace(domain.description, guest_free_kib=news.free_kib))
 
 
 @dataclass(frozen=True, slots=True)
