@@ -37,6 +37,14 @@ BOOTS: Final[Mapping[str, tuple[str, ...]]] = {
         "deaf_checks.guest_without_balloon_driver_is_worked_around",
         "start_checks.daemon_killed_at_five_moments_of_a_start",
     ),
+    "pressure": (
+        "pressure_checks.guests_tell_what_they_need",
+        "pressure_checks.hog_stalls_half_as_long_when_memory_follows_need",
+    ),
+    "trust": (
+        "pressure_checks.memory_goes_back_when_the_hog_ends",
+        "pressure_checks.lying_guest_takes_nobodys_share",
+    ),
 }
 
 

@@ -38,7 +38,11 @@ DOM0_PYTHON: Final = "3.11"
 DOM0_EXTRA_REQUIREMENTS: Final = ("XenAPI", "typing-extensions")
 WHEEL_PLATFORMS: Final = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 
-GUEST_PROGRAMS: Final = ("usr/bin/busybox", "usr/bin/xenstore-write")
+GUEST_PROGRAMS: Final = (
+    *("usr/bin/busybox", "usr/bin/xenstore-write", "usr/bin/xenstore-read", "usr/bin/xenstore-watch"),
+)
+# In the order in which they must be loaded; what they need beside is built into the kernel.
+GUEST_MODULES: Final = ("zsmalloc", "zram")
 XZ_MAGIC: Final = b"\xfd7zXZ\x00"
 ELF_MAGIC: Final = b"\x7fELF"
 COMMAND_TIMEOUT_S: Final = 1200
@@ -158,7 +162,7 @@ def _build(scratch: Path, requirements: tuple[str, ...]) -> Path:
     guests = root / "opt" / "guest"
     guests.mkdir()
     (guests / "vmlinux").write_bytes(_uncompressed_kernel(kernel.read_bytes()))
-    _guest_root(root, scratch / "guest-root")
+    _guest_root(root, kernel_tree, scratch / "guest-root")
     pack_cpio(scratch / "guest-root", guests / "guest.cpio.gz")
 
     _tell("packing")
@@ -225,9 +229,12 @@ def _uncompressed_kernel(vmlinuz: bytes) -> bytes:
     return kernel
 
 
-def _guest_root(root: Path, target: Path) -> None:
-    for directory in ("bin", "proc", "sys", "dev"):
+def _guest_root(root: Path, kernel_tree: Path, target: Path) -> None:
+    for directory in ("bin", "proc", "sys", "dev", "lib/modules"):
         (target / directory).mkdir(parents=True)
+    for module in GUEST_MODULES:
+        (file,) = kernel_tree.rglob(f"{module}.ko")
+        shutil.copyfile(file, target / "lib" / "modules" / file.name)
     shutil.copyfile(GUEST_INIT, target / "init")
     (target / "init").chmod(0o755)
     for program in GUEST_PROGRAMS:

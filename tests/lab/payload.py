@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tests.lab.image import DOM0_PYTHON, PROJECT, ImageError, pack_cpio
+from tests.lab.needy import pack_needy_overlay
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 # What runs inside dom0 from the tree itself, under the same names as outside.
 TEST_SOURCES: Final = ("tests/lab/boots.py", "tests/lab/dom0", "tests/contract")
+# Checks of these modules want guests that swap, report and can be told to eat memory.
+NEEDY_MODULES: Final = frozenset({"pressure_checks"})
 WHEEL_TIMEOUT_S: Final = 300
 
 
@@ -44,6 +47,9 @@ def pack_payload(target: Path, checks: Sequence[str]) -> None:
                 shutil.copy(source, copy)
         shutil.copy(PROJECT / "tests/lab/dom0/init", root / "init")
         (lab / "checks").write_text("\n".join(checks))
+        if any(check.partition(".")[0] in NEEDY_MODULES for check in checks):
+            (root / "opt" / "guest").mkdir()
+            pack_needy_overlay(root / "opt" / "guest" / "needy.cpio.gz")
         with zipfile.ZipFile(_wheel(Path(scratch))) as wheel:
             wheel.extractall(root / "opt" / "project")
         if f"{sys.version_info.major}.{sys.version_info.minor}" == DOM0_PYTHON:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Final
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 READY_DEADLINE_S: Final = 90
+PAGE_DEADLINE_S: Final = 30
 # The contract says 5 s; everything is many times slower under emulation.
 STOP_DEADLINE_S: Final = 30
 LOG_TAIL_LINES: Final = 40
@@ -42,6 +44,7 @@ class Daemon:
         self._broken: str | None = None
         self._told_lines = 0
         self.url = ""
+        self.policy = "proportional"
 
     @property
     def is_running(self) -> bool:
@@ -61,7 +64,7 @@ class Daemon:
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-X", "faulthandler", "-m", "xcpmem.daemon", "--driver", "xen"),
-                    *("--state-dir", str(self._state), "--listen", self._listen),
+                    *("--state-dir", str(self._state), "--listen", self._listen, "--policy", self.policy),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -107,6 +110,11 @@ class Daemon:
             yield
         finally:
             process.send_signal(signal.SIGCONT)
+
+    def page(self, path: str) -> tuple[int, str]:
+        """The status and text of a page that it serves."""
+        with urllib.request.urlopen(self.url + path, timeout=PAGE_DEADLINE_S) as answer:  # noqa: S310 - our own
+            return answer.status, answer.read().decode()
 
     def root_password(self) -> str:
         """The password that it made for root at its first start."""

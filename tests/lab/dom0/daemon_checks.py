@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import urllib.request
 from typing import TYPE_CHECKING, Final
 
 from tests.lab.dom0.client import BYTES_PER_KIB
@@ -95,7 +94,7 @@ def metrics_show_what_guests_hold(lab: Lab) -> str:
 
     def shown() -> dict[int, float]:
         series = {}
-        for labels, value in _ACTUAL.findall(_page(lab, "/metrics")[1]):
+        for labels, value in _ACTUAL.findall(lab.daemon.page("/metrics")[1]):
             if domid := re.search(r'domid="(\d+)"', labels):
                 series[int(domid[1])] = float(value)
         return series
@@ -113,9 +112,9 @@ def metrics_show_what_guests_hold(lab: Lab) -> str:
 def readiness_is_reported(lab: Lab) -> str:
     """`/readyz` answers 200, and names what it looked at when asked."""
     lab.client()
-    status, _ = _page(lab, "/readyz")
+    status, _ = lab.daemon.page("/readyz")
     require(status == HTTP_OK, f"/readyz answers {HTTP_OK}, but it was {status}")
-    _, text = _page(lab, "/readyz?verbose")
+    _, text = lab.daemon.page("/readyz?verbose")
     lines = [line for line in text.splitlines() if line.startswith("[+]")]
     require(lines, f"/readyz?verbose lists what is ready, but it said {text!r}")
     return " ".join(lines)
@@ -142,9 +141,3 @@ def _require_range(lab: Lab, guest: Guest, min_kib: int, max_kib: int) -> None:
     for name, size_kib in (("dynamic-min", min_kib), ("dynamic-max", max_kib)):
         line = f'{guest.key(f"memory/{name}")} = "{size_kib}"'
         require(line in keys.splitlines(), f"xenstore has {line}, but it has\n{keys}")
-
-
-def _page(lab: Lab, path: str) -> tuple[int, str]:
-    url = lab.daemon.url + path
-    with urllib.request.urlopen(url, timeout=PAGE_DEADLINE_S) as answer:  # noqa: S310 - our own daemon's URL
-        return answer.status, answer.read().decode()

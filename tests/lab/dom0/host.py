@@ -153,7 +153,11 @@ class Watch:
 
 
 def wait_until(
-    condition: Callable[[], bool], expectation: str, deadline_s: float, seen: Callable[[], object]
+    condition: Callable[[], bool],
+    expectation: str,
+    deadline_s: float,
+    seen: Callable[[], object],
+    poll_s: float = POLL_S,
 ) -> float:
     """Wait for a condition of the host, for which there is no event to wait on.
 
@@ -162,6 +166,7 @@ def wait_until(
         expectation: What it means, in words.
         deadline_s: Seconds until the wait counts as failed.
         seen: Asked at the deadline, for the failure's text.
+        poll_s: How often it is asked.
 
     Returns:
         The seconds it took.
@@ -174,5 +179,5 @@ def wait_until(
         if time.perf_counter() - began > deadline_s:
             raise CheckError(f"{expectation}: not within {deadline_s:.0f} s, last seen {seen()}")
         # The hypervisor tells nobody when a domain's size changes: its accounts must be polled.
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
     return time.perf_counter() - began
