@@ -13,6 +13,7 @@ from xcpmem.scenario import load_scenario
 from xcpmem.units import mib_to_kib
 from xcpmem.xen import paths
 from xcpmem.xen.domainkeys import ECHO_S, READ_ALL_S
+from xcpmem.xen.doorbell import GUEST_GAP_S
 from xcpmem.xen.live import LiveDriver
 from xcpmem.xen.simulated import SimulatedHost
 from xcpmem.xen.storefault import Fault, Misbehaviour
@@ -211,3 +212,17 @@ async def test_lost_event_is_made_up_for_by_time_alone(
     await lose_events(host, driver)
     clock.now_s += READ_ALL_S
     assert (await driver.observe()).host.domains[0].dynamic_range.max_kib == 2 * GIB
+
+
+async def test_a_guest_that_writes_without_end_is_a_reason_to_look_once_a_second(
+    host: SimulatedHost, driver: LiveDriver
+) -> None:
+    await quiet(driver)
+    loop = asyncio.get_running_loop()
+    began_s, rings = loop.time(), 0
+    for number in range(1000):
+        host.store.write(paths.xcpmem_report(1), f"{number} 0 0 0 0 0")
+        if await driver.wait(0.001):
+            rings += 1
+            await driver.observe()
+    assert 1 <= rings <= 1 + (loop.time() - began_s) / GUEST_GAP_S
