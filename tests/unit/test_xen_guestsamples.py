@@ -21,6 +21,8 @@ from xcpmem.xen.guestsamples import (
 )
 from xcpmem.xen.live import LiveDriver
 from xcpmem.xen.simulated import SimulatedHost
+from xcpmem.xen.storefault import Fault, Misbehaviour
+from xcpmem.xen.wire import MessageType
 from xcpmem.xen.xenstore import Xenstore
 
 if TYPE_CHECKING:
@@ -296,3 +298,21 @@ async def test_a_lost_connection_makes_nobodys_old_words_new(listener: Listener)
     sample = await listener.sample()
     assert sample.seen_s == 1000.0
     assert await listener.hear(paths.xcpmem_report, own(HELD // 2)) != sample
+
+
+async def test_a_guest_whose_words_cannot_be_read_is_silent_and_the_others_are_heard(
+    listener: Listener,
+) -> None:
+    store, unreadable = listener.host.store, paths.xcpmem_report(2).encode()
+    listener.host.store_server.fault = lambda request: (
+        Fault(Misbehaviour.REFUSE, "EACCES")
+        if request.type == MessageType.READ and request.payload.startswith(unreadable)
+        else None
+    )
+    for domid in (1, 2):
+        store.write(paths.xcpmem_report(domid), own(HELD // 4))
+    first, second = (await listener.look()).host.domains[:2]
+    assert first.sample is not None
+    assert second.sample is None
+    listener.host.store_server.fault = None
+    assert (await listener.driver.observe()).host.domains[1].sample is not None

@@ -15,12 +15,14 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.engine.sample import Sample
+from xcpmem.errors import StoreError
 from xcpmem.xen import paths
 from xcpmem.xen.domainkeys import is_at_or_above, read_size_kib
 from xcpmem.xen.guestreports import Source, read_available, read_own, read_used
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from xcpmem.xen.guestreports import Report
     from xcpmem.xen.mailbox import Events
@@ -108,6 +110,7 @@ class GuestSamples:
     def __init__(self, xenstore: Xenstore) -> None:
         self._xenstore = xenstore
         self._guests: dict[int, _Guest] = {}
+        self._unread: AbstractSet[int] = set()
         self._dropped = Counter({flaw.value: 0 for flaw in Flaw})
 
     @property
@@ -134,15 +137,13 @@ class GuestSamples:
         for domid in self._guests.keys() - actual_kib.keys():
             del self._guests[domid]
         named = _named_keys(events.paths)
-        wanted = [
-            (domid, key)
+        wanted = {
+            domid: keys
             for domid in sorted(actual_kib)
-            for key in self._stale_keys(domid, named.get(domid, ()), resync=events.resync)
-        ]
-        values = await self._xenstore.read_many([_path(domid, key) for domid, key in wanted])
-        texts: dict[int, dict[str, str | None]] = {}
-        for (domid, key), text in zip(wanted, values, strict=True):
-            texts.setdefault(domid, {})[key] = text
+            if (keys := list(self._stale_keys(domid, named.get(domid, ()), resync=events.resync)))
+        }
+        texts = await self._read(wanted)
+        self._unread = wanted.keys() - texts.keys()
         for domid, news in texts.items():
             guest = self._guests.setdefault(domid, _Guest())
             arrived = {key for key, text in news.items() if text != guest.texts.get(key)}
@@ -151,11 +152,32 @@ class GuestSamples:
             guest.news_until_s = -inf
             self._take(domid, guest, arrived, actual_kib[domid], now_s)
             guest.is_new = False
-        return {domid: _news(self._guests[domid], now_s) for domid in actual_kib}
+        silent = _Guest()
+        return {domid: _news(self._guests.get(domid, silent), now_s) for domid in actual_kib}
+
+    async def _read(self, wanted: Mapping[int, Sequence[str]]) -> Mapping[int, Mapping[str, str | None]]:
+        """Read keys of many domains; one that xenstored does not want to have read is left out."""
+        try:
+            return await self._read_together(wanted)
+        except StoreError:
+            texts: dict[int, Mapping[str, str | None]] = {}
+            for domid, keys in wanted.items():
+                try:
+                    texts |= await self._read_together({domid: keys})
+                except StoreError as error:
+                    _log.debug("domain %d: what its guest says cannot be read: %s", domid, error)
+            return texts
+
+    async def _read_together(
+        self, wanted: Mapping[int, Sequence[str]]
+    ) -> dict[int, Mapping[str, str | None]]:
+        listed = [_path(domid, key) for domid, keys in wanted.items() for key in keys]
+        values = iter(await self._xenstore.read_many(listed) if listed else ())
+        return {domid: dict(zip(keys, values, strict=False)) for domid, keys in wanted.items()}
 
     def _stale_keys(self, domid: int, named: Collection[str], *, resync: bool) -> Iterator[str]:
         guest = self._guests.get(domid)
-        if guest is None or resync:
+        if guest is None or resync or domid in self._unread:
             yield from _KEYS + _VERSION
             return
         yield from (key for key in _KEYS if any(is_at_or_above(name, key) for name in named))
