@@ -169,13 +169,14 @@ async def running_stack(
     *,
     answers_removed: bool = True,
     event_clock: EventClock | None = None,
+    safety_look_s: float = 30.0,
 ) -> AsyncIterator[Stack]:
     """Run everything over a simulated host of 16 GiB: guests ``web1`` and ``db1``, and a halted VM."""
     specs = tuple(guests) if guests is not None else (a_guest(1, "web1"), a_guest(2, "db1"))
     spec = HostSpec(total_kib=16 * GIB_KIB, free_kib=8 * GIB_KIB, slush_kib=mib_to_kib(72))
     host = SimHost(Scenario(name="api", host=spec, guests=specs))
     clock = lambda: host.now_us / MICROSECONDS_PER_SECOND  # noqa: E731 - shorter than a function
-    controller = Controller(VirtualDriver(host), clock=clock, wall=clock)
+    controller = Controller(VirtualDriver(host), safety_look_s=safety_look_s, clock=clock, wall=clock)
     identity = HostIdentity(
         name_label="laptop",
         hostname="laptop.test",
