@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from xcpmem.engine.model import Action
+    from xcpmem.engine.policy import ChosenPolicy
 
 MIB: Final = mib_to_kib(1)
 CAUTION: Final = Caution()
@@ -113,14 +114,16 @@ def planned(
     beliefs: Beliefs | None = None,
     now_s: float = 0.0,
     settings: PlannerSettings | None = None,
+    *,
+    policy: ChosenPolicy = PROPORTIONAL,
 ) -> Plan:
-    """One turn of thought under the proportional policy."""
+    """One turn of thought, under the proportional policy unless told otherwise."""
     return plan(
         host,
         wishes or Wishes(),
         beliefs or Beliefs(),
         now_s,
-        PROPORTIONAL,
+        policy,
         settings=settings or PlannerSettings(),
     )
 

@@ -159,6 +159,10 @@ def _diagnostics(report: CycleReport) -> Iterator[str]:
         f"{format_kib(host.slush_kib)} kept free, {format_kib(host.reserved_kib)} reserved, "
         f"of {format_kib(host.total_kib)}"
     )
+    memory = report.stance.beliefs.policy
+    if memory.trouble:
+        instead = "XCP's rule decides for now" if memory.is_set_aside else "its last good plan stays"
+        yield f"policy {report.stance.policy.name}: {memory.trouble}; {instead}"
     for domain in host.domains:
         reason = report.reasons.get(domain.domid)
         yield (

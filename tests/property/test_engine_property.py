@@ -6,6 +6,7 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -23,8 +24,10 @@ from xcpmem.engine.model import (
     Wishes,
 )
 from xcpmem.engine.planner import BALANCE_TOLERANCE_KIB
+from xcpmem.engine.policies import POLICIES, find_policy
 from xcpmem.engine.policy import Claim
 from xcpmem.engine.proportional import share
+from xcpmem.engine.sample import Sample
 from xcpmem.errors import DomainsUncooperative
 
 if TYPE_CHECKING:
@@ -125,6 +128,20 @@ def domain_states(draw: st.DrawFn, domid: int) -> DomainState:
     )
 
 
+def heard(domain: DomainState) -> st.SearchStrategy[DomainState]:
+    """The same domain, with something to say of its memory or not."""
+    samples = st.none() | st.builds(
+        Sample,
+        seen_s=st.just(0.0),
+        period_s=st.sampled_from([1.0, 60.0]),
+        used_kib=sizes,
+        swapped_kib=sizes,
+        stall_us=st.none() | st.integers(0, 10**9),
+        is_censored=st.booleans(),
+    )
+    return samples.map(lambda sample: replace(domain, sample=sample))
+
+
 @st.composite
 def host_states(draw: st.DrawFn) -> HostState:
     """Any host, over-committed or not."""
@@ -208,12 +225,17 @@ def as_plain_host(host: HostState) -> PlainHost:
     return plain
 
 
+@pytest.mark.parametrize("name", POLICIES)
 @steadily
 @given(st.data(), host_states(), wishes_of_many())
 def test_every_action_of_every_plan_keeps_every_promise(
-    data: st.DataObject, host: HostState, wishes: Wishes
+    name: str, data: st.DataObject, host: HostState, wishes: Wishes
 ) -> None:
-    plan = planned(host, wishes, data.draw(beliefs_about(host)))
+    if name != "proportional":
+        host = replace(host, domains=tuple(data.draw(heard(domain)) for domain in host.domains))
+    beliefs = data.draw(beliefs_about(host))
+    plan = planned(host, wishes, beliefs, policy=find_policy(name))
+    assert plan.beliefs.policy.trouble == ""
     checked = as_plain_host(host)
     for action in plan.actions:
         checked.apply(action)

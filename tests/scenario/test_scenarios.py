@@ -11,8 +11,9 @@ from itertools import pairwise
 import pytest
 
 from tests.scenario.runs import FILES, answer, call, guest, overshoot_kib, scenario, target_writes
-from xcpmem.script import Shutdown
+from xcpmem.script import ScriptCall, SetPolicy, Shutdown
 from xcpmem.simulation import Simulation
+from xcpmem.specs import BalloonSpec
 from xcpmem.units import mib_to_kib
 
 
@@ -183,3 +184,37 @@ def test_a_guest_that_is_later_than_patience_gets_its_share_and_nobody_swings() 
     result = answer("late_beyond_patience")
     assert result["totals"]["settled_at_s"] <= 30
     assert near(guest(result, 1)["actual_kib"], guest(result, 2)["actual_kib"])
+
+
+def test_under_pressure_a_hog_is_served_from_an_idle_guest_and_gives_back_later() -> None:
+    result, file = answer("hog_and_idle"), scenario("hog_and_idle")
+    shared = Simulation(replace(file, policy="proportional")).run()
+    assert result["totals"]["stall_s"] * 2 <= shared["totals"]["stall_s"]
+    hog_kib = [target for at_s, domid, target in target_writes(result) if domid == 1 and 60 < at_s < 360]
+    assert max(hog_kib) >= mib_to_kib(2560)
+    assert guest(result, 1)["target_kib"] < mib_to_kib(2560)
+    assert guest(result, 2)["target_kib"] > mib_to_kib(1536)
+
+
+@pytest.mark.parametrize("policy", ["pressure", "shares"])
+def test_a_silent_guest_keeps_its_proportional_share_whatever_the_others_say(policy: str) -> None:
+    simulation = Simulation(replace(scenario("hog_and_idle"), policy=policy), trace=True)
+    result = simulation.run()
+    assert simulation.broken == []
+    margin_kib = len(result["final"]["guests"]) * BalloonSpec().inaccuracy_kib
+    written = {target for _, domid, target in target_writes(result) if domid == 3}
+    assert written <= {(mib_to_kib(6144) - margin_kib) // 3}
+
+
+def test_policy_and_its_parameters_can_change_in_the_middle_of_a_run() -> None:
+    file = scenario("hog_and_idle")
+    script = (
+        ScriptCall(10.0, SetPolicy(name="shares", parameters={"idle_tax_percent": 60})),
+        ScriptCall(20.0, SetPolicy(name="shares", parameters={"idle_tax_percent": 100})),
+    )
+    simulation = Simulation(replace(file, policy="proportional", script=script), trace=True)
+    result = simulation.run()
+    assert simulation.broken == []
+    assert call(result, 0)["ok"]
+    assert call(result, 1)["error"] == ["INVALID_VALUE", "idle_tax_percent", "100"]
+    assert min(at_s for at_s, *_ in target_writes(result)) >= 10.0

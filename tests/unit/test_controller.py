@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
 
 from xcpmem.controller import Controller
+from xcpmem.engine.belief import Caution
+from xcpmem.engine.containment import FAILURES_MOST
 from xcpmem.engine.model import DynamicRange, RecordReservation, Reservation, SetMaxmem, SetTarget
+from xcpmem.engine.parameters import Parameters
+from xcpmem.engine.policies import POLICIES, find_policy
+from xcpmem.engine.policy import ChosenPolicy
+from xcpmem.engine.proportional import Proportional, ProportionalParameters
 from xcpmem.errors import (
     ConnectionLost,
     DomainsUncooperative,
@@ -20,6 +27,7 @@ from xcpmem.errors import (
     UnknownReservation,
 )
 from xcpmem.scenario import Scenario
+from xcpmem.shadows import Shadows
 from xcpmem.specs import MICROSECONDS_PER_SECOND, BalloonSpec, GuestSpec, HostSpec
 from xcpmem.troubles import LEFT_ALONE_S
 from xcpmem.units import kib_to_bytes, mib_to_kib
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from xcpmem.engine.model import Action
+    from xcpmem.engine.policy import Division, Snapshot, State
     from xcpmem.report import CycleReport
     from xcpmem.xen.driver import Look
 
@@ -66,13 +75,18 @@ class BrokenDriver(VirtualDriver):
 
 @asynccontextmanager
 async def ring(
-    host: SimHost, driver: VirtualDriver | None = None, *, is_owner: Callable[[str], bool] = lambda _: True
+    host: SimHost,
+    driver: VirtualDriver | None = None,
+    *,
+    is_owner: Callable[[str], bool] = lambda _: True,
+    shadows: Shadows | None = None,
 ) -> AsyncIterator[Controller]:
     controller = Controller(
         driver or VirtualDriver(host),
         clock=lambda: host.now_us / MICROSECONDS_PER_SECOND,
         wall=lambda: host.now_us / MICROSECONDS_PER_SECOND,
         is_owner=is_owner,
+        shadows=shadows,
     )
     task = asyncio.create_task(controller.run())
     try:
@@ -375,3 +389,70 @@ async def test_settling_takes_no_older_look_for_an_answer() -> None:
         before = await settled(controller)
         after = await settled(controller)
         assert after.number > before.number
+
+
+@dataclass
+class Erring:
+    """XCP's rule under another name, until it is told to err."""
+
+    errs: bool = False
+    name: str = "erring"
+    about: str = "for tests"
+    parameters: type[Parameters] = Parameters
+
+    def plan(self, snapshot: Snapshot, state: State, _: Parameters) -> tuple[Division, State]:
+        if self.errs:
+            raise ZeroDivisionError("so it goes")
+        return Proportional().plan(snapshot, state, ProportionalParameters())
+
+
+async def test_policy_that_errs_is_contained_told_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    host, policy = host_of(guest(1), guest(2)), Erring()
+    async with ring(host) as controller:
+        controller.choose_policy(ChosenPolicy(policy, Parameters()))
+        report = before = await settled(controller)
+        policy.errs = True
+        for failures in range(1, FAILURES_MOST + 1):
+            controller.wake()
+            later = await controller.next_report(report.number, 60)
+            assert later is not None
+            report = later
+            memory = report.stance.beliefs.policy
+            assert memory.failures_total == failures
+            assert report.actions == ()
+        assert memory.is_set_aside
+        assert memory.trouble == "ZeroDivisionError: so it goes"
+        assert report.look.host.domains == before.look.host.domains
+        assert (await controller.reserve(owner="me", min_kib=GIB, max_kib=GIB)).size_kib == GIB
+    assert "policy erring erred, its last good plan stays: ZeroDivisionError: so it goes" in caplog.text
+    assert "policy erring is set aside, XCP's rule decides for now" in caplog.text
+
+
+async def test_policy_is_changed_between_two_turns() -> None:
+    host = host_of(guest(1), guest(2))
+    async with ring(host) as controller:
+        first = await settled(controller)
+        controller.choose_policy(find_policy("shares"))
+        second = await controller.next_report(first.number, 60)
+        assert second is not None
+        assert (first.stance.policy.name, second.stance.policy.name) == ("proportional", "shares")
+
+
+async def test_weight_counts_from_the_next_turn_on() -> None:
+    host = host_of(guest(1), guest(2), free_kib=SLUSH)
+    async with ring(host) as controller:
+        controller.choose_policy(find_policy("shares"))
+        await controller.reserve(owner="me", min_kib=2 * GIB, max_kib=2 * GIB)
+        controller.set_weight(host.guests[1].uuid, 3000)
+        await settled(controller)
+        held = [host.guests[domid].actual_kib / GIB for domid in (1, 2)]
+        assert held == pytest.approx([2.5, 1.5], abs=0.01)
+
+
+async def test_reports_tell_what_the_other_policies_would_do() -> None:
+    host = host_of(guest(1), guest(2))
+    shadows = Shadows(POLICIES, Caution(), lambda: host.now_us / MICROSECONDS_PER_SECOND)
+    async with ring(host, shadows=shadows) as controller:
+        report = await settled(controller)
+        assert set(report.shadows) == {"shares", "pressure"}
+        assert report.shadows["shares"].targets_kib.keys() == {1, 2}

@@ -13,6 +13,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from xcpmem import __version__
+from xcpmem.engine.belief import Beliefs
+from xcpmem.engine.containment import PolicyMemory
 from xcpmem.engine.model import (
     BalloonState,
     DomainState,
@@ -24,6 +26,7 @@ from xcpmem.engine.model import (
 )
 from xcpmem.engine.reasons import Motive, Reason
 from xcpmem.engine.sample import Sample
+from xcpmem.engine.shadow import ShadowPlan
 from xcpmem.errors import DomainVanished, DriverTimeout
 from xcpmem.metrics import Metrics, Sources
 from xcpmem.report import CycleReport, Failure
@@ -362,3 +365,24 @@ def test_scrape_works_whatever_a_vm_is_called(name_label: str) -> None:
         body, _ = metrics.render(accept)
         found = {family.name: family for family in parse(body.decode())}
         assert found["xcpmem_domain_info"].samples[0].labels["name_label"] == encodable
+
+
+def test_policies_that_are_not_in_force_show_what_they_would_do(metrics: Metrics) -> None:
+    shadows = {"shares": ShadowPlan({3: 2_000, 9: 1}), "pressure": ShadowPlan({3: 1_500, 4: 500})}
+    metrics.observe_cycle(replace(REPORT, shadows=shadows))
+    would = {name: value for name, value in values(metrics).items() if "shadow" in name}
+    assert would == {
+        f"xcpmem_shadow_target_bytes domid=3 policy=shares vm_uuid={UUID_3}": 2_048_000,
+        f"xcpmem_shadow_target_bytes domid=3 policy=pressure vm_uuid={UUID_3}": 1_536_000,
+        f"xcpmem_shadow_target_bytes domid=4 policy=pressure vm_uuid={UUID_4}": 512_000,
+    }
+
+
+def test_troubles_and_regrets_of_policies_are_counted(metrics: Metrics) -> None:
+    memory = PolicyMemory(failures=3, failures_total=5, trouble="it broke", aside_until_s=60.0)
+    stance = replace(REPORT.stance, beliefs=Beliefs(regrets=2, policy=memory))
+    metrics.observe_cycle(replace(REPORT, stance=stance))
+    shown = values(metrics)
+    assert shown["xcpmem_policy_failures_total"] == 5
+    assert shown["xcpmem_policy_regrets_total"] == 2
+    assert shown["xcpmem_policy_set_aside"] == 1
