@@ -242,7 +242,7 @@ async def _assemble(
         boot_memory_file=settings.boot_memory_file if settings.driver is DriverKind.XEN else None,
         epoch=_identity(settings).boot_id,
     )
-    feed, timeline = _dashboard(settings, controller, service)
+    feed, timeline = _dashboard(settings, controller, service, sessions)
     gate = ReadGate(sessions, read_token(settings.read_token_file))
     app = make_app(
         dispatcher,
@@ -263,13 +263,21 @@ async def _assemble(
     return _Parts(host, controller, service, tasks, events, server, metrics, feed, dropin)
 
 
-def _dashboard(settings: Settings, controller: Controller, service: Service) -> tuple[StateFeed, Timeline]:
+def _dashboard(
+    settings: Settings, controller: Controller, service: Service, sessions: Sessions
+) -> tuple[StateFeed, Timeline]:
     """Build what the dashboard reads."""
+
+    def name_owner(owner: str) -> str:
+        session = sessions.find_by_uuid(owner)
+        return owner if session is None else session.originator or session.uname
+
     sources = StateSources(
         report=lambda: controller.report,
         vms=service.vms,
         host=service.host,
         policy=lambda: service.policies.current.name,
+        name_owner=name_owner,
         driver=settings.driver.value,
         looks_every_s=settings.safety_look_s,
     )

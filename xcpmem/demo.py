@@ -78,7 +78,7 @@ def _relative(path: Path) -> str:
 _GREETING: Final = """\
 xcpmem on a simulated host with six guests whose load moves
 {note}
-  where     {url}  (metrics below /metrics)
+  where     {url}  (the dashboard; metrics below /metrics)
   user      root, password in {password}; none is needed on the Unix socket
 
 In another terminal:

@@ -70,6 +70,7 @@ class World:
                 vms=lambda: self.vms,
                 host=lambda: FACTS,
                 policy=lambda: "proportional",
+                name_owner=str.upper,
                 driver="simulated",
                 looks_every_s=30.0,
             )
@@ -194,6 +195,7 @@ async def test_request_is_told_with_what_it_waits_for() -> None:
     assert request == {
         "id": "r1",
         "owner": "owner",
+        "owner_name": "OWNER",
         "vm_uuid": None,
         "min_bytes": mib_to_bytes(400),
         "max_bytes": mib_to_bytes(800),

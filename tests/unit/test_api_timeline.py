@@ -67,9 +67,9 @@ def test_there_is_nothing_before_the_first_look() -> None:
 
 
 def test_host_is_told_by_slots_of_which_the_last_report_counts() -> None:
-    timeline = a_timeline(*(a_report(at_s, holding(mib)) for at_s, mib in ((0, 1500), (9, 1400), (10, 1300))))
+    timeline = a_timeline(*(a_report(at_s, holding(mib)) for at_s, mib in ((0, 1500), (9, 1400), (12, 1300))))
     document = told(timeline)
-    assert document["times_s"] == [EPOCH_S, EPOCH_S + SLOT_S]
+    assert document["times_s"] == [EPOCH_S, EPOCH_S + 12]
     assert document["held_bytes"] == [mib_to_bytes(1400), mib_to_bytes(1300)]
     assert document["target_bytes"] == [mib_to_bytes(1000)] * 2
     assert document["free_bytes"] == [mib_to_bytes(100)] * 2
@@ -142,12 +142,12 @@ def test_what_stays_the_same_takes_no_room() -> None:
 
 def test_change_of_a_target_is_told_once_for_a_slot_with_its_reason() -> None:
     timeline = a_timeline(
-        a_report(10, holding(1500), actions=(SetMaxmem(1, 1), SetTarget(1, 900 * MIB))),
+        a_report(12, holding(1500), actions=(SetMaxmem(1, 1), SetTarget(1, 900 * MIB))),
         a_report(14, holding(1500), actions=(SetTarget(1, 800 * MIB),)),
     )
     assert told(timeline)["decisions"] == [
         {
-            "time_s": EPOCH_S + 10,
+            "time_s": EPOCH_S + 12,
             "targets": [
                 {
                     "vm_uuid": uuid_of(1),

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import re
 import socket
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import ClientSession
+from yarl import URL
 
 from tests.apistack import GIB, PASSWORD, listening, running_stack
 from xcpmem.api.gates import ReadGate
@@ -25,7 +28,6 @@ from xcpmem.api.timeline import Timeline
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
     from aiohttp import ClientResponse
 
@@ -51,6 +53,7 @@ async def dashboard(
             vms=stack.service.vms,
             host=stack.service.host,
             policy=lambda: "proportional",
+            name_owner=str,
             driver="simulated",
             looks_every_s=30.0,
         )
@@ -192,3 +195,88 @@ async def test_closing_the_feed_ends_streams(tmp_path: Path) -> None:
         feed.close()
         rest = await answer.content.read()
     assert re.fullmatch(rb"(event: \w+\ndata: .*\n\n)*", rest)
+
+
+FILES = Path(__file__).parents[2] / "xcpmem/api/page"
+
+
+async def test_page_and_all_that_it_names_are_served_to_anybody(tmp_path: Path) -> None:
+    async with dashboard(tmp_path, from_afar=True) as (_, _, client):
+        async with client.get("/") as answer:
+            assert (answer.status, answer.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+            page = await answer.text()
+        named = re.findall(r'(?:src|href)="(page/[^"]+)"', page)
+        named += [
+            f"page/{name}"
+            for script in FILES.glob("*.js")
+            for name in re.findall(r'from "\./([^"]+)"', script.read_text(encoding="utf-8"))
+        ]
+        assert {"page/app.js", "page/style.css", "page/feed.js", "page/vendor/uPlot.iife.min.js"} <= set(
+            named
+        )
+        for path in set(named):
+            async with client.get(f"/{path}") as answer:
+                assert (answer.status, await answer.read()) == (200, (FILES.parent / path).read_bytes())
+
+
+async def test_files_allow_nothing_but_themselves(tmp_path: Path) -> None:
+    async with dashboard(tmp_path) as (_, _, client), client.get("/") as answer:
+        policy = dict(part.split(" ", 1) for part in answer.headers["Content-Security-Policy"].split("; "))
+    assert policy.pop("require-trusted-types-for") == "'script'"
+    assert {name: value for name, value in policy.items() if value != "'none'"} == {
+        "script-src": "'self'",
+        "style-src": "'self'",
+        "img-src": "'self'",
+        "connect-src": "'self'",
+    }
+    assert {"default-src", "base-uri", "form-action", "frame-ancestors"} <= policy.keys()
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Referrer-Policy"] == "no-referrer"
+
+
+async def test_file_that_the_browser_has_is_not_sent_again(tmp_path: Path) -> None:
+    async with dashboard(tmp_path) as (_, _, client):
+        async with client.get("/page/app.js") as answer:
+            tag = answer.headers["ETag"]
+        async with client.get("/page/app.js", headers={"If-None-Match": tag}) as answer:
+            assert (answer.status, await answer.read()) == (304, b"")
+
+
+async def test_no_other_file_can_be_had(tmp_path: Path) -> None:
+    async with dashboard(tmp_path) as (_, _, client):
+        for path in (
+            "/page/",
+            "/page/pages.py",
+            "/page/../pages.py",
+            "/page/%2e%2e/pages.py",
+            "/page/index.html",
+        ):
+            async with client.get(URL(str(client._base_url) + path, encoded=True)) as answer:
+                assert answer.status == 403, path
+        async with client.post("/", data=b"junk") as answer:
+            assert answer.status == 500
+        async with client.head("/") as answer:
+            assert answer.status == 501
+
+
+def test_page_has_no_script_or_style_of_its_own_and_names_nobody_else() -> None:
+    sources = [path for path in FILES.iterdir() if path.is_file()]
+    assert len(sources) > 10
+    for path in sources:
+        text = path.read_text(encoding="utf-8")
+        urls = set(re.findall(r"https?://[^\s\"'<>)]+", text))
+        assert urls <= {"http://www.w3.org/2000/svg"}, path
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", text), path
+        if path.suffix == ".html":
+            assert not re.search(r"<style|\bstyle=|\bon\w+=|<script>", text)
+
+
+def test_vendored_files_are_the_released_ones() -> None:
+    vendor = FILES / "vendor"
+    lines = (vendor / "SHA256SUMS").read_text(encoding="ascii").splitlines()
+    sums = {name: digest for digest, name in (line.split("  ") for line in lines)}
+    kept = {path.name for path in vendor.iterdir()} - {"SHA256SUMS", "README.md"}
+    assert sums.keys() == kept
+    found = {name: hashlib.sha256((vendor / name).read_bytes()).hexdigest() for name in kept}
+    assert found == sums
+    assert "MIT" in (vendor / "uPlot.LICENSE").read_text(encoding="utf-8")

@@ -40,6 +40,7 @@ class StateSources:
         vms: the VM records by uuid.
         host: the host's record.
         policy: name of the policy that divides the memory.
+        name_owner: names the owner of a reservation for people: who is logged in there.
         driver: ``simulated`` or ``xen``.
         looks_every_s: the longest time without a look, seconds; data twice as old is not to be trusted.
     """
@@ -48,6 +49,7 @@ class StateSources:
     vms: Callable[[], Mapping[str, Vm]]
     host: Callable[[], HostFacts]
     policy: Callable[[], str]
+    name_owner: Callable[[str], str]
     driver: str
     looks_every_s: float
 
@@ -140,8 +142,8 @@ class StateWriter:
                 **(_tell_memory(report.look.host) if report else {}),
             },
             "ring": _tell_ring(report, sources.looks_every_s),
-            "requests": tell_requests(report, now_s) if report else [],
-            "reservations": tell_reservations(report) if report else [],
+            "requests": tell_requests(report, sources.name_owner, now_s) if report else [],
+            "reservations": tell_reservations(report, sources.name_owner) if report else [],
         }
 
 

@@ -78,9 +78,10 @@ class _Steps:
 
 @dataclass(slots=True)
 class _Decisions:
-    """What was decided in one slot."""
+    """What was decided in one slot, and when that began, on the monotonic clock."""
 
     slot: int
+    at_s: float
     targets: dict[str, tuple[int, int, str]] = field(default_factory=dict)
     untold: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
@@ -133,10 +134,11 @@ class Timeline:
         steps = self._host if vm_uuid is None else self._vms.get(vm_uuid) or _Steps(len(_VM_COLUMNS))
         names = _HOST_COLUMNS if vm_uuid is None else _VM_COLUMNS
         offset_s = report.time_s - report.monotonic_s
+        begun_s = [round(slot * SLOT_S + offset_s, 1) for slot in range(first, last)]
         figures = zip(names, steps.columns(first, last), strict=True)
         return _encode(
             slot_s=SLOT_S,
-            times_s=[round(slot * SLOT_S + offset_s, 1) for slot in range(first, last + 1)],
+            times_s=[*begun_s, round(report.time_s, 1)],
             decisions=[
                 told
                 for each in self._decisions
@@ -178,7 +180,7 @@ class Timeline:
         if not report.actions:
             return
         if not self._decisions or self._decisions[-1].slot != slot:
-            self._decisions.append(_Decisions(slot))
+            self._decisions.append(_Decisions(slot, report.monotonic_s))
         decisions = self._decisions[-1]
         domains = {domain.domid: domain for domain in report.look.host.domains}
         for action in report.actions:
@@ -206,7 +208,7 @@ class Timeline:
         if not (chosen or notes or untold):
             return None
         return {
-            "time_s": round(decisions.slot * SLOT_S + offset_s, 1),
+            "time_s": round(decisions.at_s + offset_s, 1),
             "targets": [
                 {
                     "vm_uuid": uuid,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from xcpmem.units import format_kib, kib_to_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from xcpmem.engine.model import DomainState, HostState, MemoryRequest, Reservation
     from xcpmem.report import CycleReport
@@ -16,25 +16,45 @@ _TOLD: Final = 20
 """So many givers are named; a thousand may give."""
 
 
-def tell_requests(report: CycleReport, now_s: float) -> list[dict[str, object]]:
+class _Giver(NamedTuple):
+    """A domain that has yet to give back what it was asked for."""
+
+    domid: int
+    uuid: str
+    owed_kib: int
+
+
+def tell_requests(
+    report: CycleReport, name_owner: Callable[[str], str], now_s: float
+) -> list[dict[str, object]]:
     """Tell of the requests that wait, in the order in which they are served.
 
     Args:
         report: the latest turn.
+        name_owner: names an owner for people.
         now_s: Unix time, seconds.
     """
-    host = report.look.host
-    givers = [domain for domain in host.domains if domain.actual_kib > domain.target_kib]
-    return [_tell_request(request, report, givers, now_s) for request in report.pending]
+    givers = [
+        _Giver(domain.domid, domain.uuid, domain.actual_kib - reason.target_kib)
+        for domain in report.look.host.domains
+        if (reason := report.reasons.get(domain.domid)) is not None
+        if domain.actual_kib > reason.target_kib
+    ]
+    return [_tell_request(request, report, givers, name_owner, now_s) for request in report.pending]
 
 
 def _tell_request(
-    request: MemoryRequest, report: CycleReport, givers: Sequence[DomainState], now_s: float
+    request: MemoryRequest,
+    report: CycleReport,
+    givers: Sequence[_Giver],
+    name_owner: Callable[[str], str],
+    now_s: float,
 ) -> dict[str, object]:
     ends_at_s = report.time_s + request.deadline_s - report.monotonic_s
     return {
         "id": request.request_id,
         "owner": request.owner,
+        "owner_name": name_owner(request.owner),
         "vm_uuid": request.vm_uuid or None,
         "min_bytes": kib_to_bytes(request.min_kib),
         "max_bytes": kib_to_bytes(request.max_kib),
@@ -44,22 +64,23 @@ def _tell_request(
     }
 
 
-def _waits_for(host: HostState, givers: Sequence[DomainState]) -> str:
+def _waits_for(host: HostState, givers: Sequence[_Giver]) -> str:
     free = f"{format_kib(max(0, host.spare_kib))} is free and promised to nobody"
     if not givers:
         return f"for the next turn: {free}"
-    owed_kib = sum(giver.actual_kib - giver.target_kib for giver in givers)
+    owed_kib = sum(giver.owed_kib for giver in givers)
     who = f"domain {givers[0].domid} gives" if len(givers) == 1 else f"{len(givers)} domains give"
     return f"until {who} back {format_kib(owed_kib)}: {free}"
 
 
-def tell_reservations(report: CycleReport) -> list[dict[str, object]]:
-    """Tell of the memory that is set aside."""
+def tell_reservations(report: CycleReport, name_owner: Callable[[str], str]) -> list[dict[str, object]]:
+    """Tell of the memory that is set aside; ``name_owner`` names an owner for people."""
     domains = report.look.host.domains
     return [
         {
             "id": reservation.reservation_id,
             "owner": reservation.owner,
+            "owner_name": name_owner(reservation.owner),
             "vm_uuid": reservation.vm_uuid or None,
             "domid": reservation.domid,
             "size_bytes": kib_to_bytes(reservation.size_kib),
