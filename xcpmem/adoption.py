@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from xcpmem.engine.model import Lifecycle, SetTarget
 from xcpmem.errors import HostError
 from xcpmem.units import bytes_to_kib_floor, format_kib, kib_to_bytes
-from xcpmem.vm import Live, Vm
+from xcpmem.vm import Built, Live, Vm
 
 if TYPE_CHECKING:
     import asyncio
@@ -131,6 +131,7 @@ class Adoption:
                 memory_actual=kib_to_bytes(domain.actual_kib),
                 start_time_s=report.time_s if before is None or came else before.start_time_s,
                 uncooperative=domain.uncooperative,
+                built=self._built(uuid, came=came),
             )
             self._ledger.overlay(uuid, live)
             if domain.lifecycle is not Lifecycle.BUILDING:
@@ -150,6 +151,14 @@ class Adoption:
         """Whether nothing that was wished for a VM's range still waits for the ring."""
         sight = self._sights.get(uuid)
         return sight is None or sight.asked_at_s is None
+
+    def _built(self, uuid: str, *, came: bool) -> Built | None:
+        """Say what a VM's domain was built as: what its record said when it came, or when it was made."""
+        vm = self._ledger.vms.get(uuid)
+        if vm is None:
+            return None
+        is_new = came or not self._ledger.is_stored(uuid)
+        return vm.with_live(None, version=0).as_built if is_new else vm.built
 
     def _know(self, domain: DomainState, description: DomainDescription | None) -> None:
         """Have a record of the domain's VM; until it is stored, it follows what is seen."""

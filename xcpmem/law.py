@@ -131,11 +131,6 @@ def domain_type_for(boot_policy: str) -> str:
     return "hvm" if boot_policy else "pv"
 
 
-def uses_nested_virt(vm: Vm) -> bool:
-    """Tell whether a VM may run VMs itself, which forbids ballooning."""
-    return vm.platform.get("nested-virt") in {"true", "1"}
-
-
 def check_operation(vm: Vm, operation: Operation) -> None:
     """Refuse an operation that the VM's state, kind or administrator forbids.
 
@@ -163,7 +158,7 @@ def check_operation(vm: Vm, operation: Operation) -> None:
         raise VmIsSnapshot(vm.ref, operation.printed or operation.name)
     if operation is PROVISION and not vm.is_a_template:
         raise OnlyTemplates
-    if operation.balloons and uses_nested_virt(vm):
+    if operation.balloons and vm.uses_nested_virt:
         raise VmUsesNestedVirt(vm.ref)
     if vm.is_control_domain and not operation.control_states:
         raise OperationNotAllowed(_NOT_ON_CONTROL_DOMAINS)
@@ -200,7 +195,7 @@ class VmLaw:
         Raises:
             ConstraintMaxPin: it has nested virtualisation and is not pinned.
         """
-        if uses_nested_virt(vm) and not force:
+        if vm.uses_nested_virt and not force:
             check_limits(vm.limits, pinned_because="nested virt")
         return self.with_overhead(vm)
 
@@ -285,7 +280,7 @@ class VmLaw:
         """
         check_operation(vm, CHANGING_SHADOW_MEMORY_LIVE)
         self._check_multiplier(vm, multiplier)
-        if vm.domain_type == "pv":
+        if vm.as_built.domain_type == "pv":
             return vm
         wanted_mib = replace(vm.shape, shadow_multiplier=multiplier).shadow_mib
         needed = mib_to_bytes(wanted_mib - vm.shape.shadow_mib)
@@ -345,7 +340,7 @@ class VmLaw:
             pinned_because = "DMC disabled"
         elif vm.is_control_domain:
             pinned_because = "control domain"
-        elif uses_nested_virt(vm):
+        elif vm.uses_nested_virt:
             pinned_because = "nested virt"
         check_limits(limits, pinned_because=pinned_because)
 

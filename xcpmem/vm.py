@@ -30,12 +30,27 @@ INT64_MAX: Final = 2**63 - 1
 _LIVE_FIELDS: Final = frozenset(
     {
         *("memory_actual", "power_state", "domid", "start_time_s", "uncooperative", "version"),
-        "current_operations",
+        *("current_operations", "built"),
     }
 )
 
 _STARTS: Final = frozenset({"start", "start_on"})
 """XenAPI's operations that bring a VM to a host."""
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What a domain was built as; the VM's record may say something else by now, for its next start.
+
+    Args:
+        domain_type: one of XenAPI's.
+        vcpus: 1 or more.
+        nested_virt: whether VMs may run in it, which forbids ballooning.
+    """
+
+    domain_type: str
+    vcpus: int
+    nested_virt: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +64,7 @@ class Live:
         memory_actual: what it holds, bytes.
         start_time_s: Unix time at which this domain was first seen, seconds.
         uncooperative: whether it is flagged for other programs.
+        built: what it was built as; None where the record says it.
     """
 
     domid: int
@@ -57,6 +73,7 @@ class Live:
     memory_actual: int
     start_time_s: float = 0.0
     uncooperative: bool = False
+    built: Built | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +111,7 @@ class Vm:
         start_time_s: Unix time at which its present domain was first seen; 0: none.
         uncooperative: its domain does not follow its target.
         current_operations: what is being done to it: the operation by its task.
+        built: what its present domain was built as; None where that is what the record says.
         version: rises with every change of the object.
 
     Raises:
@@ -128,6 +146,7 @@ class Vm:
     start_time_s: float = 0.0
     uncooperative: bool = False
     current_operations: Mapping[str, str] = field(default_factory=dict)
+    built: Built | None = None
     version: int = 0
 
     def __post_init__(self) -> None:
@@ -174,6 +193,18 @@ class Vm:
         return VmShape(self.domain_type, self.memory_static_max, self.VCPUs_max, self.HVM_shadow_multiplier)
 
     @property
+    def uses_nested_virt(self) -> bool:
+        """Whether VMs may run in it, by its domain if there is one, or else by its record."""
+        if self.built is not None:
+            return self.built.nested_virt
+        return self.platform.get("nested-virt") in {"true", "1"}
+
+    @property
+    def as_built(self) -> Built:
+        """What its domain is, or the next one will be."""
+        return self.built or Built(self.domain_type, self.VCPUs_at_startup, self.uses_nested_virt)
+
+    @property
     def is_resident(self) -> bool:
         """Whether a domain of it exists on this host."""
         return self.domid >= 0
@@ -212,6 +243,7 @@ class Vm:
                 memory_actual=0,
                 start_time_s=0.0,
                 uncooperative=False,
+                built=None,
                 current_operations=current_operations,
                 version=version,
             )
@@ -223,6 +255,7 @@ class Vm:
             memory_actual=live.memory_actual,
             start_time_s=live.start_time_s,
             uncooperative=live.uncooperative,
+            built=live.built,
             current_operations=current_operations,
             version=version,
         )

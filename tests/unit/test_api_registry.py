@@ -345,3 +345,20 @@ async def test_what_was_made_and_written_is_there_after_a_restart(tmp_path: Path
         assert dict(await client("VM.get_record", kept)) == before
         assert gone not in await client("VM.get_all")
         assert await client("host.get_name_label", (await client("host.get_all"))[0]) == "renamed"
+
+
+async def test_running_vm_is_what_it_was_built_as_whatever_is_written_for_its_next_start(
+    client: Client,
+) -> None:
+    web1 = client.ref("web1")
+    metrics, overhead = await client("VM.get_metrics", web1), await client("VM.get_memory_overhead", web1)
+    before = dict(await client("VM_metrics.get_record", metrics))
+    await client("VM.set_domain_type", web1, "hvm")
+    await client("VM.set_platform", web1, {"nested-virt": "true"})
+    assert await client("VM.get_domain_type", web1) == "hvm"
+    assert await client("VM.get_memory_overhead", web1) == overhead
+    after = await client("VM_metrics.get_record", metrics)
+    same = {"current_domain_type", "hvm", "nested_virt", "VCPUs_number"}
+    assert {name: after[name] for name in same} == {name: before[name] for name in same}
+    await client("VM.set_memory_dynamic_range", web1, GIB, 2 * GIB)
+    assert await client("VM.get_memory_dynamic_max", web1) == 2 * GIB

@@ -38,7 +38,6 @@ from xcpmem.law import (
     START_ON,
     UNPAUSE,
     check_operation,
-    uses_nested_virt,
 )
 from xcpmem.refs import NULL_REF, opaque_ref
 
@@ -185,11 +184,11 @@ def vm_metrics_fields(vm: Vm) -> Fields:
     return {
         "uuid": metrics_uuid("VM_metrics", vm.uuid),
         "memory_actual": vm.memory_actual,
-        "VCPUs_number": vm.VCPUs_at_startup if vm.is_resident else 0,
+        "VCPUs_number": vm.as_built.vcpus if vm.is_resident else 0,
         "start_time": datetime.fromtimestamp(vm.start_time_s, UTC) if vm.is_resident else EPOCH,
-        "hvm": vm.is_resident and vm.domain_type == "hvm",
-        "nested_virt": vm.is_resident and uses_nested_virt(vm),
-        "current_domain_type": vm.domain_type if vm.is_resident else "unspecified",
+        "hvm": vm.is_resident and vm.as_built.domain_type == "hvm",
+        "nested_virt": vm.is_resident and vm.uses_nested_virt,
+        "current_domain_type": vm.as_built.domain_type if vm.is_resident else "unspecified",
     }
 
 
