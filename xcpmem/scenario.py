@@ -237,10 +237,11 @@ def _read_load(value: object, place: str) -> tuple[LoadPoint, ...]:
     points = []
     for row, where in _rows(value, place):
         match row:
-            case [at_s, wanted_kib]:
-                points.append(LoadPoint(_read_time(at_s, where), _read_size(wanted_kib, where)))
+            case [at_s, wanted_kib, *more] if len(more) <= 2:  # noqa: PLR2004  (cache and cold)
+                sizes_kib = [_read_size(size_kib, where) for size_kib in (wanted_kib, *more)]
+                points.append(LoadPoint(_read_time(at_s, where), *sizes_kib))
             case _:
-                raise ConfigError("", where, "must be [time, KiB]")
+                raise ConfigError("", where, "must be [time, KiB], or [time, KiB, cache KiB, cold KiB]")
     return tuple(points)
 
 

@@ -82,10 +82,19 @@ class AgentSpec:
 
 
 class LoadPoint(NamedTuple):
-    """From ``at_s`` on the guest's working set is ``wanted_kib``."""
+    """From ``at_s`` on the guest's working set is ``wanted_kib``.
+
+    Args:
+        at_s: seconds.
+        wanted_kib: memory that its programs touch all the time.
+        cache_kib: file pages that they read again and again.
+        cold_kib: memory that they touched once.
+    """
 
     at_s: float
     wanted_kib: int
+    cache_kib: int = 0
+    cold_kib: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -296,7 +296,7 @@ def need_of(name: str, claim: Claim) -> int:
     """What a guest needs, by the rule that each policy publishes."""
     if claim.sample is None or name == "proportional":
         return claim.max_kib
-    room = 1.25 if name == "shares" else 1.2
+    room = 1.25 if name == "shares" else 1.1
     more_kib = 0 if name == "shares" else 64 * MIB
     return min(int(claim.sample.used_kib * room) + more_kib, claim.max_kib)
 

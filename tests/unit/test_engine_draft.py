@@ -117,12 +117,12 @@ def test_growing_waits_when_nothing_is_spare() -> None:
 
 def test_growing_waits_for_a_portion_that_is_worth_a_write() -> None:
     domain = a_domain(0, 4000, 1000)
-    draft = Draft(a_host(domain, free_kib=249))
+    draft = Draft(a_host(domain, free_kib=124))
     draft.grow([(domain, 3000)], kept_kib=0)
     assert draft.actions == []
-    draft = Draft(a_host(domain, free_kib=250))
+    draft = Draft(a_host(domain, free_kib=125))
     draft.grow([(domain, 3000)], kept_kib=0)
-    assert draft.target_kib(domain) == 1250
+    assert draft.target_kib(domain) == 1125
 
 
 def test_growing_waits_until_a_domain_below_its_minimum_can_be_given_that() -> None:

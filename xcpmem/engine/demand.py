@@ -7,8 +7,9 @@ guest is not probed to pieces.
 
 Formulas and constants are those of the peers' study, section 9.5, but for what its measurements left to be
 turned. A boost fades only while somebody lacks memory. A guest whose use begins to rise is expected to need
-what it needed before. A peak comes last, after what stalls ask for. Nobody is left without any cache. A guest
-that goes on saying that it uses all it is given, and knows of no stalls, is not believed for a while.
+what it needed before. A peak comes last, after what stalls ask for. Nobody is left without any cache. There
+is less room to grow, since what nobody needs stands in the guests as cache anyway. A guest that goes on
+saying that it uses all it is given, and knows of no stalls, is not believed for a while.
 ``tests/bench/POLICIES.md`` has the figures.
 """
 
@@ -35,8 +36,12 @@ class DemandParameters(Parameters):
 
     room_percent: Annotated[
         float, Parameter("more than a guest uses that it needs, percent", least=0, most=400)
-    ] = 20.0
+    ] = 6.0
     room_kib: Annotated[int, Parameter("... and so much more, KiB", least=0)] = mib_to_kib(64)
+    sure_room_percent: Annotated[
+        float,
+        Parameter("the same, of what nobody may take below its entitlement, percent", least=0, most=400),
+    ] = 10.0
     censored_room_percent: Annotated[
         float, Parameter("the same for a guest whose use may hide a need, percent", least=0, most=400)
     ] = 50.0
@@ -45,7 +50,7 @@ class DemandParameters(Parameters):
     ] = 30.0
     crest_s: Annotated[
         float, Parameter("the same for the peak that a guest whose use rises is expected to reach", least=1)
-    ] = 1800.0
+    ] = 7200.0
     rise_percent: Annotated[
         float, Parameter("using so much more of its memory than before is a rise, percent", least=0)
     ] = 5.0
@@ -166,6 +171,7 @@ class Needs(NamedTuple):
         room_kib: ... with room to grow.
         boost_kib: ... and what its stalls ask for.
         peak_kib: ... and what it may need again soon, as it did before.
+        crest_kib: ... and what it needed at some time: it is the first to get what nobody needs.
     """
 
     need_kib: int
@@ -173,6 +179,7 @@ class Needs(NamedTuple):
     room_kib: int
     boost_kib: int
     peak_kib: int
+    crest_kib: int
 
 
 def follow(
@@ -220,10 +227,13 @@ def needs_of(demand: Demand, claim: Claim, sample: Sample, parameters: DemandPar
     used_kib = demand.demand_kib
     room_kib = _with_room_kib(used_kib, sample, parameters)
     boost_kib = max(room_kib + demand.boost_kib, claim.regret_kib)
-    need_kib = boost_kib if parameters.boost_is_need and demand.boost_kib else room_kib
+    sure_kib = int(used_kib * (PERCENT + parameters.sure_room_percent) / PERCENT) + parameters.room_kib
+    need_kib = boost_kib if parameters.boost_is_need and demand.boost_kib else max(room_kib, sure_kib)
     is_rising = demand.seen_s < demand.rising_until_s
-    peak_kib = max(demand.peak_kib, demand.crest_kib if is_rising else 0) + parameters.room_kib
-    sizes_kib = (need_kib, used_kib + parameters.room_kib, room_kib, boost_kib, max(boost_kib, peak_kib))
+    crest_kib = demand.crest_kib + parameters.room_kib
+    peak_kib = max(boost_kib, crest_kib if is_rising else demand.peak_kib + parameters.room_kib)
+    crest_kib = max(peak_kib, crest_kib)
+    sizes_kib = (need_kib, used_kib + parameters.room_kib, room_kib, boost_kib, peak_kib, crest_kib)
     low_kib, high_kib = claim.low_kib, claim.high_kib
     return Needs(*(min(max(size, low_kib), high_kib) for size in sizes_kib))
 

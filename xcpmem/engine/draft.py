@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from xcpmem.engine.model import Action, DomainState, HostState, Reservation
 
-GROWTH_PORTIONS: Final = 16
+GROWTH_PORTIONS: Final = 32
 """While memory comes in, a growing guest gets it in portions of at least its range over this: each is a
 write, and less would not make it arrive sooner."""
 

@@ -32,7 +32,7 @@ class MovementParameters(Parameters):
         float, Parameter("... or for less than this part of its size, percent", least=0, most=100)
     ] = 1.0
     drift_s: Annotated[float, Parameter("between two steps of levelling, seconds", least=0.1)] = 10.0
-    drift_steps: Annotated[int, Parameter("each step goes the gap over this", least=1)] = 8
+    drift_steps: Annotated[int, Parameter("each step goes the gap over this", least=1)] = 4
     uneven_percent: Annotated[
         float, Parameter("levelling begins when somebody is further off than this, percent", least=0)
     ] = 15.0

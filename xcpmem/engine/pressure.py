@@ -2,9 +2,10 @@
 
 Everybody is first given what it needs, up to its entitlement under XCP's rule with weights: nobody who needs
 memory ever gets less than that. What is left goes to those who need more: first what they use, then room to
-grow, then what their stalls ask for. What nobody needs stays inside the guests as cache that can be dropped
-at memory speed, but for a reserve with which domains to come start at once. A silent guest has exactly its
-entitlement, and those that speak divide the rest. (The peers' study, section 9.5.)
+grow, then what their stalls ask for, then what they may need again soon. What nobody needs stays inside the
+guests as cache that can be dropped at memory speed, but for a reserve with which domains to come start at
+once: it goes first to those who hold less than their entitlement, then to those who needed more before. A
+silent guest has exactly its entitlement, and those that speak divide the rest. (The peers' study, 9.5.)
 
 Memory moves when it must, exactly as much as it must, and else slowly: see `xcpmem.engine.movement`.
 """
@@ -124,8 +125,21 @@ def ideal(
                 },
             )
         sizes_kib = caps_kib
+    left_kib = pool.size_kib - pool.reserve_kib
+    for caps_kib in (
+        {i: entitled_kib[i] for i in needs},
+        {i: need.crest_kib for i, need in needs.items()},
+    ):
+        sizes_kib = _poured(
+            left_kib,
+            {
+                i: Vessel(claims[i].min_kib, size, cap, _pull(claims[i], parameters), cap)
+                for i, size in sizes_kib.items()
+                for cap in (max(size, min(caps_kib[i], claims[i].high_kib)),)
+            },
+        )
     return _poured(
-        pool.size_kib - pool.reserve_kib,
+        left_kib,
         {
             i: Vessel(size, size, c.high_kib, c.weight * (c.high_kib - size), c.high_kib)
             for i, size in sizes_kib.items()
@@ -169,7 +183,8 @@ def _standing(
     claim: Claim, before: Mapping[str, int], need: Needs, entitled_kib: int, ideal_kib: int
 ) -> Standing:
     now_kib = min(max(before.get(claim.uuid, claim.target_kib), claim.low_kib), claim.high_kib)
-    return Standing(now_kib, min(need.need_kib, entitled_kib), need.peak_kib, ideal_kib)
+    floor_kib = min(need.need_kib, entitled_kib)
+    return Standing(now_kib, floor_kib, max(need.peak_kib, floor_kib), ideal_kib)
 
 
 def _note(

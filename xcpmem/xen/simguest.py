@@ -54,7 +54,7 @@ class SimGuest:
         self._credit = 0
         self.appetite = Appetite(
             [microseconds(point.at_s) for point in spec.load],
-            [Need(point.wanted_kib) for point in spec.load],
+            [Need(point.wanted_kib, point.cache_kib, point.cold_kib) for point in spec.load],
             now_us=now_us,
         )
         self.agent = SimAgent(spec.agent, now_us)

@@ -132,7 +132,7 @@ class Record:
         held_kib = 0
         for seat in seats:
             held_kib += seat.size_kib
-            lost_ppm = seat.comfort.lost_ppm
+            lost_ppm = (seat.lost_before_ppm + seat.comfort.lost_ppm) // 2
             seat.lost += lost_ppm * int(STEP_S * MILLION)
             course = self._course(seat)
             if now_s >= self.from_s:

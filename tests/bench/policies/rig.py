@@ -86,6 +86,7 @@ class Seat:
         self.need = Need(0)
         self.comfort = Comfort(0, 0)
         self.lost = 0
+        self.lost_before_ppm = 0
         self.sample: Sample | None = None
         self.agent: SimAgent | None = None
         self.is_pinned = False
@@ -194,6 +195,8 @@ class Rig:
             self._admit()
             self._hear()
             self._decide()
+            for seat in self.seats:
+                seat.lost_before_ppm = seat.comfort.lost_ppm
             self._move()
             record.note_step(self.now_s, self.seats, self.case)
             self.now_us += STEP_US
