@@ -169,6 +169,9 @@ async def _assemble(
     """Build the parts from the host upwards."""
     host = await open_host(settings)
     stack.push_async_callback(host.close)
+    if host.policy is not None and "policy" not in settings.origins:
+        origins = {"policy": settings.scenario}
+        policies = configure(host.policy, settings.policy_parameters or {}, policies.available, origins)
     caution = Caution(patience_s=settings.patience_s)
     controller = Controller(
         host.driver,

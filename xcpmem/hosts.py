@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.config import DriverKind
+from xcpmem.engine.policy import DEFAULT_WEIGHT, WEIGHTS
 from xcpmem.errors import DriverError
 from xcpmem.rivals import refuse_rivals
 from xcpmem.scenario import load_scenario
 from xcpmem.units import kib_to_bytes
 from xcpmem.vm import Vm
+from xcpmem.weights import WEIGHT_KEY
 from xcpmem.xen.hypervisor import open_hypervisor
 from xcpmem.xen.live import LiveDriver
 from xcpmem.xen.reservations import ReservationStore
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from xcpmem.config import Settings
     from xcpmem.scenario import Scenario
+    from xcpmem.specs import GuestSpec
     from xcpmem.xen.hypervisor import Hypervisor
     from xcpmem.xen.toolstack import Toolstack
 
@@ -50,6 +53,7 @@ class OpenHost:
         xenstore: for its counters.
         toolstack: starts and stops its VMs.
         definitions: VMs that the host's toolstack would know of.
+        policy: what the scenario says that memory is divided by; None: nothing says so.
         close: lets go of it, in the right order.
     """
 
@@ -58,6 +62,7 @@ class OpenHost:
     toolstack: Toolstack
     definitions: tuple[Vm, ...]
     close: Callable[[], Awaitable[None]]
+    policy: str | None = None
 
 
 async def open_host(settings: Settings) -> OpenHost:
@@ -84,7 +89,7 @@ async def open_host(settings: Settings) -> OpenHost:
             remote.close()
             await host.close()
 
-        return replace(host, close=hang_up)
+        return replace(host, close=hang_up, policy=scenario.policy)
     store = str(settings.state_dir / SIMULATED_STORE)
     simulated = SimulatedHost(scenario)
     await simulated.start(store)
@@ -100,7 +105,7 @@ async def open_host(settings: Settings) -> OpenHost:
         await host.close()
         await simulated.close()
 
-    return replace(host, close=close)
+    return replace(host, close=close, policy=scenario.policy)
 
 
 async def _connect(
@@ -161,6 +166,14 @@ def _definitions(scenario: Scenario) -> tuple[Vm, ...]:
             VCPUs_max=guest.vcpus,
             VCPUs_at_startup=guest.vcpus,
             domain_type=guest.domain_type.value,
+            other_config=_weight_of(guest),
         )
         for guest in scenario.guests
     )
+
+
+def _weight_of(guest: GuestSpec) -> dict[str, str]:
+    """Write a scenario's weight, of which 1 is usual, as an administrator writes it, bounded as theirs."""
+    if guest.weight == 1:
+        return {}
+    return {WEIGHT_KEY: str(min(guest.weight * DEFAULT_WEIGHT, WEIGHTS[1]))}

@@ -38,7 +38,8 @@ GUIDE = (DEPLOY / "README.md").read_text(encoding="utf-8")
 
 ALERTS = (
     *("XcpmemDown", "XcpmemCycleStale", "XcpmemHostMemoryLow", "XcpmemDomainStuck"),
-    *("XcpmemDomainPinnedAtMinimum", "XcpmemActionFailures", "XcpmemLoginFailures"),
+    *("XcpmemDomainPinnedAtMinimum", "XcpmemActionFailures", "XcpmemPolicySetAside"),
+    "XcpmemLoginFailures",
 )
 # Prometheus adds these itself: to all that it scrapes, and of alerts.
 PROMETHEUS_SERIES = {"up", "ALERTS"}
@@ -118,6 +119,7 @@ xcpmem_domain_info xcpmem_domain_balloon_stuck
 xcpmem_domain_memory_{actual,target,static_min,dynamic_min,dynamic_max,static_max,maxmem,guest_free}_bytes
 xcpmem_cycles_total xcpmem_cycle_duration_seconds_{bucket,sum,count}
 xcpmem_cycle_last_success_timestamp_seconds xcpmem_plan_actions_total xcpmem_action_failures_total
+xcpmem_policy_failures_total xcpmem_policy_regrets_total xcpmem_policy_set_aside
 xcpmem_rpc_requests_total xcpmem_rpc_request_duration_seconds_{bucket,sum,count}
 xcpmem_xenstore_reconnects_total xcpmem_xenstore_request_duration_seconds_{bucket,sum,count}
 """
@@ -131,7 +133,7 @@ def promised() -> Iterator[str]:
 
 
 def test_every_promised_series_is_there() -> None:
-    assert len(set(promised())) == 35
+    assert len(set(promised())) == 38
     assert set(promised()) <= registry().keys()
 
 

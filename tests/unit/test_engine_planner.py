@@ -36,7 +36,9 @@ from xcpmem.engine.model import (
 )
 from xcpmem.engine.parties import PROBE_KIB
 from xcpmem.engine.planner import LOOK_LATEST_S, LOOK_SOONEST_S, Plan, PlannerSettings
+from xcpmem.engine.policies import find_policy
 from xcpmem.engine.reasons import Motive
+from xcpmem.engine.sample import Sample
 from xcpmem.errors import DomainsUncooperative, NotEnoughMemory
 from xcpmem.units import kib_to_bytes
 
@@ -555,3 +557,32 @@ def test_request_is_not_refused_by_a_look_that_contradicts_what_is_known_of_othe
     assert (plan.actions, plan.verdicts, plan.stable) == ((), (), False)
     plan = planned(replace(doubtful, others_kib=None), wishes, settings=EXACT)
     assert targets_of(plan.actions) == {1: 1997 * MIB}
+
+
+def test_shrink_that_a_guest_regrets_is_undone_and_counted_under_a_policy_that_hears_it() -> None:
+    pressure = find_policy("pressure")
+
+    def seen(at_s: float, target_kib: int, stall_us: int) -> HostState:
+        hot = a_domain(0, 4000 * MIB, target_kib, domid=1)
+        idle = a_domain(0, 4000 * MIB, 4000 * MIB - target_kib, domid=2)
+        said = Sample(at_s, 10.0, 500 * MIB, stall_us=stall_us)
+        quiet = Sample(at_s, 10.0, 500 * MIB, stall_us=0)
+        return a_host(replace(hot, sample=said), replace(idle, sample=quiet))
+
+    beliefs = Beliefs()
+    for at_s, target_kib, stall_us in ((0.0, 3000, 0), (10.0, 3000, 0), (20.0, 1000, 0)):
+        beliefs = planned(
+            seen(at_s, target_kib * MIB, stall_us), beliefs=beliefs, now_s=at_s, policy=pressure
+        ).beliefs
+    assert beliefs.regrets == 0
+    plan = planned(seen(25.0, 1000 * MIB, 500_000), beliefs=beliefs, now_s=25.0, policy=pressure)
+    assert plan.beliefs.regrets == 1
+    assert plan.reasons[1].goal_kib >= 3000 * MIB
+    assert "since it stalled" in plan.reasons[1].text
+
+
+def test_policys_own_words_stand_in_the_reason() -> None:
+    said = Sample(0.0, 10.0, 1700 * MIB)
+    host = a_host(replace(a_domain(0, 4000 * MIB, 2000 * MIB, domid=1), sample=said), free_kib=1000 * MIB)
+    plan = planned(host, policy=find_policy("pressure"))
+    assert "needs 2.055 GiB (uses 1.66 GiB, 20 % room)" in plan.reasons[1].text

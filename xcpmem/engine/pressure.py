@@ -78,6 +78,8 @@ class Pressure:
         )
         for i, goal_kib in zip(needs, moved.goals_kib, strict=True):
             goals_kib[i] = goal_kib
+            if goal_kib < min(needs[i].need_kib, entitled_kib[i]):
+                raise AssertionError(f"{claims[i].uuid} is in need and would have less than its share")
         notes = {
             claim.domid: _note(demands[i], needs[i], goals_kib[i], entitled_kib[i], parameters)
             if i in needs
