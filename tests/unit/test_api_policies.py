@@ -47,7 +47,7 @@ async def test_next_turn_of_the_ring_divides_by_the_new_policy(stack: Stack) -> 
     assert report.stance.policy.name == "pressure"
     ref = stack.vm("web1").ref
     told = await stack.call("Memory.explain", session, ref)
-    assert "it gets 3 GiB: says nothing of its memory and has exactly its share." in str(told)
+    assert "it gets 3 GiB: it says nothing of its memory and has exactly its share." in str(told)
 
 
 async def test_bad_parameter_is_named_and_the_policy_stays(stack: Stack) -> None:

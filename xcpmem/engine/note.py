@@ -14,7 +14,8 @@ class Note(NamedTuple):
     """A sentence and the figures in it.
 
     Args:
-        template: words with the figures' names in braces, ``uses {used_kib}``; they follow "gets 2 GiB: ".
+        template: words with the figures' names in braces, ``uses {used_kib}``; what they follow is "it gets
+            2 GiB: it".
         figures: by name; those that end in ``_kib`` are written as sizes, those in ``_percent`` to one digit.
     """
 

@@ -119,6 +119,10 @@ def read_parameters(kind: type[_Made], given: Mapping[str, object]) -> _Made:
         if name not in known:
             raise InvalidValue(name, value)
         values[name] = _read(known[name], value)
+        try:
+            _check(known[name], values[name])
+        except InvalidValue as error:
+            raise InvalidValue(name, value) from error
     return kind(**values)
 
 

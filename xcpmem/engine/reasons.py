@@ -62,7 +62,7 @@ class Reason(NamedTuple):
         width = self.dynamic_range.max_kib - self.dynamic_range.min_kib
         percent = 100 * (self.goal_kib - self.dynamic_range.min_kib) / width if width else 0.0
         if self.note and self.motive in _POLICYS:
-            return f"gets {goal}: {self.note}"
+            return f"gets {goal}: it {self.note}"
         text = {
             Motive.SHARE: f"gets its share: {goal}, {percent:.1f} % of the way from {low} to {high}",
             Motive.ALL: f"gets dynamic-max {high}: there is enough for everyone",
