@@ -37,6 +37,11 @@ BOOTS: Final[Mapping[str, tuple[str, ...]]] = {
         "deaf_checks.guest_without_balloon_driver_is_worked_around",
         "start_checks.daemon_killed_at_five_moments_of_a_start",
     ),
+    "hardship": (
+        "hardship_checks.xenstored_cut_off_and_back_is_made_up_for",
+        "hardship_checks.guest_destroyed_during_a_request_is_no_loss_to_anybody",
+        "hardship_checks.guest_that_writes_garbage_into_every_key_it_may_harms_nobody",
+    ),
     "pressure": (
         "pressure_checks.guests_tell_what_they_need",
         "pressure_checks.hog_stalls_half_as_long_when_memory_follows_need",

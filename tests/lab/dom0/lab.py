@@ -54,11 +54,15 @@ class Lab:
     def client(self) -> Client:
         """A session with the daemon, which is started if it does not run."""
         if not self.daemon.is_running:
-            report.figure("daemon_start", self.daemon.start(), "s")
-            self._client = None
+            self.start_daemon()
         if self._client is None:
             self._client = self.new_client()
         return self._client
+
+    def start_daemon(self) -> None:
+        """Start the daemon, with whom nobody has a session yet."""
+        report.figure("daemon_start", self.daemon.start(), "s")
+        self._client = None
 
     def new_client(self) -> Client:
         """A session of its own, for another thread."""
