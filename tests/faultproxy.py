@@ -10,6 +10,7 @@ import asyncio
 import json
 from abc import ABC, abstractmethod
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES: Final = 1 << 16
 LINE_BYTES_MOST: Final = 1 << 24
+
+_END: Final = MessageType.TRANSACTION_END
+_DROP: Final = wire.join_strings(b"F")
 
 
 class _Proxy(ABC):
@@ -123,6 +127,7 @@ class StoreProxy(_Proxy):
         upstream: its socket.
         fault: asked before each request and each watch event is passed on; says how to fail it, None not to.
             A request that is refused, met with silence or hung up on never arrives; else its reply is spoilt.
+            (The end of a transaction that is refused arrives as a request to drop it, as xenstored does.)
     """
 
     def __init__(self, upstream: str, fault: Callable[[Message], Fault | None] | None = None) -> None:
@@ -134,6 +139,7 @@ class StoreProxy(_Proxy):
         self, reader: asyncio.StreamReader, up: asyncio.StreamWriter, down: asyncio.StreamWriter
     ) -> None:
         decoder = Decoder()
+        self._spoilt.clear()
         with suppress(WireError):
             while data := await reader.read(CHUNK_BYTES):
                 for message in decoder.feed(data):
@@ -143,6 +149,9 @@ class StoreProxy(_Proxy):
                         _write(up, wire.encode(message))
                     elif fault.misbehaviour is Misbehaviour.HANG_UP:
                         return
+                    elif fault.misbehaviour is Misbehaviour.REFUSE and message.type == _END:
+                        self._spoilt[message.request_id] = fault
+                        _write(up, wire.encode(replace(message, payload=_DROP)))
                     elif fault.misbehaviour is Misbehaviour.REFUSE:
                         self._send(down, wire.encode(refusal(message, fault.error)))
                     elif fault.misbehaviour is not Misbehaviour.SILENCE:
@@ -160,6 +169,8 @@ class StoreProxy(_Proxy):
                         continue
                 else:
                     fault = self._spoilt.pop(message.request_id, None)
+                if fault is not None and fault.misbehaviour is Misbehaviour.REFUSE:
+                    message = refusal(message, fault.error)  # noqa: PLW2901 -- told instead
                 self._send(down, fault.spoil(message) if fault is not None else wire.encode(message))
 
 

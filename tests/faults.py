@@ -2,7 +2,7 @@
 
 The test suite counts in outcomes. The seconds are for a recorded run::
 
-    python -m tests.faults [--rounds N] [--lasting SECONDS]
+    python -m tests.faults [FAULT...] [--rounds N] [--lasting SECONDS]
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from xcpmem.xen.storetree import Node, Tree
 from xcpmem.xen.wire import Message, MessageType
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from tests.faultyhost import End
     from xcpmem.report import CycleReport
@@ -388,12 +388,12 @@ TOLERANCE_KIB: Final = 1024
 """What the balancer itself leaves undone."""
 
 
-async def _record(rounds: int, lasting_s: float) -> bool:
+async def _record(titles: Sequence[str], rounds: int, lasting_s: float) -> bool:
     calm = (await _stories(CALM, 1, 0.0))[0]
     sys.stdout.write(f"{'undisturbed':45} {calm.healed_s:6.2f} s\n")
     good = True
-    for title, fault in FAULTS.items():
-        outcomes = await _stories(fault, rounds, lasting_s)
+    for title in titles or FAULTS:
+        outcomes = await _stories(FAULTS[title], rounds, lasting_s)
         worst_s, refusals = max(o.healed_s for o in outcomes), sum(o.refusals for o in outcomes)
         said = [word for outcome in outcomes for word in differences(outcome, calm)]
         good = good and not said and worst_s <= HEALED_WITHIN_S
@@ -418,8 +418,9 @@ def main() -> int:
     parser.add_argument(
         "--lasting", type=float, default=0.0, metavar="SECONDS", help="how long each goes on once it is felt"
     )
+    parser.add_argument("fault", nargs="*", help="those alone, by their titles; default: all")
     options = parser.parse_args()
-    return 0 if asyncio.run(_record(options.rounds, options.lasting)) else 1
+    return 0 if asyncio.run(_record(options.fault, options.rounds, options.lasting)) else 1
 
 
 if __name__ == "__main__":

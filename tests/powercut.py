@@ -2,9 +2,10 @@
 
 A disk keeps what was synced. Of what was written since, it may keep any sectors and lose the others, in any
 order. So every save is bracketed by copies of the files, and images are made that take each sector that
-differs from the older or the newer copy at random. Two facts of SQLite's write-ahead log are held to, since
-it syncs in that order: a page of the database is written only when the log that holds it is synced, and the
-log begins anew only when the database is. A recorded run::
+differs from the older or the newer copy at random. Three facts of SQLite's write-ahead log are held to, since
+it syncs in that order: a page of the database is written only when the log that holds it is synced; the log
+begins anew only when the database is; and then its new header is synced before anything behind it (without
+which this program finds damaged databases within some hundred cuts). A recorded run::
 
     python -m tests.powercut --saves 300 --images 40
 """
@@ -25,6 +26,7 @@ from typing import Final
 from xcpmem.store import FILE_NAME, Store
 
 SECTOR_BYTES: Final = 512
+LOG_HEADER_BYTES: Final = 32
 CHECKPOINT_PAGES: Final = 12
 """The log is copied back into the database this often, so that a short run has many of the risky moments."""
 
@@ -55,8 +57,18 @@ class Disk:
 def cut(before: Disk, after: Disk, rng: random.Random) -> Disk:
     """Lose the power somewhere between two moments that were both synced."""
     if rng.random() < 0.5:  # while the log is written: the database is still the old one
-        return Disk(before.database, _torn(before.log, after.log, rng))
+        return Disk(before.database, _torn_log(before.log, after.log, rng))
     return Disk(_torn(before.database, after.database, rng), after.log)
+
+
+def _torn_log(old: bytes, new: bytes, rng: random.Random) -> bytes:
+    """Tear the log; where it begins anew, its header comes first and alone."""
+    old_header, new_header = old[:LOG_HEADER_BYTES], new[:LOG_HEADER_BYTES]
+    if not old or old_header == new_header:
+        return _torn(old, new, rng)
+    if rng.random() < 0.2:
+        return rng.choice((old_header, new_header)) + old[LOG_HEADER_BYTES:]
+    return new_header + _torn(old, new, rng)[LOG_HEADER_BYTES:]
 
 
 def _torn(old: bytes, new: bytes, rng: random.Random) -> bytes:

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.api import cli_frames, codec, jsonrpc
+from xcpmem.api.cli_words import parse_words
+from xcpmem.api.filters import parse_filter
+from xcpmem.api.values import Record
 from xcpmem.config import parse_command_line
-from xcpmem.errors import ConfigError, WireError
+from xcpmem.errors import CommandError, ConfigError, InvalidValue, WireError, XcpmemError
 from xcpmem.scenario import parse_scenario
 from xcpmem.xen import guestreports, storerequest, wire
 from xcpmem.xen.domainkeys import read_size_kib
@@ -152,6 +155,30 @@ def scenario(data: bytes) -> None:
     require(held_kib + host.host.free_kib <= host.host.total_kib, "more memory than there is")
 
 
+def filter_expression(data: bytes) -> None:
+    """Any text is an expression that tells yes or no of a record, or an error in words."""
+    record = Record({"name_label": "web", "domid": 1, "tags": ("a", "'b"), "other_config": {"k": "v"}})
+    try:
+        verdict = parse_filter(data.decode("utf-8", "replace"))("OpaqueRef:x", record)
+    except XcpmemError as error:
+        codec.encode_failure(error.code, error.params)
+        return
+    require(verdict in {True, False}, f"{verdict!r}")
+
+
+def command_line(data: bytes) -> None:
+    """Any words are a command with its parameters, or a complaint in words."""
+    words = data.decode("utf-8", "replace").split("\n")
+    try:
+        parsed = parse_words(words)
+        require(isinstance(parsed.command, str), f"{parsed!r}")
+        for key, _ in parsed.params:
+            parsed.get(key)
+            parsed.size(key)
+    except (CommandError, InvalidValue) as error:
+        require(bool(str(error)), "an error says nothing")
+
+
 def cli(data: bytes) -> None:
     """Any stream is messages or a WireError, however it is cut, and a message's own bytes give it back."""
     found = _decode_cli(data, len(data) or 1)
@@ -177,7 +204,18 @@ def _decode_cli(data: bytes, cut: int) -> list[cli_frames.Message] | None:
 
 
 TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {
-    target.__name__: target for target in (xml, json_rpc, xenstore, guest_report, toml, scenario, cli)
+    target.__name__: target
+    for target in (
+        xml,
+        json_rpc,
+        xenstore,
+        guest_report,
+        toml,
+        scenario,
+        cli,
+        command_line,
+        filter_expression,
+    )
 }
 
 
