@@ -282,6 +282,7 @@ def _dashboard(
         policy=lambda: service.policies.current.name,
         name_owner=name_owner,
         driver=settings.driver.value,
+        observes=settings.observe,
         looks_every_s=settings.safety_look_s,
     )
     feed = StateFeed(StateWriter(sources))

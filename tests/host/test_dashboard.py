@@ -166,6 +166,26 @@ def test_bad_order_is_refused_in_words_and_changes_nothing(browser: Browser, slo
         assert [after[name] for name in limits] == [before[name] for name in limits]
 
 
+def test_reader_by_role_sees_what_would_come_of_it_and_may_not_do_it(browser: Browser, slow: Daemon) -> None:
+    with logged_in(slow) as api, dashboard(browser, slow) as shown:
+        api.call("Memory.add_user", "eve", "read-only", "eve's password")
+        page = shown.page
+        page.get_by_role("button", name="Edit the dynamic range of lazy").click()
+        page.fill("#login-user", "eve")
+        shown.log_in(password="eve's password")
+        page.get_by_text("Your role may look but not change this").wait_for()
+        page.get_by_role("textbox", name="dynamic-max").fill("2 GiB")
+        page.locator(".outlook tbody tr").first.wait_for()
+        assert page.get_by_role("button", name="Apply").is_disabled()
+        assert page.locator("#who").inner_text() == "eve (may look)"
+
+
+def test_daemon_that_only_looks_says_so(browser: Browser, shop: Workshop) -> None:
+    served = shop.daemon("--observe")
+    with dashboard(browser, served) as shown:
+        shown.page.get_by_text("looks only, touches nothing").wait_for()
+
+
 def test_data_that_is_old_is_grey_and_dated_until_the_daemon_is_back(
     browser: Browser, shop: Workshop, slow: Daemon
 ) -> None:

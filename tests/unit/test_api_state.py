@@ -14,6 +14,7 @@ from xcpmem.api.state import StateSources, StateWriter
 from xcpmem.engine.model import BalloonState, Lifecycle, Reservation
 from xcpmem.engine.reasons import Motive, Reason
 from xcpmem.engine.sample import Sample
+from xcpmem.engine.shadow import ShadowPlan
 from xcpmem.errors import DriverTimeout
 from xcpmem.report import CycleReport, Failure
 from xcpmem.units import kib_to_bytes, mib_to_bytes, mib_to_kib
@@ -96,6 +97,7 @@ async def test_host_is_told_in_bytes() -> None:
         "name_label": "laptop",
         "driver": "simulated",
         "policy": "proportional",
+        "observes": False,
         "total_bytes": mib_to_bytes(3900),
         "free_bytes": mib_to_bytes(300),
         "scrub_bytes": mib_to_bytes(100),
@@ -125,9 +127,22 @@ async def test_running_vm_is_told_with_its_limits_its_target_and_why() -> None:
         "state": "moving",
         "motive": "share",
         "reason": "gets its share: 1.953 GiB, 50.0 % of the way from 1000 MiB to 2.93 GiB",
+        "shadow_targets_bytes": {},
         "is_being_built": False,
         "sample": None,
     }
+
+
+async def test_what_other_policies_would_do_is_told_with_the_vm() -> None:
+    world = one_guest()
+    assert world.report is not None
+    writer = world.writer()
+    first = await writer.write(NOW_S)
+    shadows = {"pressure": ShadowPlan({1: 1500 * MIB}), "shares": ShadowPlan({})}
+    world.report = replace(world.report, shadows=shadows)
+    (told,) = json.loads((await writer.write(NOW_S)).changes)["vms"]
+    assert told["shadow_targets_bytes"] == {"pressure": mib_to_bytes(1500)}
+    assert told["uuid"] in first.vms
 
 
 async def test_halted_vm_and_control_domain_are_told_with_why_they_are_not_balanced() -> None:

@@ -42,6 +42,7 @@ class StateSources:
         policy: name of the policy that divides the memory.
         name_owner: names the owner of a reservation for people: who is logged in there.
         driver: ``simulated`` or ``xen``.
+        observes: whether the daemon looks and plans but touches nothing.
         looks_every_s: the longest time without a look, seconds; data twice as old is not to be trusted.
     """
 
@@ -51,6 +52,7 @@ class StateSources:
     policy: Callable[[], str]
     name_owner: Callable[[str], str]
     driver: str
+    observes: bool = False
     looks_every_s: float
 
 
@@ -89,6 +91,7 @@ class _Seen(NamedTuple):
     vm: Vm
     domain: DomainState | None
     reason: Reason | None
+    shadow_targets: Mapping[str, int]
 
 
 class StateWriter:
@@ -117,7 +120,8 @@ class StateWriter:
                 continue
             domain = domains.get(vm.uuid)
             reason = report.reasons.get(domain.domid) if report and domain else None
-            seen, known = _Seen(vm, domain, reason), before.get(vm.uuid)
+            shadow_targets = _shadow_targets(domain, report) if report and domain else {}
+            seen, known = _Seen(vm, domain, reason, shadow_targets), before.get(vm.uuid)
             if known is None or known[0] != seen:
                 known = seen, _encode(_tell_vm(seen, report))
             after[vm.uuid] = known
@@ -139,6 +143,7 @@ class StateWriter:
                 "name_label": facts.name_label,
                 "driver": sources.driver,
                 "policy": sources.policy(),
+                "observes": sources.observes,
                 **(_tell_memory(report.look.host) if report else {}),
             },
             "ring": _tell_ring(report, sources.looks_every_s),
@@ -179,7 +184,7 @@ def _tell_ring(report: CycleReport | None, looks_every_s: float) -> dict[str, ob
 
 
 def _tell_vm(seen: _Seen, report: CycleReport | None) -> dict[str, object]:
-    vm, domain, reason = seen
+    vm, domain, reason, shadow_targets = seen
     return {
         "uuid": vm.uuid,
         "name_label": vm.name_label,
@@ -197,8 +202,18 @@ def _tell_vm(seen: _Seen, report: CycleReport | None) -> dict[str, object]:
         "state": reason.state.value if reason else None,
         "motive": reason.motive.value if reason else None,
         "reason": _reason_text(seen, report),
+        "shadow_targets_bytes": shadow_targets,
         "is_being_built": domain is not None and domain.lifecycle is Lifecycle.BUILDING,
         "sample": _tell_sample(domain, report) if domain and report else None,
+    }
+
+
+def _shadow_targets(domain: DomainState, report: CycleReport) -> Mapping[str, int]:
+    """Tell what the policies that are not in force would have it hold, bytes by policy."""
+    return {
+        name: kib_to_bytes(shadow.targets_kib[domain.domid])
+        for name, shadow in report.shadows.items()
+        if domain.domid in shadow.targets_kib
     }
 
 

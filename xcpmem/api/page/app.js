@@ -47,7 +47,7 @@ feed.addEventListener("denied", () => {
 function showHost() {
   const { host, version } = feed.common;
   setText(byId("host-name"), host.name_label);
-  setText(byId("host-facts"), [host.driver === "simulated" ? "simulated host" : "Xen", `policy ${host.policy}`].join(" · "));
+  setText(byId("host-facts"), [host.driver === "simulated" ? "simulated host" : "Xen", `policy ${host.policy}`, ...(host.observes ? ["looks only, touches nothing"] : [])].join(" · "));
   setText(byId("version"), `xcpmem ${version}`);
   document.title = `${host.name_label} – xcpmem`;
 }

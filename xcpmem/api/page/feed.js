@@ -13,6 +13,8 @@
  * @property {number} static_max_bytes
  * @property {number} target_bytes
  * @property {number} actual_bytes
+ * @property {number | null} goal_bytes
+ * @property {Record<string, number>} shadow_targets_bytes
  * @property {string | null} state
  * @property {string} reason
  */

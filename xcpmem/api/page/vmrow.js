@@ -2,7 +2,10 @@
 
 import { colourOf } from "./colour.js";
 import { element, setText } from "./element.js";
-import { formatBytes } from "./format.js";
+import { formatBytes, MIB } from "./format.js";
+
+/** Another policy's target that differs by less is not worth a word, bytes. */
+const NOTABLE = 16 * MIB;
 
 const STATES = {
   at_target: "at target",
@@ -68,6 +71,7 @@ export class VmRow {
     this.actual = element("span", { class: "actual" });
     this.wanted = element("span", { class: "wanted" });
     this.reason = element("p", { class: "reason" });
+    this.shadows = element("p", { class: "shadows" });
     this.edit = element("button", { type: "button", class: "edit", tabindex: "-1", onclick: () => hooks.onEdit(this.uuid) }, "Edit");
     this.hour = element("button", { type: "button", class: "quiet hour", tabindex: "-1", onclick: () => hooks.onHour(this.uuid) }, "History");
     this.node = element(
@@ -76,6 +80,7 @@ export class VmRow {
       this.bar.node,
       element("div", { class: "sizes" }, this.actual, this.wanted),
       this.reason,
+      this.shadows,
       element("div", { class: "buttons" }, this.hour, this.edit),
     );
     this.node.dataset.uuid = vm.uuid;
@@ -106,6 +111,9 @@ export class VmRow {
     setText(this.wanted, isOnTheWay ? `→ ${formatBytes(vm.target_bytes)}` : "");
     setText(this.reason, sentence(vm));
     this.reason.title = this.reason.textContent ?? "";
+    const others = Object.entries(vm.shadow_targets_bytes).filter(([, bytes]) => Math.abs(bytes - Number(vm.goal_bytes)) >= NOTABLE);
+    setText(this.shadows, others.map(([policy, bytes]) => `${policy}: ${formatBytes(bytes)}`).join(", "));
+    this.shadows.title = others.length ? "What other policies would have it hold" : "";
     this.edit.hidden = vm.is_control_domain;
     this.edit.setAttribute("aria-label", `Edit the dynamic range of ${vm.name_label}`);
     this.hour.setAttribute("aria-label", `Show the last hour of ${vm.name_label}`);
