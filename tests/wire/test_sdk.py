@@ -165,18 +165,23 @@ async def test_sdk_reserves_memory_until_it_logs_out(served: Served) -> None:
 
 
 async def test_sdk_logs_in_again_when_its_session_has_expired(served: Served) -> None:
-    loop = asyncio.get_running_loop()
+    loop, sessions = asyncio.get_running_loop(), served.stack.sessions
+
+    async def idle_for_too_long() -> None:
+        limit_s, sessions._idle_limit_s = sessions._idle_limit_s, 0.0
+        sessions.expire()
+        sessions._idle_limit_s = limit_s
 
     def script(session: Any) -> int:
         first = session.handle
-        asyncio.run_coroutine_threadsafe(
-            served.stack.sessions.logout(served.stack.sessions.find(first)), loop
-        ).result(10)
+        asyncio.run_coroutine_threadsafe(idle_for_too_long(), loop).result(10)
+        assert len(sessions) == 0
         count = len(session.xenapi.VM.get_all())
         assert session.handle != first
         return count
 
     assert await served.use(script) == 4
+    assert ("VM.get_all", "SESSION_INVALID") in served.stack.observed
 
 
 async def test_sdk_with_a_wrong_password_is_refused(served: Served) -> None:
