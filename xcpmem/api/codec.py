@@ -240,7 +240,7 @@ def _write(value: object, out: list[bytes]) -> None:
     elif isinstance(value, Record):
         out.append(value.encoded(_WIRE))
     elif isinstance(value, Mapping):
-        out.append(_encode_struct(value))
+        _write_struct(value, out)
     elif isinstance(value, list | tuple):
         out.append(b"<value><array><data>")
         for item in value:
@@ -273,21 +273,35 @@ _SCALAR_WRITERS: Final[Mapping[type, Callable[[Any], bytes]]] = {
 
 
 def _encode_struct(fields: Mapping[str, object]) -> bytes:
-    return _join_members(_encode_member(str(name), value) for name, value in fields.items())
+    out: list[bytes] = []
+    _write_struct(fields, out)
+    return b"".join(out)
+
+
+def _write_struct(fields: Mapping[str, object], out: list[bytes]) -> None:
+    out.append(b"<value><struct>")
+    for name, value in fields.items():
+        _write_member(str(name), value, out)
+    out.append(b"</struct></value>")
 
 
 def _encode_member(name: str, value: object) -> bytes:
-    out = [f"<member><name>{_escape(name)}</name>".encode()]
+    out: list[bytes] = []
+    _write_member(name, value, out)
+    return b"".join(out)
+
+
+def _write_member(name: str, value: object, out: list[bytes]) -> None:
+    out.append(f"<member><name>{_escape(name)}</name>".encode())
     _write(value, out)
     out.append(b"</member>")
-    return b"".join(out)
 
 
 def _join_members(members: Iterable[bytes]) -> bytes:
     return b"".join((b"<value><struct>", *members, b"</struct></value>"))
 
 
-_WIRE: Final = Wire(_encode_member, _join_members)
+_WIRE: Final = Wire(_encode_member, _join_members, _encode_struct)
 
 
 def _escape(text: str) -> str:

@@ -140,7 +140,7 @@ def _write(value: object, out: list[bytes]) -> None:
     if isinstance(value, Record):
         out.append(value.encoded(_WIRE))
     elif isinstance(value, Mapping):
-        out.append(_encode_object(value))
+        _write_object(value, out)
     elif isinstance(value, list | tuple):
         out.append(b"[")
         for number, item in enumerate(value):
@@ -153,7 +153,18 @@ def _write(value: object, out: list[bytes]) -> None:
 
 
 def _encode_object(fields: Mapping[str, object]) -> bytes:
-    return _join_members(_encode_member(str(name), value) for name, value in fields.items())
+    out: list[bytes] = []
+    _write_object(fields, out)
+    return b"".join(out)
+
+
+def _write_object(fields: Mapping[str, object], out: list[bytes]) -> None:
+    mark = b"{"
+    for name, value in fields.items():
+        out += (mark, _encode_string(str(name)), b":")
+        _write(value, out)
+        mark = b","
+    out.append(b"}" if fields else b"{}")
 
 
 def _encode_member(name: str, value: object) -> bytes:
@@ -166,7 +177,7 @@ def _join_members(members: Iterable[bytes]) -> bytes:
     return b"{" + b",".join(members) + b"}"
 
 
-_WIRE: Final = Wire(_encode_member, _join_members)
+_WIRE: Final = Wire(_encode_member, _join_members, _encode_object)
 
 
 def _encode_scalar(value: object) -> bytes:

@@ -12,7 +12,7 @@ from operator import is_
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
 
 from xcpmem.api import fields
-from xcpmem.api.values import Record
+from xcpmem.api.values import Record, RecordMap
 from xcpmem.errors import HandleInvalid, UuidInvalid
 from xcpmem.refs import opaque_ref
 
@@ -96,7 +96,7 @@ class Records:
         self._refs: dict[str, dict[str, str]] = {}  # of the classes made of VMs, by VM uuid and class
         self._uuids: dict[tuple[str, str], str] = {}  # the same the other way round
         self._made: dict[tuple[str, str], _Made] = {}  # by class and uuid
-        self._gathered: dict[str, Record] = {}  # all of a class, by reference
+        self._gathered: dict[str, RecordMap] = {}  # all of a class, by reference
 
     def refs(self, class_name: str) -> tuple[str, ...]:
         """List the references of a class; sessions are listed to nobody."""
@@ -111,7 +111,7 @@ class Records:
         found = self._gather(class_name)
         before = self._gathered.get(class_name)
         if before is None or not _are_same(found, before):
-            before = self._gathered[class_name] = Record(found)
+            before = self._gathered[class_name] = RecordMap(found)
         return cast("Mapping[str, Record]", before)
 
     def _gather(self, class_name: str) -> dict[str, Record]:

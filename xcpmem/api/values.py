@@ -56,10 +56,12 @@ class Wire:
     Args:
         member: writes one name and value.
         struct: joins members.
+        whole: writes a mapping in one step, which copies the bytes of records in it only once.
     """
 
     member: Callable[[str, object], bytes]
     struct: Callable[[Iterable[bytes]], bytes]
+    whole: Callable[[Mapping[str, object]], bytes]
 
 
 class Record(Mapping[str, object]):
@@ -109,6 +111,19 @@ class Record(Mapping[str, object]):
             member if value == blank else wire.member(name, value)
             for (name, value), (blank, member) in zip(self._fields.items(), known, strict=True)
         ]
+
+
+class RecordMap(Record):
+    """All records of a class by reference; their bytes are copied together once per wire, and then kept."""
+
+    __slots__ = ()
+
+    def encoded(self, wire: Wire) -> bytes:
+        """Give the mapping's bytes on a wire, joining at the first call only."""
+        form = self._forms.get(wire)
+        if form is None:
+            form = self._forms[wire] = wire.whole(self._fields)
+        return form
 
 
 def parse_int64(text: str) -> int:
