@@ -50,7 +50,7 @@ GROWTH_MOST_BYTES: Final = 8 << 20
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a process holds."""
+    """What a process holds; ``tasks`` are asyncio's, or of another process its threads."""
 
     resident_bytes: int
     files: int
@@ -277,7 +277,7 @@ def load(folder: Path, seconds: float) -> LoadTally:
                 end_s = time.monotonic() + seconds
                 while (left_s := end_s - time.monotonic()) > 0 and not any(each.done() for each in begun):
                     over.wait(min(SAMPLE_S, left_s))
-                    samples.append(Footprint.of(daemon.process.pid, _count_tasks(daemon)))
+                    samples.append(Footprint.of(daemon.process.pid, _count_threads(daemon)))
             finally:
                 over.set()
             for each in begun:
@@ -297,8 +297,8 @@ def _median(samples: Sequence[Footprint]) -> Footprint:
     )
 
 
-def _count_tasks(daemon: Daemon) -> int:
-    """Threads of the daemon: its asyncio tasks are its own affair, XenAPI's are looked at by a client."""
+def _count_threads(daemon: Daemon) -> int:
+    """Count the daemon's threads: its asyncio tasks cannot be seen from outside, `churn` counts those."""
     return len(os.listdir(f"/proc/{daemon.process.pid}/task"))  # noqa: PTH208 -- names are enough
 
 
