@@ -6,7 +6,9 @@ from typing import Final
 
 from xcpmem.engine.movement import Move, MovementParameters, Pool, Standing, move
 
-DEFAULTS: Final = MovementParameters(dead_band_kib=10, idle_pool_kib=50)
+DEFAULTS: Final = MovementParameters(
+    dead_band_kib=10, idle_pool_kib=50, drift_s=10.0, drift_steps=8, uneven_percent=15.0
+)
 
 
 def step(

@@ -63,7 +63,7 @@ class Host:
         for name, part in stalls.items():
             self.guests[int(name[1:]) - 1].stall_us += part * after_s * 1e6
         snapshot = Snapshot(self.now_s, self.budget_mib * MIB, self.claims())
-        policy = find_policy("pressure", self.parameters)
+        policy = find_policy("pressure", {"room_percent": 20, "room_kib": 64 * MIB, **self.parameters})
         division, self.state = policy.plan(snapshot, self.state)
         for guest, goal in zip(self.guests, division.goals_kib, strict=True):
             guest.held_mib = goal // MIB
