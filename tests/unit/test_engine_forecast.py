@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 
 from tests.builders import MIB, a_domain, a_host, a_request, uuid_of, wanting
 from xcpmem.engine.belief import Belief, Beliefs
+from xcpmem.engine.containment import PolicyMemory
 from xcpmem.engine.forecast import Forecast, Newcomer, Stance, forecast
 from xcpmem.engine.model import DynamicRange, Granted, Refused, Wishes
+from xcpmem.engine.policies import find_policy
+from xcpmem.engine.sample import Sample
 from xcpmem.errors import DomainsUncooperative, NotEnoughMemory
 
 if TYPE_CHECKING:
@@ -154,3 +157,21 @@ def test_forecast_comes_to_rest_within_the_host_and_the_ranges(
         abs(a.actual_kib - b.actual_kib) for a, b in zip(found.host.domains, again.host.domains, strict=True)
     ]
     assert max(moved) <= 1 * MIB
+
+
+def test_policy_that_moves_slowly_is_followed_to_its_end() -> None:
+    said = Sample(0.0, 10.0, GIB // 2, stall_us=0)
+    rich, poor = (
+        replace(a_domain(0, 4 * GIB, holds, domid=domid), sample=said)
+        for domid, holds in ((1, 3 * GIB), (2, GIB))
+    )
+    found = forecast(full_host(rich, poor), Wishes(), Stance(policy=find_policy("pressure")), 0.0)
+    assert ends(found)[1] == pytest.approx(ends(found)[2], rel=0.35)
+    assert all(reason.note for reason in found.reasons.values())
+
+
+def test_policy_that_is_set_aside_is_not_waited_for() -> None:
+    memory = PolicyMemory(find_policy("shares"), aside_until_s=1000.0)
+    stance = Stance(Beliefs(policy=memory), find_policy("shares"))
+    host = full_host(domain(1), domain(2))
+    assert ends(forecast(host, Wishes(), stance, 0.0)) == {1: 3 * GIB, 2: 3 * GIB}

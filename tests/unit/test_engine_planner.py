@@ -584,5 +584,5 @@ def test_shrink_that_a_guest_regrets_is_undone_and_counted_under_a_policy_that_h
 def test_policys_own_words_stand_in_the_reason() -> None:
     said = Sample(0.0, 10.0, 1700 * MIB)
     host = a_host(replace(a_domain(0, 4000 * MIB, 2000 * MIB, domid=1), sample=said), free_kib=1000 * MIB)
-    plan = planned(host, policy=find_policy("pressure"))
+    plan = planned(host, policy=find_policy("pressure", {"room_percent": 20}))
     assert "needs 2.055 GiB (uses 1.66 GiB, 20 % room)" in plan.reasons[1].text

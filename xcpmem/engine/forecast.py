@@ -2,7 +2,8 @@
 
 Nothing is touched: the host is a value, each plan is carried out on a copy of it, and after each turn every
 guest stands where it was asked to be, or at the limit at which it was seen to stop. What moves, moves at
-once, so that a forecast takes a few turns and says nothing of how long the real thing will take.
+once, so that a forecast takes a few turns and says nothing of how long the real thing will take. A policy
+that goes on slowly is given its time, in which guests go on saying what they said last.
 """
 
 from __future__ import annotations
@@ -109,11 +110,21 @@ def forecast(
             if newcomer and isinstance(verdict, Granted) and verdict.request_id == newcomer.request_id:
                 after = _move_in(after, newcomer, verdict.size_kib)
         after = _at_rest(_obey(after, known))
-        if after == host and not wishes.requests and not any(map(_is_unmeasured, host.domains)):
+        is_at_rest = after == host and not wishes.requests and not any(map(_is_unmeasured, host.domains))
+        if is_at_rest and thought.policy_wait_s is None:
             break
-        host = after
-        now_s += LOOK_GAP_S
+        now_s += max(LOOK_GAP_S, thought.policy_wait_s or 0.0) if is_at_rest else LOOK_GAP_S
+        host = _heard(after, now_s)
     return Forecast(host, tuple(verdicts), thought.reasons)
+
+
+def _heard(host: HostState, now_s: float) -> HostState:
+    """Let every guest that speaks say again what it said last, and that it has not stalled since."""
+    domains = tuple(
+        domain if domain.sample is None else replace(domain, sample=replace(domain.sample, seen_s=now_s))
+        for domain in host.domains
+    )
+    return replace(host, domains=domains)
 
 
 def _at_rest(host: HostState) -> HostState:

@@ -79,6 +79,7 @@ class Plan:
         stable: nothing moves that could, nobody waits, and nobody was answered, after whom others may want
             to move again.
         look_again_s: the ring should look again after so many seconds; None: only when something happens.
+        policy_wait_s: of these, when the policy would go on with what it began; None: it has come to rest.
     """
 
     actions: tuple[Action, ...]
@@ -87,6 +88,7 @@ class Plan:
     beliefs: Beliefs
     stable: bool
     look_again_s: float | None
+    policy_wait_s: float | None = None
 
 
 def plan(
@@ -200,6 +202,7 @@ def plan(
             ],
             default=None,
         ),
+        policy_wait_s=None if memory.is_set_aside else division.look_again_s,
     )
 
 
