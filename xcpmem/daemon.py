@@ -288,7 +288,7 @@ def _dashboard(
     feed = StateFeed(StateWriter(sources))
     controller.subscribe(feed.outdate)
     service.subscribe(feed.outdate)
-    timeline = Timeline(lambda uuid: vm.name_label if (vm := service.vms().get(uuid)) else uuid)
+    timeline = Timeline(lambda uuid: vm.name_label if (vm := service.vms().get(uuid)) else name_owner(uuid))
     controller.subscribe(timeline.observe_cycle)
     return feed, timeline
 

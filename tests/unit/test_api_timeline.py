@@ -192,7 +192,7 @@ def test_what_was_done_for_reservations_is_noted() -> None:
     )
     (decision,) = told(a_timeline(a_report(0, holding(1500), actions=actions)))["decisions"]
     assert decision["notes"] == [
-        "512 MiB set aside for toolstack",
+        "512 MiB set aside for vm k",
         "512 MiB given to domain 5, which is being built",
         "512 MiB that was set aside given back",
     ]

@@ -91,7 +91,7 @@ class Timeline:
     """Remembers an hour.
 
     Args:
-        name_of: the present name of a VM, by uuid.
+        name_of: the present name of a VM or of the owner of a reservation, by uuid.
     """
 
     def __init__(self, name_of: Callable[[str], str]) -> None:
@@ -193,8 +193,20 @@ class Timeline:
                 before_kib = known[0] if known else domain.target_kib
                 text = reason.text if reason else ""
                 decisions.targets[domain.uuid] = (before_kib, action.target_kib, text)
-            elif (note := _note(action)) and len(decisions.notes) < _MOVES_TOLD:
+            elif (note := self._note(action)) and len(decisions.notes) < _MOVES_TOLD:
                 decisions.notes.append(note)
+
+    def _note(self, action: Action) -> str:
+        """Say in words what was done for a reservation; nothing for what is no decision of its own."""
+        match action:
+            case RecordReservation(reservation):
+                for_whom = self._name_of(reservation.vm_uuid or reservation.owner)
+                return f"{format_kib(reservation.size_kib)} set aside for {for_whom}"
+            case TransferReservation(reservation, domid):
+                return f"{format_kib(reservation.size_kib)} given to domain {domid}, which is being built"
+            case DeleteReservation(reservation):
+                return f"{format_kib(reservation.size_kib)} that was set aside given back"
+        return ""
 
     def _tell(
         self, decisions: _Decisions, offset_s: float, vm_uuid: str | None
@@ -226,19 +238,6 @@ class Timeline:
 
 def _slot_of(report: CycleReport) -> int:
     return int(report.monotonic_s // SLOT_S)
-
-
-def _note(action: Action) -> str:
-    """Say in words what was done for a reservation; nothing for what is no decision of its own."""
-    match action:
-        case RecordReservation(reservation):
-            for_whom = reservation.vm_uuid or reservation.owner
-            return f"{format_kib(reservation.size_kib)} set aside for {for_whom}"
-        case TransferReservation(reservation, domid):
-            return f"{format_kib(reservation.size_kib)} given to domain {domid}, which is being built"
-        case DeleteReservation(reservation):
-            return f"{format_kib(reservation.size_kib)} that was set aside given back"
-    return ""
 
 
 def _encode(**members: object) -> bytes:
