@@ -275,6 +275,8 @@ class HostMachine(RuleBasedStateMachine):
         settled = self.ring.settle(quiet_s=QUIET_S, within_s=SETTLED_WITHIN_S)
         assert settled, f"targets still change long after the last wish\n{self.describe()}"
         assert not self.ring.requests
+        # A slow guest may still be on its way, though nobody's target has changed for long.
+        self.ring.run(QUIET_S)
         assert self.ring.turn().stable, self.describe()
         assert not self.host.starved
         self.nobody_keeps_what_it_cannot_use()
