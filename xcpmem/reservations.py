@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from xcpmem.engine.model import SetTarget
 from xcpmem.errors import DomainsUncooperative, InvalidValue, NoReservation
 from xcpmem.units import format_kib
 
@@ -178,5 +179,8 @@ def _diagnostics(report: CycleReport) -> Iterator[str]:
         )
     for request in report.pending:
         yield f"waiting: {request.owner} asks for {request.min_kib} to {request.max_kib} KiB"
+    for action in report.intended:
+        if isinstance(action, SetTarget):
+            yield f"would tell domain {action.domid} to hold {action.target_kib} KiB"
     for failure in report.failures:
         yield f"failed: {failure}"

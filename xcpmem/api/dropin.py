@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.api.boottime import BootMemory
-from xcpmem.api.server import Server
 from xcpmem.api.squeezed import SqueezedCalls
-from xcpmem.api.squeezed_http import make_squeezed_app
+from xcpmem.api.squeezed_http import SqueezedSocket
 from xcpmem.api.switch_server import SwitchServer
 
 if TYPE_CHECKING:
@@ -41,10 +40,10 @@ class DropIn:
     ) -> None:
         calls = SqueezedCalls(service, BootMemory(boot_memory_file))
         self._socket_path = socket_path
-        self._server: Server | None = None
+        self._server: SqueezedSocket | None = None
         self._switch: SwitchServer | None = None
         if socket_path is not None:
-            self._server = Server(make_squeezed_app(calls), socket_path=socket_path)
+            self._server = SqueezedSocket(calls, socket_path)
         if switch_path is not None:
             self._switch = SwitchServer(str(switch_path), calls, service.answers, epoch=epoch)
 

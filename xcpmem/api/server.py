@@ -222,7 +222,7 @@ class Server:
     async def _listen_on_unix(self, path: Path) -> None:
         listening = socket.socket(socket.AF_UNIX)
         try:
-            _bind(listening, path)
+            bind_unix(listening, path)
             listener = await asyncio.get_running_loop().create_unix_server(self._connect, sock=listening)
         except OSError as error:
             listening.close()
@@ -236,7 +236,7 @@ class Server:
         return _Connection(server, asyncio.get_running_loop(), self._limits)
 
 
-def _bind(listening: socket.socket, path: Path) -> None:
+def bind_unix(listening: socket.socket, path: Path) -> None:
     """Take the path, and close it to others before anyone can connect."""
     _remove_stale(path)
     listening.bind(str(path))

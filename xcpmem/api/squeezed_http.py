@@ -1,45 +1,121 @@
 """squeezed's direct socket: XML-RPC over HTTP on a Unix socket, one call a connection.
 
-Its clients (xenopsd with ``use-switch = false``) send one POST with a ``content-length`` and read until the
-connection closes; the path means nothing.
+Its clients (xenopsd with ``use-switch = false``) send one POST with a ``content-length`` and no ``host``,
+which a strict HTTP server would refuse, and read until the connection closes; the path means nothing.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import socket
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from aiohttp import web
-
 from xcpmem.api import codec
+from xcpmem.api.server import bind_unix
 from xcpmem.api.squeezed_wire import answer_xml
-from xcpmem.errors import WireError
+from xcpmem.errors import ConfigError, WireError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from xcpmem.api.squeezed import SqueezedCalls
 
 BODY_BYTES_MOST: Final = 300 * 2**10
 """As for XenAPI's own requests."""
 
+REQUEST_S: Final = 30.0
+"""A request has arrived after so long, or is given up."""
 
-def make_squeezed_app(calls: SqueezedCalls) -> web.Application:
-    """Make the application that `Server` serves on the socket."""
+CONNECTIONS_MOST: Final = 256
+"""As many calls at a time; xenopsd has 25 workers."""
 
-    async def answer(request: web.Request) -> web.StreamResponse:
-        response = await _answer(calls, request)
-        response.force_close()
-        return response
+_HEAD_BYTES_MOST: Final = 2**14
 
-    app = web.Application(client_max_size=BODY_BYTES_MOST)
-    app.router.add_route("*", "/{path:.*}", answer)
-    return app
+_log = logging.getLogger(__name__)
 
 
-async def _answer(calls: SqueezedCalls, request: web.Request) -> web.Response:
-    if request.method != "POST":
-        return web.Response(status=HTTPStatus.NOT_FOUND)
-    try:
-        body = await answer_xml(calls, await request.read())
-    except WireError as error:
-        body = codec.encode_error(["Internal_error", str(error)])
-    return web.Response(body=body, content_type="text/xml")
+class SqueezedSocket:
+    """Serves squeezed's calls.
+
+    Args:
+        calls: carries them out.
+        path: of the socket, which only its owner may open.
+    """
+
+    def __init__(self, calls: SqueezedCalls, path: Path) -> None:
+        self._calls = calls
+        self._path = path
+        self._listener: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            ConfigError: the socket cannot be listened on, because somebody else does, for one.
+        """
+        listening = socket.socket(socket.AF_UNIX)
+        try:
+            bind_unix(listening, self._path)
+            self._listener = await asyncio.start_unix_server(
+                self._serve, sock=listening, limit=_HEAD_BYTES_MOST
+            )
+        except OSError as error:
+            listening.close()
+            raise ConfigError("squeezed_socket", str(self._path), error.strerror or str(error)) from error
+
+    async def close(self) -> None:
+        """Take no more calls and drop those that are under way: their callers ask again."""
+        if self._listener is None:
+            return
+        self._listener.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._path.unlink(missing_ok=True)
+        self._listener = None
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is None or len(self._tasks) >= CONNECTIONS_MOST:
+            writer.close()
+            return
+        self._tasks.add(task)
+        try:
+            await self._converse(reader, writer)
+        except (OSError, EOFError, ValueError, TimeoutError, asyncio.LimitOverrunError) as error:
+            _log.debug("a caller of squeezed's socket sent no request: %s", error)
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with asyncio.timeout(REQUEST_S):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            request_line, *lines = head.lower().split("\r\n")
+            if not request_line.startswith("post "):
+                writer.write(_head(HTTPStatus.NOT_FOUND, 0))
+                return
+            fields = dict(line.split(":", 1) for line in lines if ":" in line)
+            size = int(fields.get("content-length", ""))
+            if not 0 <= size <= BODY_BYTES_MOST:
+                raise ValueError(f"a request of {size} bytes")
+            body = await reader.readexactly(size)
+        try:
+            answer = await answer_xml(self._calls, body)
+        except WireError as error:
+            answer = codec.encode_error(["Internal_error", str(error)])
+        writer.write(_head(HTTPStatus.OK, len(answer)) + answer)
+        await writer.drain()
+
+
+def _head(status: HTTPStatus, size: int) -> bytes:
+    lines = (
+        f"HTTP/1.1 {status.value} {status.phrase}",
+        "user-agent: xcpmem",
+        f"content-length: {size}",
+        "connection: close",
+    )
+    return "\r\n".join((*lines, "", "")).encode("ascii")
