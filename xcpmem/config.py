@@ -23,7 +23,9 @@ from xcpmem import __version__
 from xcpmem.errors import ConfigError, InvalidValue
 from xcpmem.logs import LogFormat, LogLevel
 from xcpmem.readers import ADDRESS, BOOLEAN, COUNT, KIB, PATH, SECONDS, TABLE, TEXT, Address, Reader, choice
+from xcpmem.squeezedconf import IMPORT_FLAG, import_squeezed_conf
 from xcpmem.units import mib_to_kib
+from xcpmem.usage import HELP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -310,13 +312,17 @@ def parse_command_line(
 
     Raises:
         ConfigError: one line for people; the program ends with status 2.
-        SystemExit: with status 0, after ``--help`` or ``--version`` was answered on standard output.
+        SystemExit: with status 0, after ``--help``, ``--version`` or ``--import-squeezed-conf`` was answered
+            on standard output.
     """
     if "--help" in argv or "-h" in argv:
         sys.stdout.write(help_text())
         raise SystemExit(0)
     if "--version" in argv:
         sys.stdout.write(f"xcpmemd {__version__}\n")
+        raise SystemExit(0)
+    if argv and argv[0] == IMPORT_FLAG:
+        sys.stdout.write(import_squeezed_conf(Path(argv[1] if len(argv) > 1 else "/etc/squeezed.conf")))
         raise SystemExit(0)
     given = _read_argv(argv)
     check_config = given.pop("check_config", None) is not None
@@ -367,34 +373,13 @@ def help_text() -> str:
             keys.append((key, about + note))
     options += [
         ("--check-config", "check the settings, say so and end: 0 if good, 2 if not"),
+        ("--import-squeezed-conf FILE", "print the TOML file that says what squeezed's says, and end"),
         ("--version", "print the version and end"),
         ("--help", "print this and end"),
     ]
-    return _HELP.format(options=_columns(options), keys=_columns(keys))
+    return HELP.format(options=_columns(options), keys=_columns(keys))
 
 
 def _columns(rows: Sequence[tuple[str, str]]) -> str:
     width = max(len(left) for left, _ in rows)
     return "\n".join(f"  {left:<{width}}  {right}" for left, right in rows)
-
-
-_HELP: Final = """\
-usage: xcpmemd [options]
-
-Balances the memory of a Xen host's domains and serves XenAPI for it.
-
-options; each is also a key of the TOML file, with _ for - (state_dir = "/srv/xcpmem"):
-{options}
-
-keys of the TOML file alone:
-{keys}
-
-examples:
-  xcpmemd                                     a simulated host with six guests on http://127.0.0.1:8080
-  xcpmemd --scenario quiet --listen 127.0.0.1:0
-  xcpmemd --config /etc/xcpmem/xcpmem.toml --check-config
-  xcpmemd --driver xen                        in dom0, as root
-
-environment:
-  XCPMEM_LOG  overrides log_level: debug, or info,xcpmem.xen=debug for one part of the program
-"""

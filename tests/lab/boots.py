@@ -35,6 +35,7 @@ BOOTS: Final[Mapping[str, tuple[str, ...]]] = {
         "deaf_checks.eight_reservations_together_take_as_long_as_one",
         "deaf_checks.frozen_guest_is_worked_around",
         "deaf_checks.guest_without_balloon_driver_is_worked_around",
+        "xenopsd_checks.xenopsds_start_sequence_builds_a_guest_under_pressure",
         "start_checks.daemon_killed_at_five_moments_of_a_start",
     ),
     "hardship": (

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 # What runs inside dom0 from the tree itself, under the same names as outside.
-TEST_SOURCES: Final = ("tests/faultproxy.py", "tests/lab/boots.py", "tests/lab/dom0", "tests/contract")
+TEST_SOURCES: Final = (
+    "tests/faultproxy.py",
+    "tests/fakexenopsd.py",
+    "tests/lab/boots.py",
+    "tests/lab/dom0",
+    "tests/contract",
+)
 # Checks of these modules want guests that swap, report and can be told to eat memory.
 NEEDY_MODULES: Final = frozenset({"pressure_checks"})
 WHEEL_TIMEOUT_S: Final = 300

@@ -23,6 +23,7 @@ from xcpmem.errors import DriverTimeout, SessionInvalid
 from xcpmem.metrics import Metrics, Sources
 from xcpmem.notify import watchdog_interval_s
 from xcpmem.report import CycleReport, Failure
+from xcpmem.squeezedconf import SOCKET, SWITCH
 from xcpmem.vm import Vm
 from xcpmem.xen.driver import DomainDescription, Look
 
@@ -289,4 +290,22 @@ def test_guide_names_only_commands_and_files_that_exist() -> None:
     assert commands <= COMMANDS.keys()
     files = re.findall(r"^\| `([\w./]+)` \|", GUIDE, flags=re.MULTILINE)
     assert len(files) > 3
-    assert [name for name in files if not (DEPLOY / name).is_file()] == []
+    assert [name for name in files if not (DEPLOY / name).exists()] == []
+
+
+def test_units_differ_only_in_where_they_serve_and_write() -> None:
+    def service(name: str) -> list[str]:
+        text = (DEPLOY / name).read_text(encoding="utf-8")
+        section = text.partition("[Service]\n")[2].partition("[Install]")[0]
+        lines = [line for line in section.splitlines() if line and not line.startswith("#")]
+        return [line for line in lines if not line.startswith(("ExecStart=", "ReadWritePaths="))]
+
+    assert service("xapi/xcpmem.service") == service("xcpmemd.service")
+
+
+def test_unit_under_xapi_serves_where_squeezed_did() -> None:
+    text = (DEPLOY / "xapi/xcpmem.service").read_text(encoding="utf-8")
+    assert f"--squeezed-socket {SOCKET} --message-switch {SWITCH}" in text
+    assert "Alias=squeezed.service" in text
+    conflicts = next(line for line in text.splitlines() if line.startswith("Conflicts="))
+    assert "squeezed.service" not in conflicts

@@ -33,7 +33,7 @@ LONGER: dict[str, int] = {}
 FLAGS = {
     *("--config", "--driver", "--scenario", "--listen", "--socket", "--state-dir", "--tls-cert", "--tls-key"),
     *("--root-password-file", "--policy", "--observe", "--host", "--squeezed-socket", "--message-switch"),
-    *("--check-config", "--version"),
+    *("--check-config", "--import-squeezed-conf", "--version"),
 }
 
 

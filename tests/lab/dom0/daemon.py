@@ -25,6 +25,9 @@ PAGE_DEADLINE_S: Final = 30
 STOP_DEADLINE_S: Final = 30
 LOG_TAIL_LINES: Final = 40
 
+# Not squeezed's own path: there, xcpmemd would take whoever answers for squeezed.
+SQUEEZED_SOCKET: Final = "/run/lab/squeezed"
+
 _READY: Final = re.compile(r"xcpmemd ready url=(\S+) socket=(\S+) state=(\S+)")
 
 
@@ -65,6 +68,7 @@ class Daemon:
                 [
                     *(sys.executable, "-X", "faulthandler", "-m", "xcpmem.daemon", "--driver", "xen"),
                     *("--state-dir", str(self._state), "--listen", self._listen, "--policy", self.policy),
+                    *("--squeezed-socket", SQUEEZED_SOCKET),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -85,7 +85,9 @@ def start_guests(hypervisor: Hypervisor, names: Sequence[str]) -> tuple[Guest, .
     return guests
 
 
-def create_guest(name: str, memory_kib: int, static_max_kib: int, kernel_words: str = "") -> None:
+def create_guest(
+    name: str, memory_kib: int, static_max_kib: int, kernel_words: str = "", *, paused: bool = False
+) -> None:
     """Let xl build a guest; its configuration stays at `config_of` it."""
     if not _RAMDISK.exists():
         _RAMDISK.write_bytes(b"".join(part.read_bytes() for part in (_ROOT, _OVERLAY) if part.exists()))
@@ -100,7 +102,7 @@ def create_guest(name: str, memory_kib: int, static_max_kib: int, kernel_words: 
         ),
     )
     # -e: no process stays behind to wait for the guest's end.
-    run("xl", "create", "-q", "-e", str(config))
+    run("xl", "create", *(["-p"] if paused else []), "-q", "-e", str(config))
 
 
 def config_of(name: str) -> str:
