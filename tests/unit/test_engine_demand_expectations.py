@@ -89,6 +89,23 @@ def test_growth_that_shows_what_a_guest_needs_is_not_in_vain() -> None:
     assert (demand.vain, is_believed(demand)) == (0, True)
 
 
+def test_a_guest_that_once_had_memory_available_is_believed_when_it_has_none() -> None:
+    content = Sample(seen_s=0.0, period_s=60.0, used_kib=GIB)
+    demand = follow(None, CLAIM, content, PARAMETERS)
+    for turn, size_kib in enumerate((2 * GIB, 3 * GIB, 4 * GIB, 5 * GIB), start=1):
+        sample, claim = censored(60.0 * turn, size_kib)
+        demand = follow(demand, claim, sample, PARAMETERS)
+    assert is_believed(demand)
+
+
+def test_what_a_guest_was_just_given_does_not_make_it_credible() -> None:
+    sample, claim = censored(0.0, 2 * GIB)
+    demand = follow(None, claim, sample, PARAMETERS)
+    free = Sample(seen_s=60.0, period_s=60.0, used_kib=2 * GIB)
+    assert not follow(demand, CLAIM._replace(actual_kib=3 * GIB), free, PARAMETERS).is_credible
+    assert follow(demand, claim, free, PARAMETERS).is_credible
+
+
 def test_a_guest_that_is_not_believed_has_its_entitlement_like_a_silent_one() -> None:
     policy, goals_kib = find_policy("pressure"), [2 * GIB, 2 * GIB]
     state: State = {}

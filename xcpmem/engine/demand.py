@@ -117,6 +117,7 @@ class Demand(NamedTuple):
         size_kib: what it held when it was last heard.
         vain: how often it grew and went on saying that all is used, and nothing of stalls.
         doubted_until_s: it is not believed until then.
+        is_credible: whether it ever called anything available that it had not just been given.
     """
 
     seen_s: float
@@ -135,6 +136,7 @@ class Demand(NamedTuple):
     size_kib: int = 0
     vain: int = 0
     doubted_until_s: float = 0.0
+    is_credible: bool = False
 
     def peak_at(self, now_s: float, parameters: DemandParameters) -> int:
         """Say what is left of the peak, KiB: it fades towards the demand."""
@@ -203,7 +205,9 @@ def follow(
     used_kib = sample.used_kib + sample.swapped_kib
     if demand is None:
         demand = Demand(sample.seen_s, sample.stall_us, sample.refault_kib, used_kib, used_kib)
-        return demand._replace(crest_kib=used_kib, size_kib=claim.actual_kib)
+        return demand._replace(
+            crest_kib=used_kib, size_kib=claim.actual_kib, is_credible=not _is_censored(sample)
+        )
     if sample.seen_s <= demand.seen_s:
         return demand
     seen_s = sample.seen_s
@@ -246,12 +250,15 @@ def is_believed(demand: Demand) -> bool:
 def _doubt(demand: Demand, claim: Claim, sample: Sample, parameters: DemandParameters) -> Demand:
     """Stop believing a guest that says, however much it gets, that it uses all.
 
-    Agents of before 2021 call only free memory available, and a cache fills whatever it is given.
+    Agents of before 2021 call only free memory available, and a cache fills whatever it is given. Whoever was
+    heard to have something available of its own is no such guest: it is believed, whatever it says.
     """
+    has_grown = claim.actual_kib * PERCENT >= demand.size_kib * (PERCENT + parameters.rise_percent)
     if not _is_censored(sample):
-        return demand._replace(vain=0)
-    grown = claim.actual_kib * PERCENT >= demand.size_kib * (PERCENT + parameters.rise_percent)
-    vain = demand.vain + (grown or claim.actual_kib >= claim.high_kib)
+        return demand._replace(vain=0, is_credible=demand.is_credible or not has_grown)
+    if demand.is_credible:
+        return demand
+    vain = demand.vain + (has_grown or claim.actual_kib >= claim.high_kib)
     if vain < parameters.trials:
         return demand._replace(vain=vain)
     return demand._replace(vain=0, doubted_until_s=sample.seen_s + parameters.doubt_s)
