@@ -126,3 +126,18 @@ def test_a_guest_that_is_not_believed_has_its_entitlement_like_a_silent_one() ->
         goals_kib = list(division.goals_kib)
         if 4 < turn < 30:
             assert goals_kib[1] == 3 * GIB
+
+
+def test_shares_remembers_where_a_guest_was_hurt_while_it_uses_about_the_same() -> None:
+    policy = find_policy("shares")
+    state: State = {}
+    remembered = []
+    for turn, (regret_kib, used_kib) in enumerate(
+        [(3 * GIB, GIB), (0, GIB), (0, GIB + 50 * MIB), (0, 2 * GIB), (0, GIB)]
+    ):
+        at_s = 10.0 * turn
+        hurt = CLAIM._replace(sample=at(at_s, used_kib), regret_kib=regret_kib)
+        hog = CLAIM._replace(domid=2, uuid="b", sample=at(at_s, 8 * GIB))
+        _, state = policy.plan(Snapshot(at_s, 8 * GIB, [hurt, hog]), state)
+        remembered.append("a" in state["floors"])
+    assert remembered == [True, True, True, False, False]

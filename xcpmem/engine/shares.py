@@ -24,8 +24,13 @@ if TYPE_CHECKING:
 
 _MEANS: Final = "means"
 _GOALS: Final = "goals"
+_FLOORS: Final = "floors"
 _BUDGET: Final = "budget_kib"
 _DECIDED: Final = "decided_s"
+
+
+SAME_USE_PERCENT: Final = 10
+"""What a guest uses is about the same if it differs by no more."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,10 @@ class Shares:
         if parameters.idle_tax_percent == 0:
             return Division(entitled_kib), {}
         means_kib = _means(claims, state.get(_MEANS, {}), parameters)
-        wanted_kib = {i: _wanted_kib(claims[i], mean, parameters) for i, mean in means_kib.items()}
+        floors_kib = _floors(claims, means_kib, state.get(_FLOORS, {}))
+        wanted_kib = {
+            i: _wanted_kib(claims[i], mean, floors_kib[i], parameters) for i, mean in means_kib.items()
+        }
         ideal_kib = tax(snapshot.budget_kib, claims, entitled_kib, wanted_kib, parameters.idle_tax_percent)
         goals_kib, decided_s, wait_s = _settle(snapshot, state, ideal_kib, wanted_kib, parameters)
         notes = {
@@ -79,6 +87,7 @@ class Shares:
                 for i, mean in means_kib.items()
                 if (sample := claims[i].sample)
             },
+            _FLOORS: {claims[i].uuid: [floor, means_kib[i]] for i, floor in floors_kib.items() if floor},
             _GOALS: {claim.uuid: goal for claim, goal in zip(claims, goals_kib, strict=True) if claim.uuid},
             _BUDGET: snapshot.budget_kib,
             _DECIDED: decided_s,
@@ -143,9 +152,25 @@ def _means(
     return means
 
 
-def _wanted_kib(claim: Claim, mean_kib: float, parameters: SharesParameters) -> int:
+def _floors(
+    claims: Sequence[Claim], means_kib: Mapping[int, float], before: Mapping[str, Sequence[float]]
+) -> dict[int, int]:
+    """Remember below which size each guest was hurt, for as long as what it uses stays about the same.
+
+    Forgotten sooner, it would be shrunk, hurt and given the memory back again and again.
+    """
+    floors_kib = {}
+    for i, mean_kib in means_kib.items():
+        floor_kib, then_kib = before.get(claims[i].uuid, (0, mean_kib))
+        if abs(mean_kib - then_kib) * PERCENT > then_kib * SAME_USE_PERCENT:
+            floor_kib = 0
+        floors_kib[i] = max(int(floor_kib), claims[i].regret_kib)
+    return floors_kib
+
+
+def _wanted_kib(claim: Claim, mean_kib: float, floor_kib: int, parameters: SharesParameters) -> int:
     wanted_kib = int(mean_kib * (PERCENT + parameters.room_percent) / PERCENT)
-    return min(max(wanted_kib, claim.regret_kib, claim.min_kib), claim.max_kib)
+    return min(max(wanted_kib, floor_kib, claim.min_kib), claim.max_kib)
 
 
 def _settle(
