@@ -6,12 +6,21 @@ What a command line needs is imported when it is asked for, so that the client s
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_HELP = frozenset({"help", "--help", "-help"})
+_TOOLS: Final = {
+    "replay": "replay:replay_main",
+    "simhost": "simhost_tool:simhost_main",
+    "simulate": "simulate:simulate_main",
+    "top": "top:top_main",
+}
+"""The local tools: where each is, imported when it is asked for."""
+
+_HELP: Final = frozenset({"help", "--help", "-help"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,19 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] in _TOOLS:
+        module, _, function = _TOOLS[words[0]].partition(":")
+        return int(getattr(import_module(f"xcpmem.{module}"), function)(words[1:]))
     match words:
-        case ["simulate", *rest]:
-            from xcpmem.simulate import simulate_main  # noqa: PLC0415 - only this tool needs it
-
-            return simulate_main(rest)
-        case ["simhost", *rest]:
-            from xcpmem.simhost_tool import simhost_main  # noqa: PLC0415 - only this tool needs it
-
-            return simhost_main(rest)
-        case ["replay", *rest]:
-            from xcpmem.replay import replay_main  # noqa: PLC0415 - only this tool needs it
-
-            return replay_main(rest)
         case ["--version" | "-version"]:
             from xcpmem import __version__  # noqa: PLC0415 - only this answer needs it
             from xcpmem.api.cli_frames import MAJOR, MINOR  # noqa: PLC0415 - only this answer needs it

@@ -18,6 +18,7 @@ from xcpmem.client import main as ask_daemon
 from xcpmem.columns import lay_out
 from xcpmem.errors import ConfigError, InvalidValue
 from xcpmem.plugins import find_installed, installed_policies
+from xcpmem.progressbar import Progress
 from xcpmem.rethinking import Share, read_moments, rethink
 from xcpmem.units import format_kib
 
@@ -91,7 +92,9 @@ def replay_main(argv: Sequence[str], environment: Mapping[str, str] = os.environ
     if not moments:
         sys.stderr.write("xcpmem replay: nothing was recorded then\n")
         return 1
-    comparison = rethink(moments, order.policy)
+    progress = Progress("replaying")
+    comparison = rethink(moments, order.policy, progress.show)
+    progress.end()
     answer = _answer(comparison, moments, order.policy)
     sys.stdout.write(json.dumps(answer) + "\n" if order.as_json else _format(answer))
     return 0

@@ -21,7 +21,7 @@ from xcpmem.plugins import find_installed
 from xcpmem.snapshot import host_of, wishes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from xcpmem.engine.model import HostState, Verdict, Wishes
     from xcpmem.engine.policy import ChosenPolicy
@@ -131,12 +131,15 @@ class Comparison:
         return [row for row in told if row[1] != row[2]]
 
 
-def rethink(moments: Sequence[Moment], policy: ChosenPolicy) -> Comparison:
+def rethink(
+    moments: Sequence[Moment], policy: ChosenPolicy, tell: Callable[[float], None] = lambda _: None
+) -> Comparison:
     """Compare a policy with those that ruled.
 
     Args:
         moments: by time, at least one.
         policy: the other one.
+        tell: told now and then how far it is, from 0 to 1.
     """
     names: dict[str, str] = {}
     for moment in moments:
@@ -145,21 +148,22 @@ def rethink(moments: Sequence[Moment], policy: ChosenPolicy) -> Comparison:
         len(moments),
         moments[0].time_s,
         moments[-1].time_s,
-        _think(moments, None),
-        _think(moments, policy),
+        _think(moments, None, lambda part: tell(part / 2)),
+        _think(moments, policy, lambda part: tell((1 + part) / 2)),
         names,
     )
 
 
-def _think(moments: Sequence[Moment], policy: ChosenPolicy | None) -> Thoughts:
+def _think(moments: Sequence[Moment], policy: ChosenPolicy | None, tell: Callable[[float], None]) -> Thoughts:
     """Plan for each look in turn, by one policy or by that which ruled (None)."""
     thoughts, beliefs = Thoughts(), Beliefs()
     lengths_s = [min(max(0.0, after.time_s - now.time_s), GAP_MOST_S) for now, after in pairwise(moments)]
     before_s = float("-inf")
-    for moment, length_s in zip(moments, [*lengths_s, 0.0], strict=True):
+    for done, (moment, length_s) in enumerate(zip(moments, [*lengths_s, 0.0], strict=True)):
         if moment.monotonic_s < before_s:
             beliefs = Beliefs()  # another daemon, which knew nothing yet
         before_s = moment.monotonic_s
+        tell(done / len(moments))
         thought = plan(moment.host, moment.wishes, beliefs, moment.monotonic_s, policy or moment.policy)
         beliefs = thought.beliefs
         for domain in moment.host.domains:

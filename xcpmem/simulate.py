@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from xcpmem.errors import ConfigError, InvalidValue
 from xcpmem.plugins import installed_policies
+from xcpmem.progressbar import Progress
 from xcpmem.scenario import load_scenario
 from xcpmem.simulation import Simulation
 from xcpmem.units import format_kib
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from xcpmem.scenario import Scenario
 
@@ -47,20 +48,22 @@ def simulate_main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     try:
         scenario = load_scenario(options.file)
-        simulation = _prepare(options.file, scenario, trace=options.trace)
+        progress = Progress(f"simulating {scenario.name}")
+        simulation = _prepare(options.file, scenario, trace=options.trace, tell=progress.show)
     except ConfigError as error:
         sys.stderr.write(f"xcpmem simulate: {error}\n")
         return 2
     answer = simulation.run()
+    progress.end()
     sys.stdout.write(json.dumps(answer) + "\n" if options.json else format_answer(answer))
     for sentence in simulation.broken:
         sys.stderr.write(f"xcpmem simulate: {sentence}\n")
     return 1 if simulation.broken else 0
 
 
-def _prepare(where: str, scenario: Scenario, *, trace: bool) -> Simulation:
+def _prepare(where: str, scenario: Scenario, *, trace: bool, tell: Callable[[float], None]) -> Simulation:
     try:
-        return Simulation(scenario, trace=trace)
+        return Simulation(scenario, trace=trace, tell=tell)
     except InvalidValue as error:
         known = ", ".join(installed_policies())
         why = f"there is no policy {scenario.policy!r}; there are: {known}"

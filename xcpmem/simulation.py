@@ -22,6 +22,8 @@ from xcpmem.specs import MICROSECONDS_PER_SECOND, microseconds
 from xcpmem.xen.simhost import SimHost
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from xcpmem.scenario import Scenario
     from xcpmem.script import WorldCall
     from xcpmem.simdaemon import Planner, Turn
@@ -40,16 +42,25 @@ class Simulation:
         scenario: what to act out.
         trace: whether to write down each instant at which something happened.
         planner: who thinks; another one only to show what a safeguard is for.
+        tell: told now and then how far it is, from 0 to 1.
 
     Raises:
         InvalidValue: the scenario's policy does not exist.
     """
 
-    def __init__(self, scenario: Scenario, *, trace: bool = False, planner: Planner = plan) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        *,
+        trace: bool = False,
+        planner: Planner = plan,
+        tell: Callable[[float], None] = lambda _: None,
+    ) -> None:
         self.host = SimHost(scenario)
         self.broken: list[str] = []
         self._scenario = scenario
         self._planner = planner
+        self._tell = tell
         self._deadline_us = microseconds(scenario.deadline_s)
         self._tick_us = max(1, microseconds(scenario.tick_s))
         self._trace = _Trace(self.host) if trace else None
@@ -78,6 +89,7 @@ class Simulation:
                 break
             reports = self.host.reports
             moved = self.host.advance_to(next_us)
+            self._tell(next_us / max(1, self._deadline_us))
             daemon = self._daemon
             wants_turn = daemon is not None and (
                 next_us >= daemon.next_turn_us

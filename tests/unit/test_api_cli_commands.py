@@ -257,7 +257,8 @@ async def test_host_command_wants_exactly_one_host(selector: str, text: str) -> 
 
 
 async def test_wait_tells_a_watching_person_where_the_vm_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xcpmem.api.cli_commands._LOOK_AGAIN_S", 0.0)
+    for name in ("LOOK_AGAIN_S", "PATIENCE_S"):
+        monkeypatch.setattr(f"xcpmem.api.cli_progress.{name}", 0.0)
     xen = XenDouble()
     xen.held["VM.wait_memory_target_live"] = hold = asyncio.Event()
 
@@ -268,9 +269,26 @@ async def test_wait_tells_a_watching_person_where_the_vm_stands(monkeypatch: pyt
             return await xen.call(method, params, peer=peer)
 
     line = await say(Watching(), "vm-memory-target-wait", "vm=web1", wants_progress=True)
-    assert line.stderr.startswith("\rweb1: 1200 MiB of 1024 MiB")
+    assert "web1 [........................]   0 % 1.172 GiB of 1 GiB" in line.stderr
     assert line.stderr.endswith("\n")
     assert (line.stdout, line.code) == ("", 0)
+
+
+async def test_start_that_takes_its_time_says_how_long_it_has_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOOK_AGAIN_S", "PATIENCE_S"):
+        monkeypatch.setattr(f"xcpmem.api.cli_progress.{name}", 0.0)
+    xen = XenDouble()
+    xen.held["VM.start"] = hold = asyncio.Event()
+
+    class Watching(XenDouble):
+        async def call(self, method: str, params: Sequence[Value], *, peer: Peer) -> object:
+            if method == "VM_metrics.get_record":
+                hold.set()
+            return await xen.call(method, params, peer=peer)
+
+    line = await say(Watching(), "vm-start", "vm=web1", wants_progress=True)
+    assert "\rstarting web1 0 s, holds 1.172 GiB" in line.stderr
+    assert line.code == 0
 
 
 @pytest.mark.parametrize(("words", "wants_progress"), [(["--minimal"], True), ([], False)])
@@ -281,7 +299,8 @@ async def test_wait_is_silent_for_a_script(words: list[str], wants_progress: boo
 
 
 async def test_failed_wait_is_told_below_the_progress(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xcpmem.api.cli_commands._LOOK_AGAIN_S", 0.0)
+    for name in ("LOOK_AGAIN_S", "PATIENCE_S"):
+        monkeypatch.setattr(f"xcpmem.api.cli_progress.{name}", 0.0)
     xen = XenDouble()
     xen.failures["VM.wait_memory_target_live"] = ConstraintOrder()
     line = await say(xen, "vm-memory-target-wait", "vm=web1", wants_progress=True)

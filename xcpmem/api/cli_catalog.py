@@ -291,6 +291,13 @@ COMMANDS: Final[dict[str, Command]] = {
             optional=("vm", "dynamic-min", "dynamic-max", "reserve-min", "reserve-max", "policy", "start"),
         ),
         Command(
+            "top",
+            _LOOK,
+            "Show who has what memory and why, drawn anew every second; one plain picture when piped.",
+            "",
+            is_local=True,
+        ),
+        Command(
             "history",
             _LOOK,
             "Print what was decided when and on whose wish: of all or of one VM, from a time on (since=15m, "

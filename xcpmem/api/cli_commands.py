@@ -5,14 +5,13 @@ The commands are those of `xe` (xapi's ``cli_operations.ml``); one command is on
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.api import cli_help, cli_users
 from xcpmem.api.cli_catalog import COMMANDS
 from xcpmem.api.cli_fields import RECORD_CLASSES
-from xcpmem.api.cli_frames import Print, PrintStderr
+from xcpmem.api.cli_frames import Print
 from xcpmem.api.cli_history import export_journal, tell_history
 from xcpmem.api.cli_params import (
     add_param,
@@ -25,11 +24,11 @@ from xcpmem.api.cli_params import (
 )
 from xcpmem.api.cli_plan import plan
 from xcpmem.api.cli_policies import list_policies, set_policy
-from xcpmem.api.cli_records import Item, Records, keep_matching
+from xcpmem.api.cli_progress import Approach, Lapse, watch
+from xcpmem.api.cli_records import Item, keep_matching
 from xcpmem.api.cli_run import STANDARD, Failed, Run, describe
 from xcpmem.api.values import parse_double
 from xcpmem.errors import CommandError, XcpmemError
-from xcpmem.units import bytes_to_mib_floor
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -37,10 +36,10 @@ if TYPE_CHECKING:
     from xcpmem.api.cli_fields import RecordClass
     from xcpmem.api.cli_printer import Printer
     from xcpmem.api.cli_words import Words
+    from xcpmem.api.values import Value
 
 _VM: Final = RECORD_CLASSES["vm"]
 _HOST: Final = RECORD_CLASSES["host"]
-_LOOK_AGAIN_S: Final = 1.0
 _SETTABLE: Final = ("vm", "template", "pool")
 
 
@@ -130,39 +129,17 @@ _WAIT: Final = _VmCommand("VM.wait_memory_target_live")
 
 
 async def _wait_for_target(run: Run) -> None:
-    if not run.wants_progress or run.printer.is_minimal:
-        await _WAIT(run)
-        return
-    await _WAIT.for_each(run, lambda item: _wait_telling(run, item))
+    async def wait(item: Item) -> None:
+        title = str(item.record["name_label"])
+        await watch(run, title, run.call(_WAIT.method, item.ref), Approach(run, item).look)
+
+    await _WAIT.for_each(run, wait)
 
 
-async def _wait_telling(run: Run, item: Item) -> None:
-    """Wait as the plain call does, and from the first second on say where the VM stands."""
-    waiting = asyncio.ensure_future(run.call(_WAIT.method, item.ref))
-    told = False
-    try:
-        while not (await asyncio.wait({waiting}, timeout=_LOOK_AGAIN_S))[0]:
-            # A fresh look each time: what the command has read so far is kept for good.
-            records = Records(run.call)
-            now = await records.one(_VM, item.uuid)
-            actual, target = [
-                _mib(await records.text(now, field))
-                for field in (_VM.find("memory-actual"), _VM.find("memory-target"))
-                if field is not None
-            ]
-            line = f"\r{item.record['name_label']}: {actual} MiB of {target} MiB  "
-            await run.printer.send(PrintStderr(line))
-            told = True
-        await waiting
-    finally:
-        waiting.cancel()
-        await asyncio.wait({waiting})
-        if told:
-            await run.printer.send(PrintStderr("\n"))
-
-
-def _mib(size_bytes: str) -> str:
-    return str(bytes_to_mib_floor(int(size_bytes))) if size_bytes.isdecimal() else "?"
+async def _act(run: Run, doing: str, item: Item, method: str, *params: Value) -> None:
+    """Make a call that may take its time, with an eye on the VM."""
+    title = f"{doing} {item.record['name_label']}"
+    await watch(run, title, run.call(method, item.ref, *params), Lapse(run, item).look)
 
 
 async def _set_shadow_multiplier(run: Run) -> None:
@@ -222,9 +199,9 @@ async def _start(run: Run) -> None:
 
     async def start(item: Item) -> None:
         if host is None:
-            await run.call("VM.start", item.ref, *options)
+            await _act(run, "starting", item, "VM.start", *options)
         else:
-            await run.call("VM.start_on", item.ref, host.ref, *options)
+            await _act(run, "starting", item, "VM.start_on", host.ref, *options)
 
     await _VmCommand("VM.start").for_each(run, start, ["on", "paused", "progress"])
 
@@ -237,11 +214,11 @@ async def _find_host(run: Run, wanted: str) -> Item:
     raise CommandError(f"Host '{wanted}' not found")
 
 
-def _cleanly_or_hard(clean: str, hard: str) -> Callable[[Run], Awaitable[None]]:
+def _cleanly_or_hard(doing: str, clean: str, hard: str) -> Callable[[Run], Awaitable[None]]:
     async def end(run: Run) -> None:
         method = hard if run.words.flag("force") else clean
         command = _VmCommand(method, with_control_domains=False)
-        await command.for_each(run, lambda item: run.call(method, item.ref), ["progress"])
+        await command.for_each(run, lambda item: _act(run, doing, item, method), ["progress"])
 
     return end
 
@@ -281,8 +258,8 @@ HANDLERS: Final[Mapping[str, Callable[[Run], Awaitable[None]]]] = {
     **{f"{word}-param-clear": _for(clear_param, word) for word in _SETTABLE},
     **cli_users.HANDLERS,
     "vm-start": _start,
-    "vm-shutdown": _cleanly_or_hard("VM.clean_shutdown", "VM.hard_shutdown"),
-    "vm-reboot": _cleanly_or_hard("VM.clean_reboot", "VM.hard_reboot"),
+    "vm-shutdown": _cleanly_or_hard("shutting down", "VM.clean_shutdown", "VM.hard_shutdown"),
+    "vm-reboot": _cleanly_or_hard("rebooting", "VM.clean_reboot", "VM.hard_reboot"),
     "vm-pause": _VmCommand("VM.pause", with_control_domains=False),
     "vm-unpause": _VmCommand("VM.unpause", with_control_domains=False),
     "vm-memory-limits-set": _VmCommand(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from xcpmem.api.cli_catalog import Command
 
-_SELECTORS_HELP: Final = {
+SELECTORS_HELP: Final = {
     VM_SELECTORS: (
         " VMs are selected by vm=<uuid or name-label> or by the values of any of their fields, such as"
         " uuid=<uuid>, power-state=halted, other-config:key=value or tags:contains=<tag>. If several VMs"
@@ -61,7 +61,7 @@ def _teach_one(name: str) -> str:
     command = COMMANDS.get(name)
     if command is None:
         return f"Unknown command '{name}'" + "".join(f"\n{line}" for line in suggest(name))
-    lines = [f"{command.name}: {command.summary}{_SELECTORS_HELP.get(command.selectors, '')}"]
+    lines = [f"{command.name}: {command.summary}{SELECTORS_HELP.get(command.selectors, '')}"]
     if command.required:
         lines.append(f"  required: {', '.join(command.required)}")
     optional = [*command.optional, *filter(None, [command.selectors])]
@@ -106,7 +106,7 @@ def describe(name: str) -> list[tuple[str, str]]:
         ("command name        ", command.name),
         ("reqd params     ", ", ".join(command.required)),
         ("optional params ", ", ".join(optional)),
-        ("description     ", command.summary + _SELECTORS_HELP.get(command.selectors, "")),
+        ("description     ", command.summary + SELECTORS_HELP.get(command.selectors, "")),
     ]
 
 
