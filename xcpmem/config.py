@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, get_origin,
 
 from xcpmem import __version__
 from xcpmem.errors import ConfigError, InvalidValue
-from xcpmem.logs import LogFormat, LogLevel
+from xcpmem.logs import LogFormat, LogLevel, LogTarget
 from xcpmem.readers import ADDRESS, BOOLEAN, COUNT, KIB, PATH, SECONDS, TABLE, TEXT, Address, Reader, choice
 from xcpmem.squeezedconf import IMPORT_FLAG, import_squeezed_conf
 from xcpmem.units import mib_to_kib
@@ -161,16 +161,15 @@ class Settings:
     reservation_orphan_s: Annotated[
         float, Setting(SECONDS, "after a restart, reservations that nobody claims are given back")
     ] = 600.0
-    journal_rows: Annotated[
-        int, Setting(COUNT, "at most so many decisions are kept for 'xcpmem history'; 0: none")
-    ] = 100_000
-    journal_kib: Annotated[int, Setting(KIB, "... and they take at most so much of the disk")] = mib_to_kib(
-        64
+    journal_rows: Annotated[int, Setting(COUNT, "decisions kept for 'xcpmem history'; 0: none")] = 100_000
+    journal_kib: Annotated[int, Setting(KIB, "those decisions take at most so much of the disk")] = (
+        mib_to_kib(64)
     )
     log_level: Annotated[LogLevel, Setting(choice(LogLevel), "least severity that is logged")] = LogLevel.INFO
     log_format: Annotated[
         LogFormat, Setting(choice(LogFormat), "auto is text on a terminal, kv (key=value) elsewhere")
     ] = LogFormat.AUTO
+    log_to: Annotated[LogTarget, Setting(choice(LogTarget), "auto: journald or stderr")] = LogTarget.AUTO
     check_config: bool = False
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 
@@ -301,7 +300,9 @@ def default_state_dir(driver: DriverKind, environ: Mapping[str, str], euid: int)
 
 
 def parse_command_line(
-    argv: Sequence[str], environ: Mapping[str, str] | None = None, euid: int | None = None
+    argv: Sequence[str],
+    environ: Mapping[str, str] | None = None,
+    euid: int | None = None,
 ) -> Settings:
     """Make the settings from ``xcpmemd``'s arguments and the TOML file that they name.
 

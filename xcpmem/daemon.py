@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = parse_command_line(sys.argv[1:] if argv is None else argv)
         policies = _policies(settings)
-        logs.configure(settings.log_level, settings.log_format)
+        logs.configure(settings.log_level, settings.log_format, settings.log_to)
     except ConfigError as error:
         sys.stderr.write(f"xcpmemd: {error}\n")
         return 2

@@ -24,7 +24,7 @@ from xcpmem.xen.simtoolstack import RemoteToolstack
 from xcpmem.xen.simulated import HYPERVISOR_SUFFIX, TOOLSTACK_SUFFIX, SimulatedHost
 from xcpmem.xen.takeover import hand_back, take_over
 from xcpmem.xen.xenstore import Xenstore
-from xcpmem.xen.xl import XlToolstack
+from xcpmem.xen.xl import XlToolstack, outside_sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -75,7 +75,8 @@ async def open_host(settings: Settings) -> OpenHost:
     if settings.driver is DriverKind.XEN:
         if not settings.observe:
             refuse_rivals()
-        return await _connect(settings, _xenstored_socket(), open_hypervisor(), XlToolstack())
+        toolstack = XlToolstack(outside=outside_sandbox(os.environ))
+        return await _connect(settings, _xenstored_socket(), open_hypervisor(), toolstack)
     scenario = load_scenario(settings.scenario)
     definitions, slush_kib = _definitions(scenario), scenario.host.slush_kib
     if settings.host is not None:

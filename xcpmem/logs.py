@@ -1,8 +1,9 @@
 """Logging, configured here and nowhere else: one sentence per line, on standard error.
 
-A terminal gets text, everything else ``key=value``; under journald each line carries its priority and no
-time, for the journal keeps its own. A sentence that repeats is shown a few times, then counted. Fields
-given with ``extra=`` follow the sentence as ``key=value``.
+A terminal gets text, everything else ``key=value``. Where standard error ends in the journal, or where it is
+asked for, records go to the journal's own socket with their figures as fields (``journalctl XCPMEM_VM=...``),
+or to syslog's. A sentence that repeats is shown a few times, then counted. Fields given with ``extra=``
+follow the sentence as ``key=value``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final, TextIO
 
 from xcpmem.errors import ConfigError
+from xcpmem.logsocket import JOURNAL_SOCKET, LARGEST, SYSLOG_SOCKET, SocketHandler, journal_entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -39,11 +41,22 @@ class LogFormat(StrEnum):
     KV = "kv"
 
 
+class LogTarget(StrEnum):
+    """Where records go; ``auto`` is the journal if standard error ends there, else standard error."""
+
+    AUTO = "auto"
+    STDERR = "stderr"
+    JOURNALD = "journald"
+    SYSLOG = "syslog"
+
+
 # Priorities of syslog(3), which journald reads from the start of a line (sd-daemon(3)).
 _PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 _DEBUG_PRIORITY: Final = 7
 _OWN_ATTRIBUTES: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _REMARK: Final = "repetition"
+_IDENTIFIER: Final = "xcpmemd"
+_FACILITY: Final = 3 << 3  # daemon, of syslog(3)
 
 
 def _escape(text: str) -> str:
@@ -57,9 +70,41 @@ def _quote(value: object) -> str:
 
 
 def _fields(record: logging.LogRecord) -> Iterator[str]:
-    for key, value in record.__dict__.items():
-        if key not in _OWN_ATTRIBUTES and key != _REMARK:
-            yield f"{key}={_quote(value)}"
+    for key, value in _own_fields(record).items():
+        yield f"{key}={_quote(value)}"
+
+
+def _own_fields(record: logging.LogRecord) -> dict[str, object]:
+    known = _OWN_ATTRIBUTES | {_REMARK}
+    return {key: value for key, value in record.__dict__.items() if key not in known}
+
+
+def _whole_text(record: logging.LogRecord) -> str:
+    """The sentence, what the filter remarks, and a traceback below."""
+    remark = getattr(record, _REMARK, "")
+    text = _escape(record.getMessage()) + (f" ({remark})" if remark else "")
+    return f"{text}\n{logging.Formatter().formatException(record.exc_info)}" if record.exc_info else text
+
+
+def _to_journal(record: logging.LogRecord) -> bytes:
+    fields = {
+        "MESSAGE": _whole_text(record),
+        "PRIORITY": str(_priority(record.levelno)),
+        "SYSLOG_IDENTIFIER": _IDENTIFIER,
+        "XCPMEM_LOGGER": record.name,
+    }
+    for key, value in _own_fields(record).items():
+        name = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in key.upper())
+        fields[f"XCPMEM_{name}"] = str(value)
+    return journal_entry(fields)
+
+
+def _to_syslog(record: logging.LogRecord) -> bytes:
+    """Write a line as syslog(3) does: facility daemon, local time."""
+    clock = time.strftime("%b %e %H:%M:%S", time.localtime(record.created))
+    text = " ".join([_whole_text(record).replace("\n", " | "), *_fields(record)])
+    line = f"<{_FACILITY + _priority(record.levelno)}>{clock} {_IDENTIFIER}[{os.getpid()}]: {text}"
+    return line.encode("utf-8", "backslashreplace")[:LARGEST]
 
 
 def _priority(level: int) -> int:
@@ -197,6 +242,7 @@ def _parse_override(text: str) -> dict[str, int]:
 def configure(
     level: LogLevel = LogLevel.INFO,
     log_format: LogFormat = LogFormat.AUTO,
+    log_to: LogTarget = LogTarget.AUTO,
     *,
     stream: TextIO | None = None,
     environ: Mapping[str, str] | None = None,
@@ -205,8 +251,9 @@ def configure(
 
     Args:
         level: least severity shown; ``XCPMEM_LOG`` overrides it.
-        log_format: how lines look.
-        stream: where they go; standard error if None.
+        log_format: how lines look on standard error.
+        log_to: where records go; what a socket does not take goes to standard error.
+        stream: used as standard error; the real one if None.
         environ: where ``XCPMEM_LOG`` and ``JOURNAL_STREAM`` are looked up; the process's own if None.
 
     Raises:
@@ -218,10 +265,14 @@ def configure(
     if override := environ.get("XCPMEM_LOG", ""):
         levels |= _parse_override(override)
     as_text = log_format is LogFormat.TEXT or (log_format is LogFormat.AUTO and stream.isatty())
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(
-        TextFormatter() if as_text else KeyValueFormatter(journal=_is_journal(stream, environ))
-    )
+    in_journal = _is_journal(stream, environ)
+    lines = logging.StreamHandler(stream)
+    lines.setFormatter(TextFormatter() if as_text else KeyValueFormatter(journal=in_journal))
+    handler: logging.Handler = lines
+    if log_to is LogTarget.JOURNALD or (log_to is LogTarget.AUTO and in_journal):
+        handler = SocketHandler(JOURNAL_SOCKET, _to_journal, lines)
+    elif log_to is LogTarget.SYSLOG:
+        handler = SocketHandler(SYSLOG_SOCKET, _to_syslog, lines)
     handler.addFilter(RepeatFilter())
     root = logging.getLogger()
     for old in list(root.handlers):

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 COMMAND: Final = "python -m xcpmem.manual deploy/man"
 """What to run when a command or a setting has changed."""
 
-_UNAVAILABLE: Final = "Not available in this version."
-
 
 def make_pages() -> dict[str, str]:
     """Make the text of each page, by its file's name."""
@@ -203,8 +201,6 @@ def _settings_page() -> Iterator[str]:
 def _about(key: str, setting: Setting) -> list[str]:
     """Explain a setting: what it is, what it may be, and its default."""
     texts = [f"{setting.about[0].upper()}{setting.about[1:]}.", f"Expected: {setting.reader.expected}."]
-    if not setting.is_available:
-        return [*texts, _UNAVAILABLE]
     default = {each.name: each.default for each in fields(Settings)}[key]
     if default is not None and default is not MISSING:
         texts.append(f"Default: {str(default).lower() if isinstance(default, bool) else default}.")

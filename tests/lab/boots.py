@@ -29,6 +29,7 @@ BOOTS: Final[Mapping[str, tuple[str, ...]]] = {
         "daemon_checks.sigterm_ends_the_daemon_and_moves_nothing",
         "contract_checks.host_port_keeps_its_contract",
     ),
+    "package": ("package_checks.package_serves_under_its_units_command_line",),
     "starts": (
         "start_checks.vm_starts_by_squeezing_two_others",
         "start_checks.vm_that_can_never_fit_is_refused_at_once_and_nobody_moves",

@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from deploy.debian.build import build
 from tests.lab.image import DOM0_PYTHON, PROJECT, ImageError, pack_cpio
 from tests.lab.needy import pack_needy_overlay
 
@@ -28,6 +29,8 @@ TEST_SOURCES: Final = (
 )
 # Checks of these modules want guests that swap, report and can be told to eat memory.
 NEEDY_MODULES: Final = frozenset({"pressure_checks"})
+# Only these need the Debian package, which takes its time to build.
+PACKAGE_CHECKS: Final = "package_checks."
 WHEEL_TIMEOUT_S: Final = 300
 
 
@@ -58,6 +61,8 @@ def pack_payload(target: Path, checks: Sequence[str]) -> None:
             pack_needy_overlay(root / "opt" / "guest" / "needy.cpio.gz")
         with zipfile.ZipFile(_wheel(Path(scratch))) as wheel:
             wheel.extractall(root / "opt" / "project")
+        if any(check.startswith(PACKAGE_CHECKS) for check in checks):
+            build(Path(scratch) / "deb", DOM0_PYTHON).rename(lab / "xcpmem.deb")
         if f"{sys.version_info.major}.{sys.version_info.minor}" == DOM0_PYTHON:
             # Or else dom0 compiles it under emulation, which takes many seconds of each boot.
             compileall.compile_dir(

@@ -155,7 +155,8 @@ def test_format_follows_the_stream_unless_it_is_chosen(
     assert expected in stream.getvalue()
 
 
-def test_journal_is_recognised_by_device_and_inode(tmp_path: Path) -> None:
+def test_journal_is_recognised_by_device_and_inode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xcpmem.logs.JOURNAL_SOCKET", str(tmp_path / "no.socket"))
     with (tmp_path / "journal").open("w+", encoding="utf-8") as stream:
         status = os.fstat(stream.fileno())
         configure(stream=stream, environ={"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"})

@@ -15,7 +15,7 @@ import pytest
 
 from xcpmem.errors import ToolstackError
 from xcpmem.xen.toolstack import Blueprint, Size, Subject
-from xcpmem.xen.xl import CONFIG_KEY, OUTPUT_BYTES_MOST, XlToolstack
+from xcpmem.xen.xl import CONFIG_KEY, OUTPUT_BYTES_MOST, XlToolstack, outside_sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -191,3 +191,65 @@ def test_xl_dies_with_the_daemon(tmp_path: Path) -> None:
     daemon.wait(WAIT_S)
     assert pipe.read() == b""
     pipe.close()
+
+
+OUTSIDE_PROGRAM = """\
+import asyncio, os, sys
+from xcpmem.xen.toolstack import Subject
+from xcpmem.xen.xl import XlToolstack, outside_sandbox
+asyncio.run(XlToolstack(sys.argv[1], outside=outside_sandbox(os.environ)).destroy(Subject(7, "VM")))
+"""
+
+
+def service_manager(folder: Path) -> dict[str, str]:
+    """An environment with a systemd-run that runs its words as no child of whoever calls it."""
+    path = folder / "bin" / "systemd-run"
+    path.parent.mkdir()
+    path.write_text(
+        f'#!/bin/sh\nwhile [ "${{1#--}}" != "$1" ]; do echo "$1" >> {folder}/options; shift; done\n"$@"\n',
+        encoding="utf-8",
+    )
+    path.chmod(0o700)
+    return {**os.environ, "PATH": f"{path.parent}:{os.environ['PATH']}", "INVOCATION_ID": "1"}
+
+
+async def test_under_systemd_xl_runs_in_a_unit_of_its_own(tmp_path: Path) -> None:
+    environ = service_manager(tmp_path)
+    script(tmp_path)
+    toolstack = XlToolstack(str(tmp_path / "xl"), outside=outside_sandbox(environ), act_s=WAIT_S)
+    await toolstack.destroy(WEB)
+    assert words(tmp_path) == ["destroy", "7"]
+    options = (tmp_path / "options").read_text(encoding="utf-8").splitlines()
+    assert {"--pipe", "--wait", "--collect", "--property=KillMode=process"} <= set(options)
+
+
+async def test_failure_in_a_unit_of_its_own_is_told_as_any_other(tmp_path: Path) -> None:
+    environ = service_manager(tmp_path)
+    script(tmp_path, "echo 'no such domain' >&2; exit 3")
+    toolstack = XlToolstack(str(tmp_path / "xl"), outside=outside_sandbox(environ), act_s=WAIT_S)
+    with pytest.raises(ToolstackError) as failure:
+        await toolstack.destroy(WEB)
+    assert str(failure.value) == f"{TITLE}: xl destroy failed (status 3): no such domain"
+
+
+def test_xl_in_a_unit_of_its_own_dies_with_the_daemon(tmp_path: Path) -> None:
+    pipe = Pipe(tmp_path)
+    environ = service_manager(tmp_path)
+    script(tmp_path, f"{pipe.hold}; exec sleep 60")
+    daemon = subprocess.Popen(
+        [sys.executable, "-c", OUTSIDE_PROGRAM, str(tmp_path / "xl")],
+        cwd=Path(__file__).parents[2],
+        env=environ,
+    )
+    assert pipe.read()
+    daemon.kill()
+    daemon.wait(WAIT_S)
+    assert pipe.read() == b""
+    pipe.close()
+
+
+def test_without_systemd_xl_is_run_as_it_is(tmp_path: Path) -> None:
+    environ = service_manager(tmp_path)
+    assert outside_sandbox(environ)
+    assert outside_sandbox({key: value for key, value in environ.items() if key != "INVOCATION_ID"}) == ()
+    assert outside_sandbox({"INVOCATION_ID": "1", "PATH": str(tmp_path)}) == ()

@@ -21,6 +21,8 @@ from typing import IO, TYPE_CHECKING, Final
 from xcpmem.errors import ToolstackError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from xcpmem.xen.toolstack import Blueprint, Size, Subject
 
 CONFIG_KEY: Final = "xcpmem-xl-config"
@@ -52,7 +54,40 @@ Or else an `xl` that nobody waits for any more would build a domain with memory 
 to others. The one that stays behind for a domain is a child of it, and not bound by this.
 """
 
+_WATCHER: Final = """\
+import os, select, subprocess, sys
+child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+ended = os.pidfd_open(child.pid)
+ready, _, _ = select.select([ended, 0], [], [])
+if ended not in ready:
+    child.kill()
+sys.exit(child.wait() % 256)
+"""
+"""The same for a program that is no child of ours: its standard input is a pipe that ends when we do."""
+
+_OUTSIDE: Final = (
+    *("systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--property=KillMode=process"),
+    *("--description=xl for xcpmemd", "--setenv=LC_ALL=C"),
+)
+"""Runs a program in a unit of its own, outside our sandbox, with our standard streams and to its end. What it
+leaves behind (the `xl` that waits for the guest's end, device models) is left alone when it ends."""
+
 _log = logging.getLogger(__name__)
+
+
+def outside_sandbox(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Say what to put before a program so that it runs outside the sandbox of our unit.
+
+    Args:
+        environ: our own; systemd gives a unit's processes ``INVOCATION_ID``.
+
+    Returns:
+        Words; none where we are no unit.
+    """
+    found = shutil.which(_OUTSIDE[0], path=environ.get("PATH"))
+    if found is None or not environ.get("INVOCATION_ID"):
+        return ()
+    return (found, *_OUTSIDE[1:], f"--setenv=PATH={environ.get('PATH', os.defpath)}")
 
 
 class XlToolstack:
@@ -60,12 +95,21 @@ class XlToolstack:
 
     Args:
         program: the command, looked up in ``PATH`` if it is no path.
+        outside: what stands before it to run it outside our sandbox, see `outside_sandbox`.
         create_s: how long building may take, seconds.
         act_s: how long anything else may take, seconds.
     """
 
-    def __init__(self, program: str = "xl", *, create_s: float = CREATE_S, act_s: float = ACT_S) -> None:
+    def __init__(
+        self,
+        program: str = "xl",
+        *,
+        outside: tuple[str, ...] = (),
+        create_s: float = CREATE_S,
+        act_s: float = ACT_S,
+    ) -> None:
         self._program = program
+        self._outside = outside
         self._create_s = create_s
         self._act_s = act_s
 
@@ -130,10 +174,11 @@ class XlToolstack:
         if command is None:
             raise ToolstackError(f"{title}: there is no command {self._program} on this host")
         with TemporaryFile() as output:
+            watched = (*self._outside, sys.executable, "-I", "-S", "-c", _WATCHER) if self._outside else ()
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())),
-                *(command, *words),
-                stdin=asyncio.subprocess.DEVNULL,
+                *(*watched, command, *words),
+                stdin=asyncio.subprocess.PIPE if watched else asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=output,
                 env={**os.environ, "LC_ALL": "C"},

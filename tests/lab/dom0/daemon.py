@@ -75,7 +75,7 @@ class Daemon:
                 stderr=log,
             )
         assert self._process.stdout is not None
-        line = _first_line(self._process.stdout, READY_DEADLINE_S)
+        line = first_line(self._process.stdout, READY_DEADLINE_S)
         ready = _READY.fullmatch(line)
         if ready is None:
             # With faulthandler an abort leaves in the log where each thread was.
@@ -138,7 +138,7 @@ class Daemon:
         return self._process
 
 
-def _first_line(stream: IO[bytes], deadline_s: float) -> str:
+def first_line(stream: IO[bytes], deadline_s: float) -> str:
     """The first line of a stream; what there is of it if the stream ends or the time is over."""
     deadline = time.perf_counter() + deadline_s
     text = b""
