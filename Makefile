@@ -7,7 +7,7 @@ RELEASE := $(VENV)-release
 SHIPPED := build/shipped
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format spec deb test-host lab bench fuzz pin sbom audit clean
+.PHONY: help run test check format spec man deb test-host lab bench fuzz pin sbom audit clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ format: $(STAMP)  ## put the code in shape
 
 spec: $(STAMP)  ## write api-spec/ anew from the declaration of the API
 	$(BIN)/python -m xcpmem.api.spec api-spec
+
+man: $(STAMP)  ## write deploy/man anew from the declarations of commands and settings
+	$(BIN)/python -m xcpmem.manual deploy/man
 
 deb: $(STAMP)  ## the Debian package, in dist/
 	$(BIN)/python deploy/debian/build.py dist

@@ -162,9 +162,7 @@ class Settings:
         float, Setting(SECONDS, "after a restart, reservations that nobody claims are given back")
     ] = 600.0
     journal_rows: Annotated[int, Setting(COUNT, "decisions kept for 'xcpmem history'; 0: none")] = 100_000
-    journal_kib: Annotated[int, Setting(KIB, "those decisions take at most so much of the disk")] = (
-        mib_to_kib(64)
-    )
+    journal_kib: Annotated[int, Setting(KIB, "what they take of the disk at most")] = mib_to_kib(64)
     log_level: Annotated[LogLevel, Setting(choice(LogLevel), "least severity that is logged")] = LogLevel.INFO
     log_format: Annotated[
         LogFormat, Setting(choice(LogFormat), "auto is text on a terminal, kv (key=value) elsewhere")
@@ -300,9 +298,7 @@ def default_state_dir(driver: DriverKind, environ: Mapping[str, str], euid: int)
 
 
 def parse_command_line(
-    argv: Sequence[str],
-    environ: Mapping[str, str] | None = None,
-    euid: int | None = None,
+    argv: Sequence[str], environ: Mapping[str, str] | None = None, euid: int | None = None
 ) -> Settings:
     """Make the settings from ``xcpmemd``'s arguments and the TOML file that they name.
 

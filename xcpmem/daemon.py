@@ -219,8 +219,11 @@ async def _assemble(
     stack.callback(metrics.close)
     controller.subscribe(metrics.observe_cycle)
     journal, wishbook = _open_journal(settings, stack), Wishbook(time.monotonic)
-    names = Narrator(lambda uuid: service.vms()[uuid].name_label if uuid in service.vms() else "")
-    controller.subscribe(Chronicle(names, wishbook, journal).absorb)
+    narrator = Narrator(
+        lambda uuid: service.vms()[uuid].name_label if uuid in service.vms() else "",
+        lambda owner: session.uname if (session := sessions.find_by_uuid(owner)) else "",
+    )
+    controller.subscribe(Chronicle(narrator, wishbook, journal).absorb)
     host.xenstore.observe_exchanges(metrics.observe_exchange)
     tasks = Tasks(opaque_ref("host", service.host().uuid))
     trail = AuditTrail(settings.state_dir)

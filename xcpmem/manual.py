@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from xcpmem.api.cli_catalog import Command
     from xcpmem.config import Setting
 
-COMMAND: Final = "python -m xcpmem.manual deploy/man"
+COMMAND: Final = "make man"
 """What to run when a command or a setting has changed."""
 
 

@@ -8,6 +8,7 @@ memory set aside or refused, domains that come and go, a host that cannot be see
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -44,6 +45,7 @@ REMIND_S: Final = 300.0
 _NOT_ASKED: Final = frozenset({Motive.NO_DRIVER, Motive.LEFT_ALONE})
 """These stay where they are, whatever happens; there is nothing to tell."""
 
+_STOPPED_SHORT: Final = frozenset({Motive.FLOOR, Motive.CEILING})
 _STOPPED: Final = frozenset({BalloonState.STUCK, BalloonState.AT_LIMIT})
 
 
@@ -63,10 +65,19 @@ class Narrator:
 
     Args:
         name_of: gives the name of a VM for people, by uuid; empty: it has none.
+        user_of: gives the user who owns a reservation, by its owner; empty: nobody is logged in as that.
+        clock: monotonic seconds; a report of a host that cannot be seen has the time of an older look.
     """
 
-    def __init__(self, name_of: Callable[[str], str] = lambda _: "") -> None:
+    def __init__(
+        self,
+        name_of: Callable[[str], str] = lambda _: "",
+        user_of: Callable[[str], str] = lambda _: "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._name_of = name_of
+        self._user_of = user_of
+        self._clock = clock
         self._told: dict[str, _Told] = {}
         self._waiting: set[str] = set()
         self._blind_since_s: float | None = None
@@ -79,7 +90,7 @@ class Narrator:
         if not report.saw_host:
             return list(self._tell_blindness(report))
         is_first, self._report = self._report is None, report
-        sentences = [*self._tell_sight(report)]
+        sentences = [*self._tell_sight()]
         if is_first:
             sentences.append(greet(report))
         sentences += self._tell_policy(report)
@@ -97,13 +108,13 @@ class Narrator:
     def _tell_blindness(self, report: CycleReport) -> Iterator[Sentence]:
         why = str(report.failures[0])
         if self._blind_since_s is None:
-            self._blind_since_s = self._reminded_s = report.time_s
+            self._blind_since_s = self._reminded_s = self._clock()
             yield Sentence(
                 logging.WARNING, "%s; every domain keeps its target, and it is tried again", (why,), "blind"
             )
-        elif report.time_s - self._reminded_s >= REMIND_S:
-            self._reminded_s = report.time_s
-            blind_s = report.time_s - self._blind_since_s
+        elif self._clock() - self._reminded_s >= REMIND_S:
+            self._reminded_s = self._clock()
+            blind_s = self._reminded_s - self._blind_since_s
             yield Sentence(
                 logging.ERROR,
                 "still, after %s, %s; nothing is balanced meanwhile. Does xenstore-ls /local/domain answer?",
@@ -112,9 +123,9 @@ class Narrator:
                 fields={"blind_s": round(blind_s)},
             )
 
-    def _tell_sight(self, report: CycleReport) -> Iterator[Sentence]:
+    def _tell_sight(self) -> Iterator[Sentence]:
         if self._blind_since_s is not None:
-            blind_s, self._blind_since_s = report.time_s - self._blind_since_s, None
+            blind_s, self._blind_since_s = self._clock() - self._blind_since_s, None
             yield Sentence(logging.WARNING, "the host is seen again after %s", (span(blind_s),), "sight")
 
     def _tell_policy(self, report: CycleReport) -> Iterator[Sentence]:
@@ -179,6 +190,8 @@ class Narrator:
         if abs(change_kib) < max(DULL_KIB, told.goal_kib // DULL_SHARE) or reason.motive in _NOT_ASKED:
             return
         before_kib, told.goal_kib = told.goal_kib, reason.goal_kib
+        if reason.motive in _STOPPED_SHORT:
+            return  # that it stopped is told, and says it better
         sentence = Sentence(
             logging.INFO,
             "%s is to hold %s instead of %s: it %s",
@@ -275,7 +288,8 @@ class Narrator:
     def _purpose(self, whose: MemoryRequest | Reservation) -> str:
         if whose.vm_uuid:
             return f"{self.name(whose.vm_uuid)}, which is to start"
-        return f"{whose.owner}"
+        user = self._user_of(whose.owner)
+        return f"{user} (session {whose.owner})" if user else whose.owner
 
     def _tell_failures(self, report: CycleReport) -> Iterator[Sentence]:
         for failure in report.failures:

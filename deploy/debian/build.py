@@ -32,6 +32,11 @@ DOCUMENTS: Final = (
     *("README.md", "deploy/README.md", "deploy/from-squeezed.md", "deploy/from-xl.md", "deploy/prometheus"),
     *("deploy/grafana", "deploy/guest"),
 )
+COMPLETIONS: Final = {
+    "xcpmem.bash": "bash-completion/completions/xcpmem",
+    "_xcpmem": "zsh/vendor-completions/_xcpmem",
+    "xcpmem.fish": "fish/vendor_completions.d/xcpmem.fish",
+}
 
 _LAUNCHER: Final = """\
 #!/usr/bin/python3 -I
@@ -129,6 +134,7 @@ def _install_packages(scratch: Path, site: Path, python: str) -> str:
         *(*(f"--platform={each}" for each in PLATFORMS), "--require-hashes"),
         *("--requirement", str(PROJECT / "deploy/requirements.txt")),
     )
+    shutil.rmtree(site / "bin", ignore_errors=True)
     _run(*install, str(wheel))
     shutil.rmtree(site / "bin", ignore_errors=True)  # launchers for the Python of the machine that builds
     with zipfile.ZipFile(wheel) as packed:
@@ -143,6 +149,8 @@ def _lay_out(root: Path) -> None:
         _write(root / "usr/bin" / name, _LAUNCHER.format(site=SITE, module=module), mode=0o755)
     _copy("deploy/xcpmemd.service", root / "lib/systemd/system/xcpmemd.service")
     _copy("deploy/xcpmem.toml", root / "etc/xcpmem/xcpmem.toml")
+    for name, target in COMPLETIONS.items():
+        _copy(f"deploy/completions/{name}", root / "usr/share" / target)
     documents = root / "usr/share/doc/xcpmem"
     for name in DOCUMENTS:
         source, target = PROJECT / name, documents / name

@@ -42,6 +42,7 @@ def test_package_has_everything_where_policy_wants_it(unpacked: Path) -> None:
         *("lib/systemd/system/xcpmemd.service", "usr/share/man/man1/xcpmem.1.gz"),
         *("usr/share/man/man8/xcpmemd.8.gz", "usr/share/man/man5/xcpmem.toml.5.gz"),
         *("usr/share/doc/xcpmem/copyright", "usr/share/doc/xcpmem/changelog.gz"),
+        *("usr/share/bash-completion/completions/xcpmem", "usr/share/zsh/vendor-completions/_xcpmem"),
         *("usr/share/doc/xcpmem/deploy/README.md", "usr/lib/xcpmem/pyxs/__init__.py"),
         *("usr/lib/xcpmem/aiohttp/__init__.py", "usr/lib/xcpmem/xcpmem/api/model.json"),
     ):

@@ -56,7 +56,7 @@ async def test_change_says_who_what_from_where_before_and_after(
             "memory_dynamic_min": str(GIB),
         },
     }
-    (record,) = [record for record in caplog.records if record.msg == "changed"]
+    (record,) = [record for record in caplog.records if record.msg == "%s did %s%s"]
     logged = record.__dict__
     assert (logged["user"], logged["from"], logged["target"]) == ("root", "192.0.2.1", change["target"])
     assert f"memory_dynamic_max={3 * GIB}" in logged["after"]
@@ -79,7 +79,7 @@ async def test_refusal_stands_in_the_log_and_pushes_nothing_out_of_the_trail(
         with pytest.raises(XcpmemError):
             await stack.call("VM.set_memory_dynamic_range", session, vm.ref, GIB, maximum)
     assert changes(stack) == []
-    refused = [record.__dict__ for record in caplog.records if record.msg == "change refused"]
+    refused = [record.__dict__ for record in caplog.records if record.msg == "%s was refused %s: %s"]
     assert [(entry["user"], entry["why"]) for entry in refused] == [
         ("reader", "RBAC_PERMISSION_DENIED"),
         ("root", "MEMORY_CONSTRAINT_VIOLATION_ORDER"),

@@ -43,7 +43,11 @@ class Story:
     """
 
     def __init__(self) -> None:
-        self.narrator = Narrator(lambda uuid: NAMES.get(uuid, ""))
+        users = {"session-7": "ann"}
+        self.narrator = Narrator(
+            lambda uuid: NAMES.get(uuid, ""), lambda owner: users.get(owner, ""), lambda: self.clock_s
+        )
+        self.clock_s = 0.0
         self.now_s = 0.0
         self.beliefs = Beliefs()
 
@@ -134,6 +138,7 @@ def test_stuck_guest_is_told_once_and_blamed_and_told_again_when_it_moves(story:
     assert warning.level == logging.WARNING
     assert warning.text.startswith("web does not give back what it was asked for: it was told to hold ")
     assert "and stopped at 3 GiB; others give in its place" in warning.text
+    assert [sentence for sentence in told if sentence.kind == "goal" and "stopped" in sentence.text] == []
     (refused, *_) = [sentence for sentence in told if sentence.kind == "refused"]
     assert refused.text.endswith("these did not give back what they were asked for: web")
     moved = a_domain(GIB, 3 * GIB, actual_kib=2560 * MIB, target_kib=2 * GIB)
@@ -186,10 +191,11 @@ def test_blindness_is_told_once_then_after_minutes_as_an_error_and_its_end(story
         "cannot see the host: xenstored did not answer within 5 s; every domain keeps"
     )
     assert story.turn(rest(), failures=blind) == []
-    story.now_s += 300
+    story.clock_s += 300
     (still,) = story.turn(rest(), failures=blind)
     assert still.level == logging.ERROR
     assert still.text.startswith("still, after 5 min, cannot see the host")
+    story.clock_s += 2
     assert story.texts(rest()) == ["the host is seen again after 5 min"]
 
 
@@ -214,7 +220,7 @@ def test_flag_commands_and_policy_are_told(story: Story) -> None:
         "memory is divided by policy shares now, not proportional",
         "web has been off its target for too long and is marked as uncooperative",
         "domain 5 is being built with the 1 GiB that were set aside for it",
-        "freed the 1 GiB that were set aside for session-7",
+        "freed the 1 GiB that were set aside for ann (session session-7)",
     ]
     assert story.texts(rest(), actions=(SetUncooperative(1, False),), stance=policy) == [
         "web is at its target again and no longer marked as uncooperative"

@@ -92,7 +92,10 @@ class Auditor:
         """Put a change that was refused into the log, and only there."""
         session = caller.owner
         _log.info(
-            "change refused",
+            "%s was refused %s: %s",
+            session.user,
+            message.wire_name,
+            error.code,
             extra={
                 "user": session.user,
                 "role": session.role,
@@ -130,7 +133,10 @@ class Auditor:
         )
         self._trail.keep(change)
         _log.info(
-            "changed",
+            "%s did %s%s",
+            change.user,
+            change.call,
+            f" to {change.target}" if change.target else "",
             extra={
                 "user": change.user,
                 "role": change.role,

@@ -163,7 +163,7 @@ class StoreSession:
             try:
                 link = await self._reopen()
             except DriverError as error:
-                _logger.info("xenstored is not back yet: %s", error)
+                _logger.debug("xenstored is not back yet: %s", error)
         self._link = link
         self._reconnection = None
         self.reconnects += 1
