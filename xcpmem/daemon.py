@@ -55,7 +55,7 @@ from xcpmem.errors import ConfigError, DriverError, XcpmemError
 from xcpmem.history import History
 from xcpmem.host import HostIdentity
 from xcpmem.hosts import open_host
-from xcpmem.journal import Journal
+from xcpmem.journal import open_journal
 from xcpmem.metrics import Metrics, Sources
 from xcpmem.narration import Narrator
 from xcpmem.plugins import load_policies
@@ -218,7 +218,10 @@ async def _assemble(
     )
     stack.callback(metrics.close)
     controller.subscribe(metrics.observe_cycle)
-    journal, wishbook = _open_journal(settings, stack), Wishbook(time.monotonic)
+    journal = open_journal(settings.state_dir, rows=settings.journal_rows, size_kib=settings.journal_kib)
+    if journal is not None:
+        stack.push_async_callback(journal.close)
+    wishbook = Wishbook(time.monotonic)
     narrator = Narrator(
         lambda uuid: service.vms()[uuid].name_label if uuid in service.vms() else "",
         lambda owner: session.uname if (session := sessions.find_by_uuid(owner)) else "",
@@ -294,14 +297,6 @@ def _dashboard(
     timeline = Timeline(lambda uuid: vm.name_label if (vm := service.vms().get(uuid)) else name_owner(uuid))
     controller.subscribe(timeline.observe_cycle)
     return feed, timeline
-
-
-def _open_journal(settings: Settings, stack: AsyncExitStack) -> Journal | None:
-    if not (settings.journal_rows and settings.journal_kib):
-        return None
-    journal = Journal(settings.state_dir, rows=settings.journal_rows, size_kib=settings.journal_kib)
-    stack.push_async_callback(journal.close)
-    return journal
 
 
 def _ssl_context(settings: Settings) -> ssl.SSLContext | None:

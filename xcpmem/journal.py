@@ -274,6 +274,11 @@ class Journal:
             connection.close()
 
 
+def open_journal(state_dir: Path, *, rows: int, size_kib: int) -> Journal | None:
+    """Begin to keep a journal, unless it is to have no entries or no space; arguments as of `Journal`."""
+    return Journal(state_dir, rows=rows, size_kib=size_kib) if rows and size_kib else None
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     """Open the file, or make it.
 

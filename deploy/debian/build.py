@@ -149,8 +149,8 @@ def _lay_out(root: Path) -> None:
         _write(root / "usr/bin" / name, _LAUNCHER.format(site=SITE, module=module), mode=0o755)
     _copy("deploy/xcpmemd.service", root / "lib/systemd/system/xcpmemd.service")
     _copy("deploy/xcpmem.toml", root / "etc/xcpmem/xcpmem.toml")
-    for name, target in COMPLETIONS.items():
-        _copy(f"deploy/completions/{name}", root / "usr/share" / target)
+    for name, place in COMPLETIONS.items():
+        _copy(f"deploy/completions/{name}", root / "usr/share" / place)
     documents = root / "usr/share/doc/xcpmem"
     for name in DOCUMENTS:
         source, target = PROJECT / name, documents / name
