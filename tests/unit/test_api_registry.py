@@ -362,3 +362,27 @@ async def test_running_vm_is_what_it_was_built_as_whatever_is_written_for_its_ne
     assert {name: after[name] for name in same} == {name: before[name] for name in same}
     await client("VM.set_memory_dynamic_range", web1, GIB, 2 * GIB)
     assert await client("VM.get_memory_dynamic_max", web1) == 2 * GIB
+
+
+async def test_reference_that_is_none_reads_as_null_and_spoils_no_record(client: Client) -> None:
+    ref = await client("VM.create", a_record(affinity="", suspend_SR="anything", PCI_bus="x"))
+    record = await client("VM.get_record", ref)
+    assert (record["affinity"], record["suspend_SR"], record["PCI_bus"]) == (NULL_REF, NULL_REF, "x")
+    await client("VM.set_affinity", ref, "somewhere")
+    assert await client("VM.get_affinity", ref) == NULL_REF
+    assert ref in await client("VM.get_all_records")
+
+
+@pytest.mark.parametrize("class_name", ["VM", "host", "pool"])
+async def test_annotation_that_fits_no_field_spoils_no_record(
+    client: Client, stack: Stack, class_name: str
+) -> None:
+    edits = {
+        "VM": lambda name, edit: stack.service.labels.edit(HALTED, name, edit),
+        "host": stack.service.edit_host,
+        "pool": stack.service.edit_pool,
+    }
+    for name in ("tags", "no_such_field"):
+        await edits[class_name](name, lambda _: "of another type")
+    records = await client(f"{class_name}.get_all_records")
+    assert {record["tags"] for record in records.values()} == {()}

@@ -42,7 +42,7 @@ from xcpmem.law import (
 from xcpmem.refs import NULL_REF, opaque_ref
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Container, Mapping, Sequence
 
     from xcpmem.api.sessions import Session
     from xcpmem.api.tasks import Task
@@ -112,6 +112,16 @@ def complete(class_name: str, known: Mapping[str, object]) -> Record:
     return Record({**form.defaults, **known}, form.blank)
 
 
+def _fitting(class_name: str, written: Mapping[str, object], names: Container[str]) -> Fields:
+    """Take from what clients wrote what a record can hold; a reference that is none is null, as in xapi."""
+    checks = _form(class_name).checks
+    return {
+        name: value
+        for name, value in written.items()
+        if name in names and name in checks and checks[name](value)
+    }
+
+
 @lru_cache(maxsize=_NAMES_KEPT)
 def metrics_uuid(class_name: str, uuid: str) -> str:
     """Name the metrics object of a VM or host: the same for ever, without being kept anywhere.
@@ -139,7 +149,7 @@ def vm_fields(vm: Vm, host_ref: str) -> Fields:
     guest_metrics = metrics_ref("VM_guest_metrics", vm.uuid) if has_guest_metrics(vm) else NULL_REF
     return {
         **_VM_HABITS,
-        **{name: value for name, value in vm.annotations.items() if name in annotated()},
+        **_fitting("VM", vm.annotations, annotated()),
         "uuid": vm.uuid,
         "allowed_operations": tuple(op.name for op in _LISTED_OPERATIONS if _is_allowed(vm, op)),
         "current_operations": vm.current_operations,
@@ -223,7 +233,7 @@ def host_fields(host: HostFacts, resident_vms: Sequence[Vm]) -> Fields:
         "address": host.address,
         "metrics": metrics_ref("host_metrics", host.uuid),
         "control_domain": control_domain,
-        **host.annotations,
+        **_fitting("host", host.annotations, host.annotations),
     }
 
 
@@ -243,7 +253,7 @@ def pool_fields(uuid: str, master: str, annotations: Mapping[str, object]) -> Fi
         "uuid": uuid,
         "master": master,
         "restrictions": {"restrict_dmc": "false"},
-        **annotations,
+        **_fitting("pool", annotations, annotations),
     }
 
 
