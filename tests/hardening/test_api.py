@@ -265,7 +265,7 @@ async def test_odd_values_for_every_parameter_never_surprise_the_server(stack: S
                 else:
                     await call
         await stack.call("session.logout", session)
-        await asyncio.gather(*waiting)
+        await asyncio.gather(*waiting, attempt("VM.get_all", [session]))
     assert stack.dispatcher.unexpected_errors == 0
     assert codes >= {"INTERNAL_ERROR", "HANDLE_INVALID", "INVALID_VALUE", "SESSION_INVALID"}
     for vm in stack.service.vms().values():
