@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from xcpmem.api.accounts import USER_CHANGES
 from xcpmem.api.advice import Adviser
 from xcpmem.api.auditor import Auditor
+from xcpmem.api.connections import ConnectionLimits
 from xcpmem.api.dispatch import Dispatcher
 from xcpmem.api.events import EventClock, Events
 from xcpmem.api.http import make_app
@@ -17,7 +18,7 @@ from xcpmem.api.methods import make_handlers
 from xcpmem.api.passwords import Accounts
 from xcpmem.api.petitions import Petitions
 from xcpmem.api.records import Records
-from xcpmem.api.server import ConnectionLimits, Server
+from xcpmem.api.server import Server
 from xcpmem.api.sessions import Peer, SessionClock, Sessions
 from xcpmem.api.tasks import Tasks
 from xcpmem.audit import AuditTrail

@@ -117,13 +117,12 @@ class Settings:
     pam_service: Annotated[
         str | None, Setting(TEXT, "PAM service that knows users without a password here; needs xcpmem[pam]")
     ] = None
+    trusted_origins: Annotated[
+        str | None, Setting(TEXT, "pages of browsers that may call beside our own: https://xo.example, ...")
+    ] = None
     read_token_file: Annotated[
         Path | None,
-        Setting(
-            PATH,
-            "a token with which other machines may read /metrics and the dashboard, as Bearer",
-            is_input=True,
-        ),
+        Setting(PATH, "token for other machines to read /metrics and pages", is_input=True),
     ] = None
     policy: Annotated[str, Setting(TEXT, "how memory is divided", "NAME")] = "proportional"
     policy_parameters: Annotated[

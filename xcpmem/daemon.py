@@ -30,7 +30,7 @@ from xcpmem.api.datamodel import load_datamodel
 from xcpmem.api.dispatch import Dispatcher
 from xcpmem.api.dropin import DropIn
 from xcpmem.api.events import Events
-from xcpmem.api.gates import ReadGate
+from xcpmem.api.gates import OriginGate, ReadGate
 from xcpmem.api.http import make_app
 from xcpmem.api.methods import make_handlers
 from xcpmem.api.pages import page_routes
@@ -38,7 +38,7 @@ from xcpmem.api.pam import open_pam
 from xcpmem.api.passwords import Accounts, RootPasswordFile, make_password_file, read_token
 from xcpmem.api.petitions import Petitions
 from xcpmem.api.records import Records
-from xcpmem.api.server import Server, make_ssl_context
+from xcpmem.api.server import Server, open_certificate
 from xcpmem.api.sessions import Sessions
 from xcpmem.api.state import StateSources, StateWriter
 from xcpmem.api.stream import StateFeed
@@ -67,7 +67,6 @@ from xcpmem.store import Store
 from xcpmem.wishbook import Wishbook
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Mapping, Sequence
 
     from xcpmem.hosts import OpenHost
@@ -257,6 +256,8 @@ async def _assemble(
         dispatcher,
         render_metrics=metrics.scrape,
         readers=gate,
+        origins=OriginGate((socket.gethostname(), settings.listen.host), settings.trusted_origins or ""),
+        has_session=sessions.has_source,
         live_checks={"ring": _turns(controller, settings)},
         ready_checks=_ready_checks(controller, settings, dropin),
         cli=make_cli_handler(dispatcher),
@@ -267,7 +268,7 @@ async def _assemble(
         host=settings.listen.host,
         port=settings.listen.port,
         socket_path=settings.socket_path,
-        ssl_context=_ssl_context(settings),
+        certificate=open_certificate(settings.tls_cert, settings.tls_key),
     )
     return _Parts(host, controller, service, tasks, events, server, metrics, feed, dropin)
 
@@ -297,12 +298,6 @@ def _dashboard(
     timeline = Timeline(lambda uuid: vm.name_label if (vm := service.vms().get(uuid)) else name_owner(uuid))
     controller.subscribe(timeline.observe_cycle)
     return feed, timeline
-
-
-def _ssl_context(settings: Settings) -> ssl.SSLContext | None:
-    if settings.tls_cert is None or settings.tls_key is None:
-        return None
-    return make_ssl_context(settings.tls_cert, settings.tls_key)
 
 
 def _own_state_dir(path: Path, stack: AsyncExitStack) -> None:

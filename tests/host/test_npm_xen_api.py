@@ -15,10 +15,11 @@ import pytest
 
 from tests.apistack import GIB, PASSWORD, Stack, a_guest, no_delay, running_stack
 from xcpmem.api import jsonrpc
+from xcpmem.api.connections import ConnectionLimits
 from xcpmem.api.events import EventClock
 from xcpmem.api.feed import followed_classes
 from xcpmem.api.fields import metrics_uuid
-from xcpmem.api.server import ConnectionLimits, Server
+from xcpmem.api.server import Server
 from xcpmem.specs import BalloonSpec, GuestSpec
 
 if TYPE_CHECKING:

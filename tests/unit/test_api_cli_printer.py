@@ -70,3 +70,12 @@ def test_minimal_line_can_be_split_again(values: list[str]) -> None:
         else:
             found[-1] += next(letters) if letter == "\\" else letter
     assert found == values
+
+
+async def test_escape_sequence_in_a_name_is_shown_and_not_obeyed() -> None:
+    line = Line()
+    await line.send(encode(Greeting()))
+    printer = Printer(line, is_minimal=False)
+    await printer.table([[("name-label ( RW)", "evil\x1b[2J\x00\x9b name")]])
+    await printer.values(["a\x07b\tc"])
+    assert line.stdout == "name-label ( RW)    : evil\ufffd[2J\ufffd\ufffd name\n\n\na\ufffdb\tc\n"

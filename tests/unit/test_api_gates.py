@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.apistack import LOCAL, NETWORK, PASSWORD, OneUser, no_delay
-from xcpmem.api.gates import ReadGate
+from xcpmem.api.gates import OriginGate, ReadGate
 from xcpmem.api.passwords import make_password_file, read_token
 from xcpmem.api.sessions import Peer, SessionClock, Sessions
 from xcpmem.errors import ConfigError
@@ -75,3 +75,23 @@ def test_password_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
     assert path.read_text() == first
     assert len(first.strip()) >= 24
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("host", ["xen1", "XEN1:8080", "192.0.2.1:443", "[2001:db8::1]:8080", "localhost"])
+def test_own_page_may_call_under_every_name_that_is_ours(host: str) -> None:
+    gate = OriginGate(["xen1", ""])
+    scheme = "https" if host.endswith(":443") else "http"
+    assert gate.admits(f"{scheme}://{host.removesuffix(':443')}", host)
+
+
+def test_page_of_another_may_call_only_if_it_is_trusted() -> None:
+    gate = OriginGate(trusted=" https://XO.example/, http://other.example")
+    assert gate.admits("https://xo.example", "127.0.0.1")
+    assert gate.admits("http://other.example", "127.0.0.1")
+    refused = ["https://xo.example.evil.example", "http://xo.example", "file://", "null", "", "xo.example"]
+    assert not any(gate.admits(origin, "127.0.0.1") for origin in refused)
+    assert not gate.admits("http://", "")
+
+
+def test_program_that_is_no_browser_is_not_asked() -> None:
+    assert OriginGate().admits(None, "whatever it likes")

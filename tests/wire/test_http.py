@@ -17,6 +17,7 @@ from xcpmem.api.datamodel import load_datamodel
 from xcpmem.api.dispatch import Caller, Dispatcher
 from xcpmem.api.gates import ReadGate
 from xcpmem.api.http import HttpLimits, make_app
+from xcpmem.api.places import PlaceLimits
 from xcpmem.api.sessions import Peer, SessionClock, Sessions
 from xcpmem.api.tasks import Tasks
 
@@ -270,7 +271,9 @@ async def test_too_many_calls_at_once_are_told_to_come_later() -> None:
         await let_go.wait()
         return []
 
-    app = make_app(make_dispatcher({"system.listMethods": wait}), limits=HttpLimits(calls=1))
+    app = make_app(
+        make_dispatcher({"system.listMethods": wait}), limits=HttpLimits(places=PlaceLimits(calls=1, kept=0))
+    )
     async with serving(app) as url, asyncio.timeout(20), asyncio.TaskGroup() as tasks:
         first = tasks.create_task(send(url, post("/", LIST)))
         await under_way.wait()

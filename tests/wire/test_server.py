@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import signal
 import socket
 import ssl
 import stat
@@ -15,8 +17,10 @@ from typing import TYPE_CHECKING
 import pytest
 from aiohttp import web
 
+from tests.wire.test_cli_http import CERTIFICATE
+from xcpmem.api.connections import ConnectionLimits
 from xcpmem.api.http import peer_of
-from xcpmem.api.server import ConnectionLimits, Server, make_ssl_context
+from xcpmem.api.server import Server, make_ssl_context, open_certificate
 from xcpmem.api.sessions import Peer
 from xcpmem.errors import ConfigError
 
@@ -169,19 +173,6 @@ async def test_call_that_does_not_end_holds_up_the_end_for_a_moment_only() -> No
         assert await call == b""
 
 
-async def test_connection_too_many_is_turned_away() -> None:
-    server, port = await serving(ConnectionLimits(connections=1))
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    async with asyncio.timeout(20):
-        writer.write(REQUEST.replace(b"Connection: close\r\n", b""))
-        await reader.readuntil(b"here")
-    answer = await talk(*await asyncio.open_connection("127.0.0.1", port), b"")
-    assert answer.startswith(b"HTTP/1.1 503 ")
-    writer.close()
-    await writer.wait_closed()
-    await server.close()
-
-
 HERE = Path(__file__).parent  # the key beside this file guards nothing
 
 
@@ -198,6 +189,47 @@ async def test_server_speaks_tls_with_its_certificate() -> None:
     connection = await asyncio.open_connection("127.0.0.1", port, ssl=old)
     assert (await talk(*connection)).endswith(b"here")
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+    await server.close()
+
+
+async def shown_certificate(port: int) -> bytes:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    await writer.wait_closed()
+    assert isinstance(certificate, bytes)
+    return certificate
+
+
+async def test_renewed_certificate_is_shown_to_later_connections_and_a_broken_one_never(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    chain, key = folder / "crt", folder / "key"
+    chain.write_bytes((HERE / "localhost.crt").read_bytes())
+    key.write_bytes((HERE / "localhost.key").read_bytes())
+    assert open_certificate(None, None) is None
+    certificate = open_certificate(chain, key)
+    assert certificate is not None
+    server = Server(make_app(), host="127.0.0.1", certificate=certificate)
+    port = await server.start()
+    first = await shown_certificate(port)
+    key.write_text("nonsense")
+    certificate.renew()
+    assert "stays as it was" in caplog.text
+    assert await shown_certificate(port) == first
+    chain.write_text(CERTIFICATE)
+    key.write_text(CERTIFICATE)
+    os.kill(os.getpid(), signal.SIGHUP)
+    await asyncio.sleep(0)
+    while "was read again" not in caplog.text:
+        await shown_certificate(port)
+    second = await shown_certificate(port)
+    assert second != first
+    asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
+    assert ssl.PEM_cert_to_DER_cert(CERTIFICATE[CERTIFICATE.index("-----BEGIN CERT") :]) == second
     await server.close()
 
 

@@ -6,7 +6,7 @@ of each table and every value, joined by commas in a single line at the end.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from xcpmem.api.cli_frames import Print, encode
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 _MARGIN = 4
 """Letters that the labels of a record stand away from the left edge."""
+
+_OBEYED: Final = {*range(0x20), *range(0x7F, 0xA0)} - {*map(ord, "\n\r\t")}
+_SHOWN_INSTEAD: Final = dict.fromkeys(_OBEYED, "\ufffd")
 
 Row = tuple[str, str]
 """A label and a value of a record."""
@@ -34,6 +37,11 @@ class Duplex(Protocol):
 
     async def receive(self) -> bytes:
         """Give the next bytes from the client; none mean that it has hung up."""
+
+
+def make_visible(text: str) -> str:
+    """Replace what a terminal would obey rather than show: a VM's name may hold an escape sequence."""
+    return text.translate(_SHOWN_INSTEAD)
 
 
 def format_record(rows: Sequence[Row]) -> str:
@@ -84,7 +92,7 @@ class Printer:
                 self._keep(rows[0][1] for rows in records)
             return
         for rows in records:
-            await self.send(Print(format_record(rows) + "\n"))
+            await self.send(Print(make_visible(format_record(rows)) + "\n"))
 
     async def values(self, values: Sequence[str]) -> None:
         """Print values, one a line."""
@@ -92,7 +100,7 @@ class Printer:
             self._keep(values)
             return
         for value in values:
-            await self.send(Print(value))
+            await self.send(Print(make_visible(value)))
 
     async def number(self, number: int) -> None:
         """Print a number that ``--minimal`` hides, as `xe` has it for the computing commands."""
@@ -102,7 +110,7 @@ class Printer:
     async def flush(self) -> None:
         """Print the one line of ``--minimal``, even if it is empty."""
         if self._is_minimal:
-            await self.send(Print(",".join(reversed(self._kept))))
+            await self.send(Print(make_visible(",".join(reversed(self._kept)))))
 
     def _keep(self, values: Iterable[str]) -> None:
         self._kept.append(",".join(escape_minimal(value) for value in values))

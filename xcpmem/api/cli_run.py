@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from xcpmem.api.cli_errors import describe_error
 from xcpmem.api.cli_frames import Error, PrintStderr
+from xcpmem.api.cli_printer import make_visible
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -76,4 +77,4 @@ def explain(error: XcpmemError, lines: Sequence[str] = ()) -> list[Message]:
     if lines and error.advice:
         # Nobody parses the first line; those behind it are as in xe.
         lines = [f"{lines[0].removesuffix('.')}: {error.advice}.", *lines[1:]]
-    return [PrintStderr(f"{line}\n") for line in lines] or [Error(error.code, error.params)]
+    return [PrintStderr(f"{make_visible(line)}\n") for line in lines] or [Error(error.code, error.params)]

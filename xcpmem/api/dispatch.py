@@ -9,6 +9,7 @@ encoding, ``Async.``, the types, and only then what the message itself has to sa
 from __future__ import annotations
 
 import logging
+import re
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 _ASYNC: Final = "Async."
 _IS_ALIVE: Final = "system.isAlive:"
 _SUCCESS: Final = "success"
+_PATH: Final = re.compile(r"(?<![\w./:-])/(?:[\w.+@-]+/)+[\w.+@-]*")
+"""A path of this machine's files: it stands in the log, and is nobody else's business."""
 
 _log = logging.getLogger(__name__)
 
@@ -159,8 +162,12 @@ class Dispatcher:
         """Let nothing out but answers and errors that a client can be told."""
         try:
             return await work
-        except XcpmemError:
-            raise
+        except XcpmemError as error:
+            told = tuple(_PATH.sub("(a file)", param) for param in error.params)
+            if error.code != InternalError.code or told == error.params:
+                raise
+            _log.warning("a call failed", extra={"method": method, "why": error})
+            raise InternalError(*told) from error
         except Exception as error:
             self.unexpected_errors += 1
             _log.exception("a call failed in a way nobody expected", extra={"method": method})

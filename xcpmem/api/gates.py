@@ -1,23 +1,30 @@
-"""Who may read without calling, and which browsers may call.
+"""Who may read without calling, and which pages of browsers may call.
 
 Readers are those who fetch pages: ``/metrics``, ``/api/v1/state``, ``/api/v1/events``. This machine reads
 freely; others bring a session or the reader's token, for what a host's guests are called and how much they
-use is not the whole network's business. Nothing here knows HTTP's library; `http` asks.
+use is not the whole network's business. A browser says which page sends a request: a page of somebody else's
+must not call in its reader's name. Nothing here knows HTTP's library; `http` asks.
 """
 
 from __future__ import annotations
 
 import hmac
+import re
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.errors import SessionInvalid
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from xcpmem.api.sessions import Peer, Sessions
 
 SESSION_COOKIE: Final = "xcpmem_session"
 """Where a page keeps its session, since a browser's event stream can send no header of its own."""
 _BEARER: Final = "bearer "
+_PORTS: Final = {"http": "80", "https": "443"}
+_PORT: Final = re.compile(r":\d+$")
 
 
 class ReadGate:
@@ -55,6 +62,54 @@ class ReadGate:
         except SessionInvalid:
             return False
         return True
+
+
+class OriginGate:
+    """Lets pages call: our own, served under a name that is ours, and those that the settings trust.
+
+    A name that is not known here may be somebody else's that points to this machine for a moment (DNS
+    rebinding); an IP address cannot be.
+
+    Args:
+        names: of this machine.
+        trusted: origins of other pages, such as ``https://xo.example``, with commas or blanks between.
+    """
+
+    def __init__(self, names: Iterable[str] = (), trusted: str = "") -> None:
+        self._names = frozenset(name.lower() for name in ("localhost", *names) if name)
+        self._trusted = frozenset(
+            origin.lower().rstrip("/") for origin in re.split(r"[\s,]+", trusted) if origin
+        )
+
+    def admits(self, origin: str | None, host: str) -> bool:
+        """Tell whether a page may call.
+
+        Args:
+            origin: the header of that name; None: no browser sent the request, and everyone may.
+            host: the header of that name.
+        """
+        if origin is None:
+            return True
+        page = origin.lower()
+        if page in self._trusted:
+            return True
+        scheme, separator, where = page.partition("://")
+        if not separator or scheme not in _PORTS or "/" in where:
+            return False
+        asked = host.lower()
+        return _with_port(where, scheme) == _with_port(asked, scheme) and self._is_ours(asked)
+
+    def _is_ours(self, host: str) -> bool:
+        name = _PORT.sub("", host)
+        try:
+            ip_address(name.strip("[]"))
+        except ValueError:
+            return name in self._names
+        return True
+
+
+def _with_port(where: str, scheme: str) -> str:
+    return where if _PORT.search(where) else f"{where}:{_PORTS[scheme]}"
 
 
 def _bytes(text: str) -> bytes:

@@ -13,14 +13,15 @@ import html
 import logging
 import socket
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import hdrs, web
 
 from xcpmem.api import codec, jsonrpc
-from xcpmem.api.gates import SESSION_COOKIE
+from xcpmem.api.gates import SESSION_COOKIE, OriginGate
+from xcpmem.api.places import PlaceLimits, Places
 from xcpmem.api.sessions import Peer
 from xcpmem.errors import WireError, XcpmemError
 from xcpmem.units import kib_to_bytes
@@ -66,11 +67,11 @@ class HttpLimits:
 
     Args:
         body_timeout_s: a request's body must be there so many seconds after its head.
-        calls: so many requests may be under way, waiting ones included; more are answered 503.
+        places: how many requests may be under way; more are answered 503.
     """
 
     body_timeout_s: float = 10.0
-    calls: int = 1024
+    places: PlaceLimits = field(default_factory=PlaceLimits)
 
 
 def make_app(
@@ -78,6 +79,8 @@ def make_app(
     *,
     render_metrics: RenderMetrics | None = None,
     readers: ReadGate | None = None,
+    origins: OriginGate | None = None,
+    has_session: Callable[[str], bool] = lambda _: False,
     live_checks: Mapping[str, Check] | None = None,
     ready_checks: Mapping[str, Check] | None = None,
     cli: Handler | None = None,
@@ -90,20 +93,23 @@ def make_app(
         dispatcher: carries out calls.
         render_metrics: makes the body and content type of ``/metrics`` for an Accept header.
         readers: who may read the metrics; None: everyone.
+        origins: which browsers' pages may call; None: our own on this machine.
+        has_session: whether a source has an open session; see `Places`.
         live_checks: by name, whether the daemon's parts live; one that fails means: restart it.
         ready_checks: by name, whether it can serve.
         cli: the handler of ``POST /cli``; it answers on the bare connection.
         pages: the dashboard; see `pages.page_routes`.
         limits: how much at once.
     """
-    edge = _Edge(dispatcher, limits or HttpLimits())
+    limits = limits or HttpLimits()
+    edge = _Edge(dispatcher, origins or OriginGate(), Places(limits.places, has_session), limits)
     app = web.Application(client_max_size=BODY_LIMIT_BYTES)
     app.router.add_get("/livez", _make_health("livez", live_checks or {}))
     app.router.add_get("/readyz", _make_health("readyz", ready_checks or {}))
     if render_metrics is not None:
         app.router.add_get("/metrics", _make_metrics(render_metrics, readers))
     if cli is not None:
-        app.router.add_post("/cli", cli)
+        app.router.add_post("/cli", edge.admit_to(cli))
     app.router.add_routes(pages)
     app.router.add_post("/jsonrpc", edge.answer_json)
     # As in xapi, whose router falls back to "/" for every path that is not registered.
@@ -154,10 +160,25 @@ def page(status: HTTPStatus, text: str = "") -> web.Response:
 class _Edge:
     """Where bytes from outside become calls."""
 
-    def __init__(self, dispatcher: Dispatcher, limits: HttpLimits) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, origins: OriginGate, places: Places, limits: HttpLimits
+    ) -> None:
         self._dispatcher = dispatcher
+        self._origins = origins
+        self._places = places
         self._limits = limits
-        self._calls = 0
+
+    def admit_to(self, handler: Handler) -> Handler:
+        """Make a handler that only those reach who may call, and for whom there is a place."""
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            peer = peer_of(request)
+            if refusal := self._refuse(request, peer):
+                return refusal
+            with self._places.taken(peer):
+                return await handler(request)
+
+        return answer
 
     async def answer_xml(self, request: web.Request) -> web.StreamResponse:
         return await self._answer(request, self._carry_out_xml, XML)
@@ -168,24 +189,33 @@ class _Edge:
     async def _answer(
         self, request: web.Request, carry_out: Callable[[bytes, Peer], Awaitable[bytes]], content_type: str
     ) -> web.StreamResponse:
-        if self._calls >= self._limits.calls:
-            response = page(HTTPStatus.SERVICE_UNAVAILABLE, "too many calls at once")
-            response.headers[hdrs.RETRY_AFTER] = str(_RETRY_AFTER_S)
-            return response
-        self._calls += 1
+        peer = peer_of(request)
+        if refusal := self._refuse(request, peer):
+            return refusal
         try:
-            body = await self._read(request)
-            if isinstance(body, web.Response):
-                return body
-            answer = await carry_out(body, peer_of(request))
+            with self._places.taken(peer):
+                with self._places.reading(peer, request.content_length or 0):
+                    body = await self._read(request)
+                if isinstance(body, web.Response):
+                    return body
+                answer = await carry_out(body, peer)
         except WireError as error:
             _log.debug("a request was no call", extra={"from": request.remote, "why": error})
             return page(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
-        finally:
-            self._calls -= 1
         connection = "keep-alive" if request.keep_alive else "close"
         headers = {**_API_HEADERS, "Content-Type": content_type, "Connection": connection}
         return web.Response(body=answer, headers=headers)
+
+    def _refuse(self, request: web.Request, peer: Peer) -> web.Response | None:
+        """Make the page for a page of somebody else's, or for a call for which there is no place."""
+        if not self._origins.admits(request.headers.get(hdrs.ORIGIN), request.headers.get(hdrs.HOST, "")):
+            _log.debug("a page of another origin may not call", extra={"from": request.remote})
+            return page(HTTPStatus.FORBIDDEN, "pages of other origins may not call")
+        if self._places.is_free(peer, min(request.content_length or 0, BODY_LIMIT_BYTES)):
+            return None
+        refusal = page(HTTPStatus.SERVICE_UNAVAILABLE, "too many calls at once")
+        refusal.headers[hdrs.RETRY_AFTER] = str(_RETRY_AFTER_S)
+        return refusal
 
     async def _read(self, request: web.Request) -> bytes | web.Response:
         """Read the body, or give the page for one that is too long, too slow or of no stated length."""

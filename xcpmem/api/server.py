@@ -1,127 +1,27 @@
-"""Listening: TCP and Unix sockets, how many connections there may be and how slow a request may come.
-
-aiohttp waits for ever for the rest of a request's head, so each connection here has a deadline for it.
-"""
+"""Listening: TCP and Unix sockets, TLS with a certificate that can be renewed while connections go on."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
 import ssl
 import stat
-from dataclasses import dataclass
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
-from aiohttp.http_exceptions import BadHttpMethod, HttpProcessingError, LineTooLong
 
-from xcpmem.api.http import page
+from xcpmem.api.connections import ConnectionLimits, Crowd
 from xcpmem.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _SOCKET_MODE: Final = 0o600
-_TOO_SLOW: Final = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-_TOO_MANY: Final = (
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
-)
+_HANDSHAKE_S: Final = 10.0
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """What clients may do with connections.
-
-    Args:
-        connections: at once; more are answered 503 and closed.
-        head_timeout_s: from a request's first byte to the end of its headers.
-        keepalive_s: an idle connection is closed after so many seconds.
-        linger_s: a body that was refused is read and forgotten for so many seconds, so that its sender gets
-            to read why.
-        grace_s: calls that are under way at the end get twice so many seconds, the second time cancelled.
-    """
-
-    connections: int = 1024
-    head_timeout_s: float = 10.0
-    keepalive_s: float = 75.0
-    linger_s: float = 5.0
-    grace_s: float = 1.0
-
-
-class _Connection(web.RequestHandler):
-    """aiohttp's side of a connection, with a deadline for the head of each request."""
-
-    __slots__ = ("_head_deadline", "_head_timeout_s")
-
-    def __init__(
-        self, manager: web.Server, loop: asyncio.AbstractEventLoop, limits: ConnectionLimits
-    ) -> None:
-        super().__init__(
-            manager,
-            loop=loop,
-            keepalive_timeout=limits.keepalive_s,
-            lingering_time=limits.linger_s,
-            access_log=None,  # type: ignore[arg-type]  # aiohttp's own way of saying none
-            auto_decompress=False,
-        )
-        self._head_timeout_s = limits.head_timeout_s
-        self._head_deadline: asyncio.TimerHandle | None = None
-
-    def data_received(self, data: bytes) -> None:
-        """Let the clock run while part of a head, and no request, is there."""
-        requests = self._request_count
-        super().data_received(data)
-        is_idle = self._waiter is not None and not self._waiter.done()
-        if self._request_count > requests:
-            self._stop_clock()
-        elif is_idle and self._head_deadline is None:
-            self._head_deadline = self._loop.call_later(self._head_timeout_s, self._refuse_slow_head)
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = HTTPStatus.INTERNAL_SERVER_ERROR,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Answer with a page: what clients do wrong quietly, what nobody expected after aiohttp logs it."""
-        if not isinstance(exc, HttpProcessingError | web.RequestPayloadError | ConnectionError):
-            super().handle_error(request, status, exc, message)
-        match exc:
-            case BadHttpMethod():
-                return page(HTTPStatus.NOT_IMPLEMENTED)
-            case LineTooLong():
-                return page(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-        return page(HTTPStatus(status))
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Stop the clock."""
-        self._stop_clock()
-        super().connection_lost(exc)
-
-    def _stop_clock(self) -> None:
-        if self._head_deadline is not None:
-            self._head_deadline.cancel()
-            self._head_deadline = None
-
-    def _refuse_slow_head(self) -> None:
-        self._head_deadline = None
-        if self.transport is not None:
-            self.transport.write(_TOO_SLOW)
-        self.force_close()
-
-
-class _TurnedAway(asyncio.Protocol):
-    """A connection too many."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.Transport):
-            transport.write(_TOO_MANY)
-        transport.close()
 
 
 def make_ssl_context(certificate: Path, key: Path) -> ssl.SSLContext:
@@ -136,11 +36,61 @@ def make_ssl_context(certificate: Path, key: Path) -> ssl.SSLContext:
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    load_certificate(context, certificate, key)
+    return context
+
+
+class Certificate:
+    """A certificate that can be renewed while the daemon runs.
+
+    Args:
+        chain: as for `make_ssl_context`.
+        key: as for `make_ssl_context`.
+
+    Raises:
+        ConfigError: as `make_ssl_context`.
+    """
+
+    def __init__(self, chain: Path, key: Path) -> None:
+        self._files = (chain, key)
+        self.context = make_ssl_context(chain, key)
+
+    def renew(self) -> None:
+        """Read the files again, for the connections to come; what does not fit is told in the log."""
+        try:
+            load_certificate(self.context, *self._files)
+        except ConfigError as error:
+            _log.error("the certificate stays as it was", extra={"why": error})
+        else:
+            _log.info("the certificate was read again", extra={"file": self._files[0]})
+
+
+def open_certificate(chain: Path | None, key: Path | None) -> Certificate | None:
+    """Read a certificate if there is one, and again whenever SIGHUP says so.
+
+    Raises:
+        ConfigError: as `make_ssl_context`.
+    """
+    if chain is None or key is None:
+        return None
+    certificate = Certificate(chain, key)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, certificate.renew)
+    return certificate
+
+
+def load_certificate(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    """Read a certificate and its key, for the connections to come.
+
+    Raises:
+        ConfigError: as `make_ssl_context`; the context keeps what it had if the files are not there or make
+            no sense.
+    """
     try:
+        # Both are tried first where nothing can be spoilt.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=_no_passphrase)
         context.load_cert_chain(certificate, key, password=_no_passphrase)
     except (OSError, ValueError) as error:
         raise ConfigError("settings", "tls_cert", f"{certificate} with {key}: {error}") from error
-    return context
 
 
 def _no_passphrase() -> str:
@@ -156,7 +106,8 @@ class Server:
         host: address to listen on; None: no TCP.
         port: 0 takes a free one.
         socket_path: of the Unix socket, which only its owner may open; None: none.
-        ssl_context: for TCP; None: plain HTTP.
+        ssl_context: for TCP; None: plain HTTP, unless there is a certificate.
+        certificate: for TCP.
         limits: for connections.
     """
 
@@ -168,6 +119,7 @@ class Server:
         port: int = 0,
         socket_path: Path | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        certificate: Certificate | None = None,
         limits: ConnectionLimits | None = None,
     ) -> None:
         self._limits = limits or ConnectionLimits()
@@ -175,7 +127,7 @@ class Server:
         self._host = host
         self._port = port
         self._socket_path = socket_path
-        self._ssl_context = ssl_context
+        self._ssl_context = certificate.context if certificate else ssl_context
         self._listeners: list[asyncio.Server] = []
 
     async def start(self) -> int:
@@ -213,7 +165,14 @@ class Server:
     async def _listen_on_tcp(self, host: str) -> int:
         loop = asyncio.get_running_loop()
         try:
-            listener = await loop.create_server(self._connect, host, self._port, ssl=self._ssl_context)
+            listener = await loop.create_server(
+                self._make_crowd().admit,
+                host,
+                self._port,
+                backlog=self._limits.connections,
+                ssl=self._ssl_context,
+                ssl_handshake_timeout=_HANDSHAKE_S if self._ssl_context else None,
+            )
         except OSError as error:
             raise ConfigError("listen", f"{host}:{self._port}", str(error.strerror or error)) from error
         self._listeners.append(listener)
@@ -223,17 +182,15 @@ class Server:
         listening = socket.socket(socket.AF_UNIX)
         try:
             bind_unix(listening, path)
-            listener = await asyncio.get_running_loop().create_unix_server(self._connect, sock=listening)
+            loop = asyncio.get_running_loop()
+            listener = await loop.create_unix_server(self._make_crowd().admit, sock=listening)
         except OSError as error:
             listening.close()
             raise ConfigError("socket", str(path), str(error.strerror or error)) from error
         self._listeners.append(listener)
 
-    def _connect(self) -> asyncio.Protocol:
-        server = self._runner.server
-        if server is None or len(server.connections) >= self._limits.connections:
-            return _TurnedAway()
-        return _Connection(server, asyncio.get_running_loop(), self._limits)
+    def _make_crowd(self) -> Crowd:
+        return Crowd(lambda: self._runner.server, self._limits)
 
 
 def bind_unix(listening: socket.socket, path: Path) -> None:

@@ -95,6 +95,7 @@ class Session:
         last_active: when it was last used.
         last_active_s: the same on the monotonic clock, seconds.
         is_local_superuser: whether it is root's, by password or by the Unix socket.
+        source: where it was opened from; see `Peer.source`.
     """
 
     ref: str = field(repr=False)
@@ -107,6 +108,7 @@ class Session:
     last_active: datetime
     last_active_s: float
     is_local_superuser: bool = False
+    source: str = ""
 
     @property
     def user(self) -> str:
@@ -175,6 +177,7 @@ class Sessions:
         self._by_ref: OrderedDict[str, Session] = OrderedDict()  # the least recently used one first
         self._by_uuid: dict[str, Session] = {}
         self._group_sizes: Counter[tuple[str, str]] = Counter()
+        self._source_sizes: Counter[str] = Counter()
         self._revocations: Counter[str] = Counter()
         self._brake = GuessBrake(self._clock.monotonic_s, self._clock.sleep)
         self._expiry: asyncio.TimerHandle | None = None
@@ -205,11 +208,13 @@ class Sessions:
             last_active=now,
             last_active_s=now_s,
             is_local_superuser=peer.is_trusted or uname == ROOT,
+            source=peer.source,
         )
         self.expire()
         self._make_room(session.group)
         self._by_ref[session.ref] = self._by_uuid[session.uuid] = session
         self._group_sizes[session.group] += 1
+        self._source_sizes[session.source] += 1
         self._watch_expiry()
         _log.info(
             "logged in",
@@ -272,6 +277,10 @@ class Sessions:
         """Tell whether the owner of that public name is a session that still lives."""
         return uuid in self._by_uuid
 
+    def has_source(self, source: str) -> bool:
+        """Tell whether any open session was opened from there."""
+        return source in self._source_sizes
+
     def on_end(self, callback: Callable[[Session], None]) -> None:
         """Call back, in the loop, with each session that ends, however it ends."""
         self._listeners.append(callback)
@@ -322,6 +331,9 @@ class Sessions:
         self._group_sizes[session.group] -= 1
         if not self._group_sizes[session.group]:
             del self._group_sizes[session.group]
+        self._source_sizes[session.source] -= 1
+        if not self._source_sizes[session.source]:
+            del self._source_sizes[session.source]
         for callback in self._listeners:
             callback(session)
 

@@ -1,0 +1,232 @@
+"""A connection's rules: how slowly a client may speak and listen, and who makes room when there are too many.
+
+aiohttp waits for ever for the rest of a request's head, and for ever for a client that does not read its
+answer, so each connection here has deadlines for both; with that of bodies (in `http`) they bound the whole
+of a request. When there is no room for a new connection, the oldest that has not finished asking goes:
+whoever only holds connections open is the first to lose them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMethod, HttpProcessingError, LineTooLong
+
+from xcpmem.api.http import page
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_TOO_SLOW: Final = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+_TOO_MANY: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
+)
+
+
+def _call_later(delay_s: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+    return asyncio.get_running_loop().call_later(delay_s, callback)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """What clients may do with connections.
+
+    Args:
+        connections: at once, TCP and Unix sockets each; above, one makes room or the new one is answered 503.
+        head_timeout_s: from a connection's begin, or a later request's first byte, to the end of its headers.
+        keepalive_s: a connection that is idle after a request is closed after so many seconds.
+        send_timeout_s: a client may leave its answer unread for so many seconds.
+        linger_s: a body that was refused is read and forgotten for so many seconds, so that its sender gets
+            to read why.
+        grace_s: calls that are under way at the end get twice so many seconds, the second time cancelled.
+        call_later: calls back after so many seconds; tests bring their own.
+    """
+
+    connections: int = 1024
+    head_timeout_s: float = 10.0
+    keepalive_s: float = 75.0
+    send_timeout_s: float = 60.0
+    linger_s: float = 5.0
+    grace_s: float = 1.0
+    call_later: Callable[[float, Callable[[], None]], asyncio.TimerHandle] = _call_later
+
+
+class Connection(web.RequestHandler):
+    """aiohttp's side of a connection, with deadlines.
+
+    Args:
+        manager: makes the requests.
+        loop: that it lives in.
+        crowd: that it is part of.
+    """
+
+    __slots__ = ("_crowd", "_deadline", "_has_finished", "_send_deadline")
+
+    def __init__(self, manager: web.Server, loop: asyncio.AbstractEventLoop, crowd: Crowd) -> None:
+        super().__init__(
+            manager,
+            loop=loop,
+            keepalive_timeout=crowd.limits.keepalive_s,
+            lingering_time=crowd.limits.linger_s,
+            access_log=None,  # type: ignore[arg-type]  # aiohttp's own way of saying none
+            auto_decompress=False,
+        )
+        self._crowd = crowd
+        self._deadline: asyncio.TimerHandle | None = None
+        self._send_deadline: asyncio.TimerHandle | None = None
+        self._has_finished = False
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether its first request has not come whole so far."""
+        request = self._current_request
+        return not self._has_finished and (request is None or not request.content.is_eof())
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for a request."""
+        return self._waiter is not None and not self._waiter.done()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the clock: who connects has something to say."""
+        super().connection_made(transport)
+        self._crowd.add(self)
+        self._start_clock()
+
+    def data_received(self, data: bytes) -> None:
+        """Let the clock run while part of a head, and no request, is there."""
+        requests = self._request_count
+        super().data_received(data)
+        if self._request_count > requests:
+            self._stop_clock()
+        elif self.is_idle and self._deadline is None:
+            self._start_clock()
+
+    def pause_writing(self) -> None:
+        """Start another clock: the client reads more slowly than it is answered."""
+        super().pause_writing()
+        limits = self._crowd.limits
+        self._send_deadline = limits.call_later(limits.send_timeout_s, self.drop)
+
+    def resume_writing(self) -> None:
+        """Stop that clock."""
+        super().resume_writing()
+        self._stop_send_clock()
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Take note that the client got an answer."""
+        finished = await super().finish_response(request, resp, start_time)
+        self._has_finished = True
+        return finished
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = HTTPStatus.INTERNAL_SERVER_ERROR,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer with a page: what clients do wrong quietly, what nobody expected after aiohttp logs it."""
+        if not isinstance(exc, HttpProcessingError | web.RequestPayloadError | ConnectionError):
+            super().handle_error(request, status, exc, message)
+        match exc:
+            case BadHttpMethod():
+                return page(HTTPStatus.NOT_IMPLEMENTED)
+            case LineTooLong():
+                return page(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        return page(HTTPStatus(status))
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Stop the clocks."""
+        self._stop_clock()
+        self._stop_send_clock()
+        self._crowd.remove(self)
+        super().connection_lost(exc)
+
+    def drop(self) -> None:
+        """End it at once, whatever is still to be sent."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _start_clock(self) -> None:
+        self._deadline = self._crowd.limits.call_later(
+            self._crowd.limits.head_timeout_s, self._refuse_slow_head
+        )
+
+    def _stop_clock(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _stop_send_clock(self) -> None:
+        if self._send_deadline is not None:
+            self._send_deadline.cancel()
+            self._send_deadline = None
+
+    def _refuse_slow_head(self) -> None:
+        self._deadline = None
+        if self.transport is not None:
+            self.transport.write(_TOO_SLOW)
+        self.force_close()
+
+
+class _TurnedAway(asyncio.Protocol):
+    """A connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if isinstance(transport, asyncio.Transport):
+            transport.write(_TOO_MANY)
+        transport.close()
+
+
+class Crowd:
+    """All connections of one listener, so that a flood on one leaves the other alone.
+
+    Args:
+        manager: makes their requests; None: there is no server yet, or no more.
+        limits: their rules.
+    """
+
+    def __init__(self, manager: Callable[[], web.Server | None], limits: ConnectionLimits) -> None:
+        self._manager = manager
+        self.limits = limits
+        self._members: dict[Connection, None] = {}  # the oldest first
+        self.dropped = 0
+        """How many had to make room."""
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def admit(self) -> asyncio.Protocol:
+        """Make the protocol of a new connection, for which another may have to go."""
+        manager = self._manager()
+        if manager is None or not self._make_room():
+            return _TurnedAway()
+        return Connection(manager, asyncio.get_running_loop(), self)
+
+    def add(self, connection: Connection) -> None:
+        """Count a connection."""
+        self._members[connection] = None
+
+    def remove(self, connection: Connection) -> None:
+        """Count a connection no more."""
+        self._members.pop(connection, None)
+
+    def _make_room(self) -> bool:
+        """Have at most one go: the oldest that never asked for anything, else the oldest that is idle."""
+        if len(self._members) < self.limits.connections:
+            return True
+        victim = next((each for each in self._members if each.is_asking), None)
+        victim = victim or next((each for each in self._members if each.is_idle), None)
+        if victim is None:
+            return False
+        self.dropped += 1
+        self.remove(victim)
+        victim.drop()
+        return True
