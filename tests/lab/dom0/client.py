@@ -146,6 +146,14 @@ class Client:
         """Call `Memory.get_host_reserved_memory`: what the host always keeps free beside reservations."""
         return int(self._session.xenapi.Memory.get_host_reserved_memory())
 
+    def policy(self) -> str:
+        """Call `Memory.get_policy`: the name of the one in force."""
+        return str(self._session.xenapi.Memory.get_policy()["name"])
+
+    def set_policy(self, name: str) -> None:
+        """Call `Memory.set_policy`, with no parameter of its own."""
+        self._session.xenapi.Memory.set_policy(name, {})
+
     def balance(self) -> None:
         """Call `Memory.balance_memory`; require that the host became stable, not that a deadline passed."""
         began = time.perf_counter()

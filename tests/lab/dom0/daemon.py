@@ -47,7 +47,6 @@ class Daemon:
         self._broken: str | None = None
         self._told_lines = 0
         self.url = ""
-        self.policy = "proportional"
 
     @property
     def is_running(self) -> bool:
@@ -67,7 +66,7 @@ class Daemon:
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-X", "faulthandler", "-m", "xcpmem.daemon", "--driver", "xen"),
-                    *("--state-dir", str(self._state), "--listen", self._listen, "--policy", self.policy),
+                    *("--state-dir", str(self._state), "--listen", self._listen),
                     *("--squeezed-socket", SQUEEZED_SOCKET),
                 ],
                 stdin=subprocess.DEVNULL,
