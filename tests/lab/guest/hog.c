@@ -42,19 +42,19 @@ static uint64_t noise(void)
 
 int main(int count, char **words)
 {
-    if (count != 3)
+    if (count != 4)
         return 2;
     size_t pages = (strtoul(words[1], NULL, 10) << 20) / PAGE_BYTES, rounds = strtoul(words[2], NULL, 10);
-    uint64_t began_us = now_us(), before_us = stalled_us();
+    uint64_t began_us = now_us(), before_us = stalled_us(), most_us = strtoul(words[3], NULL, 10) * 1000000;
     uint64_t(*memory)[PAGE_BYTES / sizeof(uint64_t)] =
         mmap(NULL, pages * PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED)
         return 1;
     for (size_t i = 0; i < sizeof noises / sizeof *noises; i++)
         noises[i] = noise();
-    for (size_t page = 0; page < pages; page++)
+    for (size_t page = 0; page < pages && now_us() - began_us < most_us; page++)
         memcpy(memory[page], &noises[page % NOISE_WORDS], NOISE_WORDS * sizeof *noises);
-    for (size_t touch = 0; touch < pages * rounds; touch++)
+    for (size_t touch = 0; touch < pages * rounds && now_us() - began_us < most_us; touch++)
         memory[noise() % pages][0] += touch;
     printf("%llu %llu\n", (unsigned long long)(stalled_us() - before_us),
            (unsigned long long)(now_us() - began_us));
