@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from tests import thincli
-from tests.cli_double import WEB1, XenDouble
+from tests.cli_double import DB1, WEB1, XenDouble
 from xcpmem import client
 from xcpmem.api.cli_catalog import COMMANDS
 from xcpmem.api.cli_help import suggest
@@ -37,6 +37,7 @@ OF_XE = (
     *("vm-param-get", "vm-param-set", "vm-param-add", "vm-param-remove", "vm-param-clear", "host-param-get"),
     *("pool-param-set", "pool-param-add", "pool-param-remove", "template-param-set"),
     *("vm-start", "vm-shutdown", "vm-reboot", "vm-pause", "vm-unpause"),
+    *("vm-suspend", "vm-resume", "vm-migrate"),
 )
 
 
@@ -80,6 +81,8 @@ CASES = read_cases()
 def make_xen() -> XenDouble:
     xen = XenDouble()
     xen.answers = {
+        "VM.clone": DB1,
+        "VM.get_uuid": "22222222-2222-2222-2222-222222222222",
         "VM.compute_memory_overhead": 26214400,
         "VM.maximise_memory": 8563720192,
         "host.compute_free_memory": 3221225472,

@@ -339,14 +339,15 @@ async def test_person_at_a_terminal_is_told_how_far_a_wait_is(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("xcpmem.api.cli_commands._LOOK_AGAIN_S", 0.0)
+    for name in ("LOOK_AGAIN_S", "PATIENCE_S"):
+        monkeypatch.setattr(f"xcpmem.api.cli_progress.{name}", 0.0)
     xen = XenDouble()
     xen.held["VM.wait_memory_target_live"] = reached = asyncio.Event()
     async with serving(xen, tmp_path / "s"):
         reader, writer = await asyncio.open_unix_connection(tmp_path / "s")
         await greet(reader, writer, request(b"vm-memory-target-wait\nvm=web1", b"xcpmem-progress: tty"))
         async with asyncio.timeout(DEADLINE_S):
-            first = await reader.readuntil(b"1200 MiB of 1024 MiB")
+            first = await reader.readuntil(b"1.172 GiB of 1 GiB")
         reached.set()
         assert Decoder().feed(GREETING + first + await read_all(reader))[-1] == Exit(0)
         writer.close()

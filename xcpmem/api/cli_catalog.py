@@ -256,6 +256,13 @@ COMMANDS: Final[dict[str, Command]] = {
         _memory("vm-reboot", "Ask VMs to reboot, or end them with --force.", group=_RUN, optional="force"),
         _memory("vm-pause", "Stop running VMs from running; they keep their memory.", group=_RUN),
         _memory("vm-unpause", "Let paused VMs run on.", group=_RUN),
+        _memory("vm-suspend", "Write VMs to disk and end them; vm-resume brings them back.", group=_RUN),
+        _memory("vm-resume", "Bring suspended VMs back.", group=_RUN, optional="on force"),
+        _memory("vm-migrate", "Move VMs to another host.", "host=xen2", group=_RUN, required="host"),
+        _memory(
+            "vm-clone", "Make a halted VM like another.", "new-name-label=web2", required="new-name-label"
+        ),
+        Command("vm-destroy", _LIMIT, "Forget a halted VM.", "uuid=$UUID", required=("uuid",)),
         _memory(
             "vm-compute-memory-overhead",
             "Print the bytes that a VM needs beside what its guest sees.",

@@ -206,6 +206,44 @@ async def _start(run: Run) -> None:
     await _VmCommand("VM.start").for_each(run, start, ["on", "paused", "progress"])
 
 
+async def _resume(run: Run) -> None:
+    host = await _find_host(run, run.words.get("on")) if run.words.has("on") else None
+    options = (False, run.words.flag("force"))
+
+    async def resume(item: Item) -> None:
+        if host is None:
+            await run.call("VM.resume", item.ref, *options)
+        else:
+            await run.call("VM.resume_on", item.ref, host.ref, *options)
+
+    await _VmCommand("VM.resume", with_control_domains=False).for_each(run, resume, ["on", "progress"])
+
+
+async def _migrate(run: Run) -> None:
+    host = await _find_host(run, run.words.require("host"))
+    command = _VmCommand("VM.pool_migrate", with_control_domains=False)
+    await command.for_each(
+        run, lambda item: run.call(command.method, item.ref, host.ref, {}), ["host", "live"]
+    )
+
+
+async def _clone(run: Run) -> None:
+    """Print the uuid of the new VM, as `xe` does."""
+
+    async def clone(item: Item) -> None:
+        made = str(await run.call(command.method, item.ref, label))
+        await run.printer.values([str(await run.call("VM.get_uuid", made))])
+
+    label = run.words.require("new-name-label")
+    command = _VmCommand("VM.clone", with_control_domains=False, with_templates=True)
+    await command.for_each(run, clone, ["new-name-label"])
+
+
+async def _destroy(run: Run) -> None:
+    item = await run.records.one(_VM, run.words.require("uuid"))
+    await run.call("VM.destroy", item.ref)
+
+
 async def _find_host(run: Run, wanted: str) -> Item:
     names = ("uuid", "name_label", "hostname")
     for item in await run.records.every(_HOST):
@@ -262,6 +300,11 @@ HANDLERS: Final[Mapping[str, Callable[[Run], Awaitable[None]]]] = {
     "vm-reboot": _cleanly_or_hard("rebooting", "VM.clean_reboot", "VM.hard_reboot"),
     "vm-pause": _VmCommand("VM.pause", with_control_domains=False),
     "vm-unpause": _VmCommand("VM.unpause", with_control_domains=False),
+    "vm-suspend": _VmCommand("VM.suspend", with_control_domains=False),
+    "vm-resume": _resume,
+    "vm-migrate": _migrate,
+    "vm-clone": _clone,
+    "vm-destroy": _destroy,
     "vm-memory-limits-set": _VmCommand(
         "VM.set_memory_limits",
         ("static-min", "static-max", "dynamic-min", "dynamic-max"),
