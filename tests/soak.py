@@ -86,10 +86,13 @@ class Churn:
     def now_s(self) -> float:
         return self.stack.host.now_us / MICROSECONDS_PER_SECOND
 
-    async def run(self, days: float, look: Callable[[], None]) -> None:
-        """Live for so many days; ``look`` is called after each event."""
+    async def run(self, days: float, events: int, look: Callable[[], None]) -> None:
+        """Live for so many days and events at least; ``look`` is called after each event.
+
+        How much happens in a day depends on the machine: virtual time goes on while a disk writes.
+        """
         acts = (self._start, self._start, self._stop, self._narrow, self._hold, self._leave, self._balloon)
-        while self.now_s < days * DAY_S:
+        while self.now_s < days * DAY_S or self.events < events:
             due_s = self.now_s + self.rng.expovariate(1 / EVENT_GAP_S)
             while self.now_s < due_s:
                 report = self.stack.controller.report
@@ -228,7 +231,7 @@ async def without_gaps() -> AsyncIterator[None]:
         setattr(controller, "TURN_GAP_S", gap_s)  # noqa: B010
 
 
-async def churn(folder: Path, days: float, seed: int = 1) -> ChurnTally:
+async def churn(folder: Path, days: float, *, events: int = 1, seed: int = 1) -> ChurnTally:
     """Let VMs, reservations and clients come and go for so many days of virtual time."""
     rng = random.Random(seed)  # noqa: S311 -- no secret
     warm: list[Footprint] = []
@@ -240,7 +243,7 @@ async def churn(folder: Path, days: float, seed: int = 1) -> ChurnTally:
                 gc.collect()
                 warm.append(Footprint.of("self", len(asyncio.all_tasks())))
 
-        await life.run(days, look)
+        await life.run(days, events, look)
         for session in sorted(life.held):
             await stack.call("session.logout", session)
         life.held.clear()
