@@ -118,7 +118,7 @@ def greet(report: CycleReport) -> Sentence:
     host = report.look.host
     held_kib = sum(domain.actual_kib for domain in host.domains)
     return Sentence(
-        logging.INFO,
+        logging.DEBUG,  # a daemon that cannot serve says why, and nothing before
         "the host has %s: domains hold %s (%s of them), %s are free",
         (format_kib(host.total_kib), format_kib(held_kib), len(host.domains), format_kib(host.free_kib)),
         "first_look",

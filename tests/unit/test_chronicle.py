@@ -165,7 +165,7 @@ async def test_look_is_kept_once_in_a_while_though_nothing_is_decided(tmp_path: 
 
 
 def test_log_has_the_sentence_and_its_figures_as_fields(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG):
         Chronicle(Narrator(), Wishbook(lambda: 0.0), None).absorb(QUIET)
     (record,) = caplog.records
     assert record.getMessage().startswith("the host has ")
