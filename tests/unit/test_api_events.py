@@ -489,7 +489,7 @@ async def test_fleet_that_moves_wakes_who_waits_once(tmp_path: Path) -> None:
     async with running_stack(tmp_path, guests, event_clock=hasty()) as stack:
         client = Client(stack, await stack.login())
         await client.quiet()
-        mirror = await client("VM.get_all_records")
+        mirror = dict(await client("VM.get_all_records"))
         await client("Memory.reserve_memory", 6 * GIB_KIB)
         assert await stack.controller.settle(10)
         while events := await client.poll("vm", timeout_s=0):

@@ -11,7 +11,6 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from xcpmem.api.datamodel import Kind
 from xcpmem.api.typenames import Ref
 from xcpmem.audit import Change
 from xcpmem.errors import HandleInvalid, XcpmemError
@@ -63,7 +62,7 @@ class Auditor:
         """Tell whether a message changes something that people answer for."""
         if message.role == "read-only":
             return message.wire_name in _CHANGING_READERS
-        return message.kind is Kind.CUSTOM and not message.name.startswith(_UNCHANGING)
+        return not message.name.startswith(_UNCHANGING)
 
     async def carry_out(
         self, message: Message, handler: Handler, caller: Caller, arguments: Sequence[object]
