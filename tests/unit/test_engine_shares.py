@@ -105,7 +105,7 @@ def test_what_is_regretted_counts_as_used() -> None:
 
 def test_state_is_small_and_plain() -> None:
     state: Any = plan(a_guest(1, 400), a_guest(2, None))[1]
-    assert set(state) == {"means", "goals", "budget_kib", "decided_s"}
+    assert set(state) == {"means", "floors", "goals", "budget_kib", "decided_s"}
     assert state["means"] == {"vm1": [400.0 * MIB, 0.0]}
 
 
