@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
@@ -227,16 +228,18 @@ class Controller:
         return reservation.reservation_id if reservation else None
 
     async def settle(self, timeout_s: float) -> bool:
-        """Wait until a look that began after this call finds the host stable.
+        """Wait until a look that began after this call, and knows what came before it, finds the host stable.
 
         Returns:
-            Whether it is; False when the time is over.
+            Whether it is; False when the time is over or the daemon ends.
         """
+        deadline_s = self._clock() + timeout_s
+        with suppress(DriverError):  # then looks fail as well, and nothing is stable
+            await self._driver.catch_up()
         self.wake()
         asked_s = self._clock()
-        deadline_s = asked_s + timeout_s
         seen = self.report.number if self.report else 0
-        while (left_s := deadline_s - self._clock()) > 0:
+        while not self._closing and (left_s := deadline_s - self._clock()) > 0:
             report = await self.next_report(seen, left_s)
             if report is None:
                 return False

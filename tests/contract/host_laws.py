@@ -242,6 +242,17 @@ async def the_uncooperative_flag_is_raised_and_lowered(world: World) -> None:
             assert (await seen(driver, domid)).uncooperative is wanted
 
 
+async def what_others_wrote_before_catching_up_is_seen(world: World) -> None:
+    domid = world.domids[0]
+    async with opened(world) as driver, opened(world) as other:
+        await quieten(driver, world)
+        await other.observe()
+        for wanted in (True, False):
+            await other.apply(SetUncooperative(domid, wanted))
+            await driver.catch_up()
+            assert (await seen(driver, domid)).uncooperative is wanted
+
+
 async def a_reservation_stands_until_it_is_deleted(world: World) -> None:
     async with opened(world) as driver:
         before_kib = (await driver.observe()).host.reserved_kib
@@ -333,6 +344,7 @@ LAWS: Final[tuple[Callable[[World], Awaitable[None]], ...]] = (
     a_target_written_twice_is_written_once,
     a_range_is_kept_where_other_drivers_see_it,
     the_uncooperative_flag_is_raised_and_lowered,
+    what_others_wrote_before_catching_up_is_seen,
     a_reservation_stands_until_it_is_deleted,
     a_transferred_reservation_is_its_domains_promise,
     a_domain_that_is_not_there_cannot_be_touched,

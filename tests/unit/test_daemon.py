@@ -35,6 +35,9 @@ class DeafHost:
     async def wait(self, timeout_s: float) -> bool:
         raise AssertionError(timeout_s)
 
+    async def catch_up(self) -> None:
+        raise AssertionError
+
     async def close(self) -> None:
         return None
 

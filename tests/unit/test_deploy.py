@@ -272,7 +272,11 @@ def test_unit_starts_the_daemon_on_this_host_where_the_client_looks_for_it() -> 
 def test_unit_waits_for_xenstored_and_stands_alone() -> None:
     assert unit_setting("Type") == "notify"
     assert "xenstored.service" in unit_setting("After").split()
-    assert unit_setting("Conflicts").split() == ["squeezed.service", "qubes-qmemman.service"]
+    assert unit_setting("Conflicts").split() == [
+        "squeezed.service",
+        "xcpmem.service",
+        "qubes-qmemman.service",
+    ]
 
 
 def test_unit_gives_the_daemon_the_time_and_the_descriptors_that_it_counts_on() -> None:

@@ -84,5 +84,12 @@ class HostDriver(Protocol):
             Whether something changed.
         """
 
+    async def catch_up(self) -> None:
+        """Hear of all that was changed before this call: later looks see it.
+
+        Raises:
+            DriverError: the host does not answer.
+        """
+
     async def close(self) -> None:
         """Let go of the host; it stays as it is."""

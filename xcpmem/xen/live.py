@@ -203,6 +203,10 @@ class LiveDriver:
             case DeleteReservation(reservation):
                 await self._reservations.delete(reservation)
 
+    async def catch_up(self) -> None:
+        """Hear of all that was written before this call: xenstored sends events before a later answer."""
+        await self._xenstore.read(paths.OWN)
+
     async def close(self) -> None:
         """Disconnect from both halves."""
         self._doorbell.close()

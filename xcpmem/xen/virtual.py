@@ -68,6 +68,10 @@ class VirtualDriver:
         self._seen = self.host.version
         return changed
 
+    async def catch_up(self) -> None:
+        """Nothing: what is changed is seen at once. Raises DriverDisconnected after `close`."""
+        self._check_open()
+
     async def close(self) -> None:
         """Let go of the host; it stays as it is."""
         self._is_open = False
