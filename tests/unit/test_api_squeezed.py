@@ -10,9 +10,17 @@ import pytest
 
 from tests.apistack import GIB, GIB_KIB, a_guest, running_stack
 from xcpmem.api.boottime import BootMemory
-from xcpmem.api.squeezed import SqueezedCalls, call_name
-from xcpmem.api.squeezed_wire import answer_json, answer_xml, method_of_json
-from xcpmem.errors import WireError
+from xcpmem.api.squeezed import Answer, SqueezedCalls, call_name, variant_of
+from xcpmem.api.squeezed_wire import answer_json, answer_xml, encode_json, method_of_json
+from xcpmem.errors import (
+    ConnectionLost,
+    DomainsUncooperative,
+    InvalidValue,
+    NoReservation,
+    NotEnoughMemory,
+    UnknownReservation,
+    WireError,
+)
 from xcpmem.refs import service_owner
 from xcpmem.units import mib_to_kib
 
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.apistack import Stack
+    from xcpmem.errors import XcpmemError
 
 MIB = mib_to_kib(1)
 HEAD = (
@@ -224,3 +233,34 @@ async def test_balance_never_fails(tmp_path: Path) -> None:
     async with squeezed(tmp_path) as (calls, stack):
         await stack.controller.close()
         assert await ask(calls, "balance_memory") == '{"result":null,"error":null,"id":0}'
+
+
+SAMPLES = [
+    (Answer(None), b'{"result":null,"error":null,"id":0}'),
+    (Answer("reservation_id"), b'{"result":"reservation_id","error":null,"id":0}'),
+    (
+        Answer(("reserve_memory_range_result", 0)),
+        b'{"result":["reserve_memory_range_result",0],"error":null,"id":0}',
+    ),
+    (Answer(("Fixed_size", 0)), b'{"result":["Fixed_size",0],"error":null,"id":0}'),
+    (Answer(("Auto_balloon", (0, 0))), b'{"result":["Auto_balloon",[0,0]],"error":null,"id":0}'),
+]
+ERRORS: list[tuple[XcpmemError, bytes]] = [
+    (NotEnoughMemory(0, 0), b'["Cannot_free_this_much_memory",[0,0]]'),
+    (DomainsUncooperative("0"), b'["Domains_refused_to_cooperate",[0]]'),
+    (DomainsUncooperative(), b'["Domains_refused_to_cooperate",[]]'),
+    (UnknownReservation("error"), b'["Unknown_reservation","error"]'),
+    (NoReservation(7), b'"No_reservation"'),
+    (InvalidValue("size_kib", 0), b'["Invalid_memory_value",0]'),
+    (ConnectionLost(), b'["Internal_error","connection lost"]'),
+]
+
+
+@pytest.mark.parametrize(("answer", "sample"), SAMPLES)
+def test_results_are_written_as_in_squeezeds_own_samples(answer: Answer, sample: bytes) -> None:
+    assert encode_json(answer) == sample
+
+
+@pytest.mark.parametrize(("error", "variant"), ERRORS)
+def test_errors_are_written_as_in_squeezeds_own_samples(error: XcpmemError, variant: bytes) -> None:
+    assert encode_json(Answer(error=variant_of(error))) == b'{"result":null,"error":' + variant + b',"id":0}'

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tests.apistack import GIB_KIB, a_guest, running_stack
 from xcpmem.api.boottime import BootMemory
 from xcpmem.api.squeezed import SqueezedCalls
 from xcpmem.engine.model import Lifecycle
+from xcpmem.specs import BalloonSpec
 from xcpmem.units import mib_to_kib
+from xcpmem.xen import paths
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -133,3 +136,39 @@ async def test_domain_that_died_in_its_build_gives_its_memory_back(tmp_path: Pat
         await caller.ask("delete_reservation", SERVICE, reservation_id)
         await caller.ask("balance_memory")
         assert caller.host.reservations == {}
+
+
+async def test_domain_whose_driver_has_not_spoken_yet_keeps_its_maxmem(tmp_path: Path) -> None:
+    async with xenopsd(tmp_path) as caller:
+        silent = replace(a_guest(7, "vm7"), balloon=BalloonSpec(feature=False))
+        caller.host.add_guest(silent, GIB_KIB)
+        caller.host.write_maxmem(7, 3 * GIB_KIB)
+        await caller.ask("balance_memory")
+        await caller.ask("reserve_memory", SERVICE, 2 * GIB_KIB)
+        assert caller.host.guest(7).maxmem_kib == 3 * GIB_KIB
+        assert caller.host.guest(7).target_kib == GIB_KIB
+
+
+async def test_guests_that_give_nothing_are_blamed_by_their_domids(tmp_path: Path) -> None:
+    deaf = [replace(a_guest(n, f"deaf{n}"), balloon=BalloonSpec(stuck=True)) for n in (3, 4)]
+    async with running_stack(tmp_path, deaf) as stack:
+        caller = Xenopsd(stack)
+        free_kib = caller.host.physical_free_kib - SLUSH
+        error = await caller.error("reserve_memory", SERVICE, free_kib + MIB)
+        assert error == ["Domains_refused_to_cooperate", [3, 4]]
+        assert caller.host.reservations == {}
+
+
+def test_keys_are_those_that_other_programs_read() -> None:
+    keys = {
+        "memory/target": paths.target,
+        "memory/dynamic-min": paths.dynamic_min,
+        "memory/dynamic-max": paths.dynamic_max,
+        "memory/initial-reservation": paths.initial_reservation,
+        "memory/reservation-id": paths.reservation_id,
+        "memory/memory-offset": paths.memory_offset,
+        "memory/uncooperative": paths.uncooperative,
+        "control/feature-balloon": paths.feature_balloon,
+        "data/updated": paths.data_updated,
+    }
+    assert {key: path(7) for key, path in keys.items()} == {key: f"/local/domain/7/{key}" for key in keys}

@@ -102,7 +102,7 @@ class SqueezedCalls:
             return Answer(await work(*arguments))
         except XcpmemError as error:
             _log.info("%s: %s", method, error)
-            return Answer(error=_variant(error))
+            return Answer(error=variant_of(error))
         except Exception:  # noqa: BLE001 -- a caller must hear something
             _log.exception("%s failed", method)
             return Answer(error=["Internal_error", f"{method} failed; the log of xcpmemd says why"])
@@ -195,7 +195,7 @@ def _typed(value: object, kind: type) -> object:
     raise InvalidValue("string" if kind is str else "64-bit integer", value)
 
 
-def _variant(error: XcpmemError) -> str | list[object]:
+def variant_of(error: XcpmemError) -> str | list[object]:
     """Say in squeezed's words what went wrong; sizes KiB."""
     match error:
         case NotEnoughMemory(params=(needed, free)):

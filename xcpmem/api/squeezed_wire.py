@@ -32,8 +32,8 @@ async def answer_json(calls: SqueezedCalls, body: bytes, *, name: str = "") -> b
     try:
         method, params = _decode_json(body)
     except WireError as error:
-        return _encode_json(Answer(error=["Internal_error", str(error)]))
-    return _encode_json(await calls.call(method, params, name=name))
+        return encode_json(Answer(error=["Internal_error", str(error)]))
+    return encode_json(await calls.call(method, params, name=name))
 
 
 def method_of_json(body: bytes) -> str:
@@ -66,6 +66,7 @@ def _decode_json(body: bytes) -> tuple[str, Sequence[object]]:
     return request.method, request.params
 
 
-def _encode_json(answer: Answer) -> bytes:
+def encode_json(answer: Answer) -> bytes:
+    """Write an answer on JSON."""
     envelope = {"result": answer.value, "error": answer.error, "id": 0}
     return json.dumps(envelope, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
