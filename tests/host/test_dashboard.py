@@ -219,20 +219,15 @@ def test_a_thousand_vms_are_scrolled_filtered_and_sorted(browser: Browser, shop:
         assert page.locator(".vm-row").count() < 60
         assert page.locator(".vm-row").last.get_attribute("aria-setsize") == "1001"
         page.evaluate("window.scrollTo(0, document.body.scrollHeight / 2)")
-        page.wait_for_function(
-            "[...document.querySelectorAll('.vm-row .name')].some((n) => /^guest-50\\d$/.test(n.textContent))"
-        )
+        page.locator(".vm-row .name", has_text=re.compile(r"^guest-50\d$")).first.wait_for()
         page.fill("#filter", "guest-77")
         page.get_by_text("11 of 1001").wait_for()
         assert page.locator(".vm-row").count() == 11
         page.select_option("#sort", "name")
         names = sorted([f"guest-77{n}" for n in ("", *range(10))])
-        page.wait_for_function(
-            "names => JSON.stringify([...document.querySelectorAll('.vm-row')]"
-            ".sort((a, b) => a.ariaPosInSet - b.ariaPosInSet)"
-            ".map((row) => row.querySelector('.name').textContent)) === JSON.stringify(names)",
-            arg=names,
-        )
+        for place, name in enumerate(names, start=1):
+            row = page.locator(f".vm-row[aria-posinset='{place}']")
+            row.locator(".name", has_text=re.compile(f"^{name}$")).wait_for()
         page.fill("#filter", "nobody")
         page.get_by_text("No VM fits the filter.").wait_for()
 
