@@ -1,13 +1,14 @@
-"""What the suite measures: figures with their goals and peers, as a table and as JSON."""
+"""What the suite measures: figures with their goals and peers, and curves by size; as tables and as JSON."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +31,10 @@ class Goal:
     def text(self) -> str:
         """The same for people."""
         if self.least is None:
-            return f"<= {_number(self.most)}"
+            return f"<= {write_number(self.most)}"
         if self.most is None:
-            return f">= {_number(self.least)}"
-        return f"{_number(self.least)} to {_number(self.most)}"
+            return f">= {write_number(self.least)}"
+        return f"{write_number(self.least)} to {write_number(self.most)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class Figure:
         """How far the rounds lie apart, for people."""
         if len(self.values) == 1:
             return "exact"
-        return f"{_number(min(self.values))} to {_number(max(self.values))}"
+        return f"{write_number(min(self.values))} to {write_number(max(self.values))}"
 
     @property
     def verdict(self) -> str:
@@ -86,6 +87,62 @@ class Figure:
         }
 
 
+Line: TypeAlias = "Mapping[int, tuple[float, ...]]"
+"""What was measured at each size: one value for each round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """How a figure grows.
+
+    Args:
+        name: what.
+        unit: of all values.
+        sizes_of: what there are more and more of.
+        lines: by whose they are; ours first.
+        bound: a sentence on what bounds it.
+    """
+
+    name: str
+    unit: str
+    sizes_of: str
+    lines: Mapping[str, Line]
+    bound: str
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """All sizes that were measured, the least first."""
+        return tuple(sorted({size for line in self.lines.values() for size in line}))
+
+    def as_json(self) -> dict[str, Any]:
+        """Give plain data for the report."""
+        return {
+            "name": self.name,
+            "unit": self.unit,
+            "sizes_of": self.sizes_of,
+            "lines": {
+                whose: {str(size): list(values) for size, values in line.items()}
+                for whose, line in self.lines.items()
+            },
+            "bound": self.bound,
+        }
+
+
+def exponent(line: Line) -> float:
+    """Tell with which power of the size a line ends: 1 for straight, 2 for a square.
+
+    Args:
+        line: of at least two sizes, all values above 0.
+    """
+    before, last = sorted(line)[-2:]
+    return math.log(median(line[last]) / median(line[before])) / math.log(last / before)
+
+
+def ratios(above: Sequence[float], below: Sequence[float]) -> tuple[float, ...]:
+    """Divide round by round."""
+    return tuple(a / b for a, b in zip(above, below, strict=True))
+
+
 HEADINGS = ("figure", "measured", "spread", "goal", "", "beside")
 
 
@@ -104,12 +161,28 @@ def rows(figures: Sequence[Figure]) -> list[tuple[str, ...]]:
     ]
 
 
+def curve_rows(curve: Curve) -> list[tuple[str, ...]]:
+    """Write a curve as the cells of a table, its headings first."""
+    headings = (f"{curve.name}, {curve.unit}", *(f"{size:,} {curve.sizes_of}" for size in curve.sizes))
+    return [
+        (*headings, "grows at last as"),
+        *(
+            (
+                whose,
+                *(write_number(median(line[size])) if size in line else "" for size in curve.sizes),
+                f"n^{exponent(line):.2f}" if len(line) > 1 else "",
+            )
+            for whose, line in curve.lines.items()
+        ),
+    ]
+
+
 def in_unit(value: float, unit: str) -> str:
     """Write a value as people read it."""
-    return f"{_number(value)} {unit}".rstrip()
+    return f"{write_number(value)} {unit}".rstrip()
 
 
-def _number(value: float | None) -> str:
+def write_number(value: float | None) -> str:
     """Write a number with the digits that mean something."""
     if value is None:
         return ""

@@ -12,13 +12,15 @@ import sys
 import xmlrpc.client
 from pathlib import Path
 from socketserver import ThreadingMixIn
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
 
 from aiohttp import web
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from tests.e2e.programs import Workshop
 
 
 async def serve_static(content: bytes) -> None:
@@ -64,6 +66,21 @@ class _Everything:
 
     def _dispatch(self, _method: str, _params: tuple[object, ...]) -> object:
         return self._answer()
+
+
+class Peer(NamedTuple):
+    """A peer that serves."""
+
+    port: int
+    pid: int
+
+
+def start_peer(shop: Workshop, kind: str, content: bytes) -> Peer:
+    """Start a peer that answers with some bytes."""
+    path = shop.folder / f"{kind}-{len(content)}"
+    path.write_bytes(content)
+    program = shop.start("-m", "tests.bench.peers", kind, str(path))
+    return Peer(int(program.read_line()), program.process.pid)
 
 
 def _tell_port(port: int) -> None:

@@ -6,7 +6,8 @@ import gc
 import time
 from typing import TYPE_CHECKING, Final
 
-from tests.bench.figures import Figure, Goal
+from tests.bench.figures import Curve, Figure, Goal, ratios
+from tests.bench.rig import SIZES
 from xcpmem.engine.belief import Beliefs
 from xcpmem.engine.model import Granted, MemoryRequest, Wishes
 from xcpmem.engine.planner import plan
@@ -19,11 +20,13 @@ from xcpmem.xen.simhost import SimHost
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-GOALS_MS: Final = {1000: 10.0, 5000: 50.0}
-SIZES: Final = (100, *GOALS_MS, 10000)
+    from tests.bench.rig import Rig
 
-SQUEEZED_MS: Final = {1000: "16 ms", 5000: "465 ms"}
-"""Its whole run, compiled OCaml."""
+GOALS_MS: Final = {1000: 10.0, 5000: 50.0}
+MEASURED: Final = tuple(sorted({*SIZES, *GOALS_MS}))
+
+SQUEEZED_MS: Final = {1000: 16.0, 5000: 465.0}
+"""Its whole run, compiled OCaml, as recorded on another machine."""
 
 STRAIGHT: Final = 1.3
 """How much a curve may bend: five times the guests, at most 5 x this the time."""
@@ -31,22 +34,34 @@ STRAIGHT: Final = 1.3
 _Times = tuple[float, float]
 
 
-def figures(rounds: int) -> Iterator[Figure]:
+def figures(rig: Rig) -> Iterator[Figure | Curve]:
     """Measure all sizes, round by round, and give the figures."""
-    times: dict[int, list[_Times]] = {size: [] for size in SIZES}
-    for _ in range(rounds):
-        for size in SIZES:
+    times: dict[int, list[_Times]] = {size: [] for size in MEASURED}
+    for _ in range(rig.rounds):
+        for size in MEASURED:
             times[size].append(_serve_one_request(size))
-    for size in SIZES:
-        arrival, whole = ([pair[which] for pair in times[size]] for which in (0, 1))
-        peers = (("squeezed, its whole run", SQUEEZED_MS[size]),) if size in SQUEEZED_MS else ()
-        goal = Goal(most=GOALS_MS[size]) if size in GOALS_MS else None
-        yield Figure(f"plan with a request, {size} guests", "ms", tuple(arrival), goal, peers)
-        yield Figure(f"all plans until it is granted, {size} guests", "ms", tuple(whole), None, peers)
+    arrivals, wholes = (
+        {size: tuple(pair[which] for pair in times[size]) for size in MEASURED} for which in (0, 1)
+    )
+    for size, goal_ms in GOALS_MS.items():
+        peers = (("squeezed, its whole run", f"{SQUEEZED_MS[size]:.0f} ms"),)
+        yield Figure(f"plan with a request, {size} guests", "ms", arrivals[size], Goal(most=goal_ms), peers)
+        yield Figure(f"all plans until it is granted, {size} guests", "ms", wholes[size], None, peers)
     for small, large in ((1000, 5000), (1000, 10000)):
-        ratios = tuple(b[0] / a[0] for a, b in zip(times[small], times[large], strict=True))
         goal = Goal(most=STRAIGHT * large / small)
-        yield Figure(f"plan with a request, {large} beside {small} guests", "", ratios, goal)
+        bends = ratios(arrivals[large], arrivals[small])
+        yield Figure(f"plan with a request, {large} beside {small} guests", "", bends, goal)
+    yield Curve(
+        "planning for a range request",
+        "ms of CPU",
+        "guests",
+        {
+            "arrival": arrivals,
+            "until granted": wholes,
+            "squeezed, whole run": {size: (value,) for size, value in SQUEEZED_MS.items()},
+        },
+        "Bounded by one pass over all guests for each look: accounting, beliefs, division, and the reasons.",
+    )
 
 
 def _serve_one_request(guests: int) -> _Times:

@@ -105,10 +105,16 @@ class Program:
 
 
 class Daemon(Program):
-    """A running xcpmemd that serves."""
+    """A running xcpmemd that serves.
 
-    def __init__(self, folder: Path, *options: str) -> None:
-        super().__init__((*DAEMON, *options), folder)
+    Args:
+        folder: as for `Program`.
+        options: of its command line.
+        under: a program of Python's that runs it, such as a profiler.
+    """
+
+    def __init__(self, folder: Path, *options: str, under: tuple[str, ...] = ()) -> None:
+        super().__init__((*under, *DAEMON, *options), folder)
         self.ready = self.read_line()
         match = READY.fullmatch(self.ready)
         assert match, self.ready
@@ -157,10 +163,12 @@ class Workshop:
         self.folder = folder
         self._stack = stack
 
-    def daemon(self, *options: str, scenario: str = "quiet", state: str = "d") -> Daemon:
+    def daemon(
+        self, *options: str, scenario: str = "quiet", state: str = "d", under: tuple[str, ...] = ()
+    ) -> Daemon:
         """Start a daemon on a free port and wait until it serves."""
         words = ("--scenario", scenario, "--state-dir", str(self.folder / state), "--listen", "127.0.0.1:0")
-        return self._own(Daemon(self.folder, *words, *options))
+        return self._own(Daemon(self.folder, *words, *options, under=under))
 
     def simhost(self, scenario: str) -> Path:
         """Start a simulated host alone; return the socket of its xenstored."""

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
 import pytest
 
 from tests.bench import engine
-from tests.bench.figures import HEADINGS, Figure, Goal, in_unit, rows
+from tests.bench.figures import HEADINGS, Curve, Figure, Goal, curve_rows, exponent, in_unit, ratios, rows
+from tests.bench.rig import Rig, cpu_ms
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize(
@@ -44,6 +53,50 @@ def test_figure_without_a_goal_is_only_shown() -> None:
 @pytest.mark.parametrize(("value", "text"), [(0.12345, "0.123 s"), (12345.6, "12346 s"), (2.0, "2 s")])
 def test_numbers_have_the_digits_that_mean_something(value: float, text: str) -> None:
     assert in_unit(value, "s") == text
+
+
+def test_curve_is_a_table_that_says_with_which_power_it_grows() -> None:
+    curve = Curve(
+        "look", "ms", "VMs", {"ours": {10: (1.0, 3.0, 2.0), 100: (200.0,)}, "other": {100: (5.0,)}}, "bound"
+    )
+    assert curve.sizes == (10, 100)
+    assert curve_rows(curve) == [
+        ("look, ms", "10 VMs", "100 VMs", "grows at last as"),
+        ("ours", "2", "200", "n^2.00"),
+        ("other", "", "5", ""),
+    ]
+    assert curve.as_json()["lines"] == {
+        "ours": {"10": [1.0, 3.0, 2.0], "100": [200.0]},
+        "other": {"100": [5.0]},
+    }
+
+
+def test_exponent_is_that_of_the_last_two_sizes() -> None:
+    assert exponent({1: (9.0,), 10: (1.0,), 100: (10.0,)}) == pytest.approx(1)
+
+
+def test_runs_take_turns_and_the_first_round_only_warms_up() -> None:
+    log: list[str] = []
+
+    def run(name: str) -> int:
+        log.append(name)
+        return len(log)
+
+    measured = Rig(rounds=2).in_turns({name: partial(run, name) for name in ("a", "b")})
+    assert log == ["a", "b"] * 3
+    assert measured == {"a": (3, 5), "b": (4, 6)}
+
+
+def test_profile_of_a_section_names_its_functions(tmp_path: Path) -> None:
+    with Rig(profiles=tmp_path).profiled("section-x"):
+        ratios([1.0], [2.0])
+    assert "(ratios)" in (tmp_path / "section-x.txt").read_text(encoding="utf-8")
+
+
+def test_cpu_time_of_a_process_is_what_it_says_itself() -> None:
+    before_ms = time.process_time() * 1000
+    said_ms = cpu_ms(os.getpid())
+    assert before_ms <= said_ms <= time.process_time() * 1000
 
 
 def test_engine_reaches_its_goals_in_all_cases_of_squeezeds_weakness() -> None:
