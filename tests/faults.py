@@ -260,6 +260,9 @@ FAULTS: Final[Mapping[str, WorldFault]] = {
     "xenstored is gone": WorldFault(_store_gone, _store_well, _seen_as(_blind)),
     "xenstored restarts empty": WorldFault(_store_restarts_empty, _keys_come_back, _sees_no_keys),
     "xenstored is stopped": WorldFault(_store_stops, _store_well, _seen_as(_failing)),
+    "xenstored swallows requests": WorldFault(
+        _store_fails(Misbehaviour.SILENCE, *_READS, MessageType.WRITE), _store_well, _seen_as(_failing)
+    ),
     "xenstored is slow": WorldFault(_store_slow, _store_well, _seen_as(lambda report: report.saw_host)),
     "xenstored answers at too great length": WorldFault(
         _store_fails(Misbehaviour.OVERSIZE, *_READS), _store_well, _seen_as(_failing)

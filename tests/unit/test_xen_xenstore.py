@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 DEADLINE_S = 5.0
 SHORT_S = 0.3
+LONG_S = 60.0
+PROBE = MessageType.GET_DOMAIN_PATH
 DOMAIN = "/local/domain/7"
 TARGET = f"{DOMAIN}/memory/target"
 
@@ -83,6 +85,11 @@ def failing(
     return hook
 
 
+def silent(_message: Message) -> Fault:
+    """Answer nobody."""
+    return Fault(Misbehaviour.SILENCE)
+
+
 def is_resync(events: Events) -> bool:
     return events.resync
 
@@ -98,13 +105,39 @@ async def test_caller_wakes_when_xenstored_closes_while_a_request_is_out(double:
 
 
 async def test_caller_gives_up_at_its_deadline_when_xenstored_does_not_answer(double: StoreServer) -> None:
-    double.fault = failing(MessageType.READ, Misbehaviour.SILENCE)
     async with connected(double, call_deadline_s=SHORT_S) as store:
+        double.fault = silent
         with pytest.raises(DriverTimeout, match=f"READ {TARGET} within 0.3 s"):
             await store.read(TARGET)
         assert not store.connected
+        double.fault = None
         await events_until(store, is_resync)
         assert store.connected
+
+
+async def test_caller_of_a_request_that_is_swallowed_is_told_as_soon_as_a_later_one_is_answered(
+    double: StoreServer,
+) -> None:
+    double.fault = failing(MessageType.READ, Misbehaviour.SILENCE)
+    async with connected(double) as store:
+        with pytest.raises(DriverDisconnected, match="a request was swallowed"):
+            await store.read(TARGET)
+        await events_until(store, is_resync)
+        assert await store.read(TARGET) is None
+
+
+async def test_nothing_is_asked_beside_what_is_answered_at_once(double: StoreServer) -> None:
+    asked: list[MessageType] = []
+
+    def listen(message: Message) -> None:
+        asked.append(MessageType(message.type))
+
+    double.fault = listen
+    async with connected(double, call_deadline_s=LONG_S) as store:
+        before = len(asked)
+        for _ in range(20):
+            await store.read(TARGET)
+        assert set(asked[before:]) == {MessageType.READ}
 
 
 async def test_all_callers_wake_when_a_reply_exceeds_the_limit(double: StoreServer) -> None:
@@ -272,7 +305,7 @@ async def test_exchanges_are_timed_answered_or_not(double: StoreServer) -> None:
         took_s: list[float] = []
         store.observe_exchanges(took_s.append)
         await store.read_many((TARGET, DOMAIN))
-        double.fault = failing(MessageType.READ, Misbehaviour.SILENCE)
+        double.fault = silent
         with pytest.raises(DriverTimeout):
             await store.read(TARGET)
         assert len(took_s) == 2
@@ -314,7 +347,8 @@ async def test_connection_is_mended_after_a_reply_to_nobody(double: StoreServer)
 
 
 async def test_torn_reply_ends_at_the_deadline_and_leaves_no_thread(double: StoreServer) -> None:
-    double.fault = failing(MessageType.READ, Misbehaviour.TEAR)
+    tear = failing(MessageType.READ, Misbehaviour.TEAR)
+    double.fault = lambda message: silent(message) if message.type == PROBE else tear(message)
     async with connected(double, call_deadline_s=SHORT_S) as store:
         with pytest.raises(DriverTimeout):
             await store.read(TARGET)

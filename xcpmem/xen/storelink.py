@@ -31,6 +31,10 @@ Request: TypeAlias = tuple[MessageType, bytes]
 
 _ACCEPT_POLL_S: Final = 0.02
 _EXCHANGES_MAX: Final = 64
+_PROBES: Final = 5
+"""How often within the deadline of an exchange that waits it is asked whether its requests were swallowed."""
+_PROBE: Final[Request] = (MessageType.GET_DOMAIN_PATH, wire.join_strings(b"0"))
+"""A question that xenstored answers without looking anything up."""
 
 
 class Reader(Protocol):
@@ -127,6 +131,7 @@ class StoreLink:
         self._window = asyncio.Semaphore(_EXCHANGES_MAX)
         self._request_id = 0
         self._outgoing = bytearray()
+        self._probe_timer: asyncio.TimerHandle | None = None
         try:
             self._reader = make_reader(connection, self._mailbox)
         except OSError as error:
@@ -153,7 +158,7 @@ class StoreLink:
 
         Raises:
             DriverTimeout: not all came in time; the link is given up.
-            DriverDisconnected: it is lost, or a reply was none to its request.
+            DriverDisconnected: it is lost, a reply was none to its request, or a request was swallowed.
         """
         try:
             async with asyncio.timeout(self._deadline_s), self._window:
@@ -173,6 +178,7 @@ class StoreLink:
         self.lost = reason
         self._loop.remove_writer(self._socket)
         self._outgoing.clear()
+        self._stop_probing()
         with suppress(OSError):  # some systems refuse it when the other end has closed already
             self._socket.shutdown(socket.SHUT_RDWR)
         waiting, self._waiting = self._waiting, {}
@@ -197,7 +203,25 @@ class StoreLink:
             self._reader.expect(message.request_id)
             self._outgoing += wire.encode(message)
         self._flush()
+        if self._probe_timer is None and not self.lost:
+            self._probe_timer = self._loop.call_later(self._deadline_s / _PROBES, self._probe)
         return batch
+
+    def _probe(self) -> None:
+        """Ask a question of no weight: whoever is answered in turn has lost what was asked before it."""
+        self._probe_timer = None
+        before = tuple(self._waiting)
+
+        def miss(answered: asyncio.Future[None]) -> None:
+            if answered.exception() is None and not self._waiting.keys().isdisjoint(before):
+                self.lose("a request was swallowed: a later one has been answered")
+
+        self._post(self._number([_PROBE], 0)).complete.add_done_callback(miss)
+
+    def _stop_probing(self) -> None:
+        if self._probe_timer is not None:
+            self._probe_timer.cancel()
+            self._probe_timer = None
 
     def _check(self, message: Message, packet: Packet) -> Reply:
         if packet.op == MessageType.ERROR:
@@ -239,6 +263,8 @@ class StoreLink:
             batch, index = self._waiting.pop(reply.rq_id, (None, 0))
             if batch is not None:
                 batch.put(index, reply)
+        if not self._waiting:
+            self._stop_probing()
         if mail.events:
             self._on_events(mail.events)
         if mail.end is not None:
