@@ -60,6 +60,12 @@ def test_password_is_made_at_the_first_start_for_nobody_else_to_read(quiet: Daem
     assert len(quiet.password) >= 20
 
 
+def test_nobody_else_can_reach_store_hypervisor_or_unix_socket(quiet: Daemon) -> None:
+    sockets = [path for path in quiet.state_dir.iterdir() if path.is_socket()]
+    assert {path.name for path in sockets} >= {"xcpmem.sock", "xenstored.sock", "xenstored.sock.hypervisor"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in sockets} == {0o600}
+
+
 def refused(shop: Workshop, *options: str) -> str:
     """Start a daemon that cannot be; return its one line."""
     ended = shop.run(*DAEMON, *options)
