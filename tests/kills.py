@@ -128,7 +128,7 @@ class KillingHost:
         await self._toolstack_proxy.start(self.door + TOOLSTACK_SUFFIX)
         await self.xenstore.connect()
         self._pool_kib = await self._free_kib() + sum(
-            info.actual_kib for info in await self.hypervisor.domains() if info.domid
+            info.actual_kib for info in (await self.hypervisor.survey()).domains if info.domid
         )
 
     async def close(self) -> None:
@@ -145,10 +145,10 @@ class KillingHost:
         """What is promised beyond what there is; held, allowed or reserved counts as promised."""
         held = {
             info.domid: max(info.actual_kib, info.maxmem_kib - MAXMEM_SLACK_KIB)
-            for info in await self.hypervisor.domains()
+            for info in (await self.hypervisor.survey()).domains
             if info.domid
         }
-        uuids = {info.uuid: info.domid for info in await self.hypervisor.domains()}
+        uuids = {info.uuid: info.domid for info in (await self.hypervisor.survey()).domains}
         promised_kib = 0
         for owner, name, size_kib in await self.reservations():
             mark = await self.xenstore.read(paths.in_transfer(owner, name))
@@ -180,7 +180,7 @@ class KillingHost:
 
     async def places(self, domids: Mapping[str, int]) -> dict[str, Place]:
         """Where everybody is, by name."""
-        infos = {info.domid: info for info in await self.hypervisor.domains()}
+        infos = {info.domid: info for info in (await self.hypervisor.survey()).domains}
         found = {}
         for name, domid in domids.items():
             keys = (paths.dynamic_min(domid), paths.dynamic_max(domid), paths.target(domid))
@@ -191,7 +191,7 @@ class KillingHost:
         return found
 
     async def _free_kib(self) -> int:
-        physical = await self.hypervisor.physinfo()
+        physical = (await self.hypervisor.survey()).physical
         return physical.free_kib + physical.scrub_kib
 
     def _meet(self, message: Message) -> Fault | None:

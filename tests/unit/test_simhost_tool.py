@@ -31,7 +31,7 @@ async def test_the_host_serves_its_store_and_its_hypervisor_until_it_is_told_to_
         ready = (await process.stdout.readline()).decode()
         assert ready == f"xcpmem simhost ready socket={path} hypervisor={path}.hypervisor\n"
         hypervisor, store = RemoteHypervisor(path + ".hypervisor"), Xenstore(path)
-        assert len(await hypervisor.domains()) == 5
+        assert len((await hypervisor.survey()).domains) == 5
         await store.connect()
         assert await store.read(paths.dynamic_max(1)) == "3145728"
         await store.close()

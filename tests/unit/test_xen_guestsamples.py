@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -48,8 +49,9 @@ class Clock:
 class Listener:
     """A driver beside the guests whose words it hears, and the time by which it dates them."""
 
-    def __init__(self, host: SimulatedHost, driver: LiveDriver, clock: Clock) -> None:
+    def __init__(self, host: SimulatedHost, xenstore: Xenstore, driver: LiveDriver, clock: Clock) -> None:
         self.host = host
+        self.xenstore = xenstore
         self.driver = driver
         self.clock = clock
 
@@ -84,14 +86,13 @@ class Listener:
 async def listener(tmp_path: Path) -> AsyncIterator[Listener]:
     host, clock = SimulatedHost(load_scenario("quiet")), Clock()
     await host.start(str(tmp_path / "x"))
-    driver = LiveDriver(
-        Xenstore(str(tmp_path / "x")), host.hypervisor, slush_kib=0, guest_gap_s=0.0, clock=clock
-    )
+    xenstore = Xenstore(str(tmp_path / "x"))
+    driver = LiveDriver(xenstore, host.hypervisor, slush_kib=0, guest_gap_s=0.0, clock=clock)
     await driver.start()
     await driver.observe()
     while await driver.wait(0.1):
         await driver.observe()
-    yield Listener(host, driver, clock)
+    yield Listener(host, xenstore, driver, clock)
     await driver.close()
     await host.close()
 
@@ -295,7 +296,11 @@ async def test_a_lost_connection_makes_nobodys_old_words_new(listener: Listener)
     await listener.hear(paths.xcpmem_report, own(HELD // 4))
     listener.clock.now_s += 20.0
     await listener.host.store_server.disconnect()
-    sample = await listener.sample()
+    async with asyncio.timeout(10):
+        while listener.xenstore.reconnects == 0 or not listener.xenstore.connected:
+            await listener.driver.wait(5)
+    sample = (await listener.driver.observe()).host.domains[0].sample
+    assert sample is not None
     assert sample.seen_s == 1000.0
     assert await listener.hear(paths.xcpmem_report, own(HELD // 2)) != sample
 

@@ -28,16 +28,19 @@ class xc:
                      for domid in (0, 3)}
         self.keeps_maxmem = False
         self.blocks = None
+        self.calls = []
 
     def physinfo(self):
+        self.calls.append("physinfo")
         if self.blocks is not None:
             self.blocks.wait(5)
         return {"total_memory": 1000, "free_memory": 100, "scrub_memory": 10}
 
     def domain_getinfo(self, first, most):
+        self.calls.append("domain_getinfo")
         if first > 31000:
             raise Error(3, "No such process")
-        return [row for domid, row in sorted(self.rows.items()) if domid >= first][:most]
+        return [dict(row) for domid, row in sorted(self.rows.items()) if domid >= first][:most]
 
     def domain_setmaxmem(self, domid, kib):
         if kib == 0:
@@ -78,14 +81,28 @@ def xc_of(hypervisor: XcHypervisor) -> Any:
 
 
 async def test_hypervisor_reads_memory_and_domains(hypervisor: XcHypervisor) -> None:
-    assert await hypervisor.physinfo() == PhysInfo(1000, 100, 10)
+    assert (await hypervisor.survey()).physical == PhysInfo(1000, 100, 10)
     uuid = "03030303-0303-0303-0303-030303030303"
-    assert (await hypervisor.domains())[1] == DomainInfo(3, uuid, 4096, 5120, vcpus=2, paused=True)
+    assert (await hypervisor.survey()).domains[1] == DomainInfo(3, uuid, 4096, 5120, vcpus=2, paused=True)
+
+
+async def test_domain_of_an_unchanged_row_is_the_same_object(hypervisor: XcHypervisor) -> None:
+    zero, third = (await hypervisor.survey()).domains
+    xc_of(hypervisor).rows[3]["mem_kb"] = 4092
+    still_zero, shrunk = (await hypervisor.survey()).domains
+    assert still_zero is zero
+    assert shrunk == third._replace(actual_kib=4092)
+
+
+async def test_one_survey_is_one_batch_of_hypercalls(hypervisor: XcHypervisor) -> None:
+    calls = xc_of(hypervisor).calls = []
+    await hypervisor.survey()
+    assert calls == ["domain_getinfo", "physinfo"]
 
 
 async def test_hypervisor_caps_a_domain_in_whole_pages(hypervisor: XcHypervisor) -> None:
     await hypervisor.set_maxmem(3, 6001)
-    assert (await hypervisor.domains())[1].maxmem_kib == 6000
+    assert (await hypervisor.survey()).domains[1].maxmem_kib == 6000
 
 
 async def test_hypervisor_says_that_a_domain_is_gone(hypervisor: XcHypervisor) -> None:
@@ -110,7 +127,7 @@ async def test_hypervisor_does_not_wait_for_a_call_without_end(hypervisor: XcHyp
     xc.blocks = threading.Event()
     hasty = XcHypervisor(xc, call_deadline_s=0.05)
     with pytest.raises(DriverTimeout, match="longer than"):
-        await hasty.physinfo()
+        await hasty.survey()
     xc.blocks.set()
     await hasty.close()
 

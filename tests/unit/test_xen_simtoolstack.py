@@ -166,7 +166,7 @@ async def test_domain_under_construction_is_there_before_it_is_complete(host: Si
     host.toolstack.gate = stop
     build = asyncio.create_task(host.toolstack.create(NEW, SIZE))
     await reached.wait()
-    info = next(info for info in await host.hypervisor.domains() if info.domid == 8)
+    info = next(info for info in (await host.hypervisor.survey()).domains if info.domid == 8)
     assert (info.uuid, info.paused, info.actual_kib) == (NEW.uuid, True, 300 * MIB_KIB)
     assert host.store.read(paths.target(8)) is None
     build.cancel()

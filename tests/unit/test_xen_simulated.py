@@ -17,13 +17,13 @@ from xcpmem.specs import AgentKind, AgentSpec, BalloonSpec, DomainType, GuestSpe
 from xcpmem.units import mib_to_kib
 from xcpmem.xen import paths
 from xcpmem.xen.guestreports import Report, read_own
-from xcpmem.xen.hypervisor import PhysInfo
+from xcpmem.xen.hypervisor import PhysInfo, Survey
 from xcpmem.xen.simhypervisor import DOMAIN_ZERO_UUID, HypervisorServer, RemoteHypervisor
 from xcpmem.xen.simline import CLIENTS_MOST
 from xcpmem.xen.simulated import HYPERVISOR_SUFFIX, MAXMEM_SLACK_KIB, SimulatedHost
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 MIB = mib_to_kib(1)
@@ -144,12 +144,12 @@ def test_a_long_absence_is_caught_up_exactly(clock: Clock) -> None:
 
 async def test_the_hypervisor_lists_domains_with_domain_zero_first(clock: Clock) -> None:
     host = make(clock, guest(1, vcpus=3), guest(2, domain_type=DomainType.PV))
-    zero, first, second = await host.hypervisor.domains()
+    zero, first, second = (await host.hypervisor.survey()).domains
     assert (zero.domid, zero.uuid, zero.actual_kib) == (0, DOMAIN_ZERO_UUID, 30000)
     assert (first.domid, first.vcpus, first.hvm) == (1, 3, True)
     assert (first.actual_kib, first.maxmem_kib) == (5000, 5000 + MAXMEM_SLACK_KIB)
     assert not second.hvm
-    assert await host.hypervisor.physinfo() == PhysInfo(50000, 10000, 0)
+    assert (await host.hypervisor.survey()).physical == PhysInfo(50000, 10000, 0)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ async def test_the_hypervisor_tells_what_a_domain_is_doing(
 ) -> None:
     host = make(clock, guest())
     host.set_lifecycle(1, lifecycle)
-    info = (await host.hypervisor.domains())[1]
+    info = (await host.hypervisor.survey()).domains[1]
     assert (info.paused, info.shutdown, info.dying) == flags
 
 
@@ -196,11 +196,11 @@ async def test_a_guest_that_ends_is_gone_everywhere_and_xenstore_tells(clock: Cl
     fired: list[str] = []
     host.store.subscribe(fired.append)
     host.remove_guest(2)
-    assert [info.domid for info in await host.hypervisor.domains()] == [0, 1]
+    assert [info.domid for info in (await host.hypervisor.survey()).domains] == [0, 1]
     assert not host.store.exists(paths.domain(2))
     assert not host.store.exists(f"/vm/{uuid}")
     assert 2 not in host.store.introduced
-    assert (await host.hypervisor.physinfo()).free_kib == 15000
+    assert (await host.hypervisor.survey()).physical.free_kib == 15000
     with pytest.raises(DomainVanished):
         host.remove_guest(2)
 
@@ -208,7 +208,7 @@ async def test_a_guest_that_ends_is_gone_everywhere_and_xenstore_tells(clock: Cl
 async def test_a_guest_that_starts_appears_everywhere(clock: Clock) -> None:
     host = make(clock, guest(1))
     host.add_guest(guest(2), 2000)
-    info = (await host.hypervisor.domains())[2]
+    info = (await host.hypervisor.survey()).domains[2]
     assert (info.domid, info.actual_kib, info.maxmem_kib) == (2, 2000, 2000 + MAXMEM_SLACK_KIB)
     assert host.store.read(paths.target(2)) == "2000"
     assert 2 in host.store.introduced
@@ -334,10 +334,9 @@ async def test_a_remote_hypervisor_says_what_the_one_beside_it_says(
 ) -> None:
     host, path = served
     remote = RemoteHypervisor(path)
-    assert await remote.domains() == await host.hypervisor.domains()
-    assert await remote.physinfo() == await host.hypervisor.physinfo()
+    assert await remote.survey() == await host.hypervisor.survey()
     await remote.set_maxmem(1, 7777)
-    assert (await remote.domains())[1].maxmem_kib == 7776
+    assert (await remote.survey()).domains[1].maxmem_kib == 7776
     await remote.close()
 
 
@@ -350,9 +349,9 @@ async def test_a_remote_hypervisor_passes_errors_on(served: tuple[SimulatedHost,
         await remote.set_maxmem(0, 1)
     host.hypervisor.fault = lambda _, __: DriverTimeout("slow")
     with pytest.raises(DriverError, match="slow"):
-        await remote.physinfo()
+        await remote.survey()
     host.hypervisor.fault = None
-    await remote.physinfo()
+    await remote.survey()
     await remote.close()
 
 
@@ -360,21 +359,23 @@ async def test_calls_at_once_each_get_their_own_answer(served: tuple[SimulatedHo
     _, path = served
     remote = RemoteHypervisor(path)
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(remote.physinfo() if n % 2 else remote.domains()) for n in range(20)]
-    assert all(isinstance(task.result(), PhysInfo) is bool(n % 2) for n, task in enumerate(tasks))
+        tasks = [
+            group.create_task(remote.survey() if n % 2 else remote.set_maxmem(1, 4096)) for n in range(20)
+        ]
+    assert all(isinstance(task.result(), Survey) is bool(n % 2) for n, task in enumerate(tasks))
     await remote.close()
 
 
 async def test_a_call_that_was_given_up_does_not_answer_the_next(served: tuple[SimulatedHost, str]) -> None:
     _, path = served
     remote = RemoteHypervisor(path)
-    await remote.physinfo()
-    given_up = asyncio.create_task(remote.domains())
+    await remote.survey()
+    given_up = asyncio.create_task(remote.survey())
     await asyncio.sleep(0)
     given_up.cancel()
     with pytest.raises(asyncio.CancelledError):
         await given_up
-    assert isinstance(await remote.physinfo(), PhysInfo)
+    assert isinstance(await remote.survey(), Survey)
     await remote.close()
 
 
@@ -383,18 +384,18 @@ async def test_a_remote_hypervisor_finds_its_host_again_after_a_restart(
 ) -> None:
     host, path = served
     remote = RemoteHypervisor(path)
-    await remote.physinfo()
+    await remote.survey()
     await host.hypervisor_server.close()
     with pytest.raises(DriverDisconnected):
-        await remote.physinfo()
+        await remote.survey()
     await host.hypervisor_server.start(path)
-    await remote.physinfo()
+    await remote.survey()
     await remote.close()
 
 
 async def test_a_host_that_is_not_there_is_disconnected(tmp_path: Path) -> None:
     with pytest.raises(DriverDisconnected):
-        await RemoteHypervisor(str(tmp_path / "nothing")).domains()
+        await RemoteHypervisor(str(tmp_path / "nothing")).survey()
 
 
 @asynccontextmanager
@@ -422,8 +423,10 @@ async def speaking(tmp_path: Path, reply: bytes) -> AsyncIterator[str]:
         b"{}\n",
         b"[]\n",
         b'{"result": 3}\n',
-        b'{"result": [{"domid": 1}]}\n',
-        b'{"result": {"total_kib": 1, "free_kib": 2, "scrub_kib": "3"}}\n',
+        b'{"result": [[{"domid": 1}], [1, 2, 3]]}\n',
+        b'{"result": [[[]], [1, 2, 3]]}\n',
+        b'{"result": [[[1, "u", 2, 3, 4, 0, 0, 0, 0]], [1, 2, 3]]}\n',
+        b'{"result": [[], [1, 2, "3"]]}\n',
         b'{"error": "x"}\n',
         b"\xff\n",
     ],
@@ -431,17 +434,15 @@ async def speaking(tmp_path: Path, reply: bytes) -> AsyncIterator[str]:
 async def test_an_answer_that_makes_no_sense_is_a_lost_connection(tmp_path: Path, reply: bytes) -> None:
     async with speaking(tmp_path, reply) as path:
         remote = RemoteHypervisor(path)
-        calls: list[Callable[[], Any]] = [remote.physinfo, remote.domains]
-        for call in calls:
-            with pytest.raises(DriverDisconnected):
-                await call()
+        with pytest.raises(DriverDisconnected):
+            await remote.survey()
         await remote.close()
 
 
 async def test_a_host_that_does_not_answer_is_given_up_after_the_deadline(tmp_path: Path) -> None:
     async with speaking(tmp_path, b"") as path:
         with pytest.raises(DriverTimeout):
-            await RemoteHypervisor(path, call_deadline_s=0.05).physinfo()
+            await RemoteHypervisor(path, call_deadline_s=0.05).survey()
 
 
 @pytest.mark.parametrize(
@@ -472,7 +473,7 @@ async def test_the_server_hangs_up_on_whoever_talks_nonsense(
         assert await reader.read() == b""
     writer.close()
     remote = RemoteHypervisor(served[1])
-    assert len(await remote.domains()) == 3
+    assert len((await remote.survey()).domains) == 3
     await remote.close()
 
 
@@ -481,10 +482,10 @@ async def test_the_server_turns_away_more_clients_than_it_has_places_for(
 ) -> None:
     places = [RemoteHypervisor(served[1]) for _ in range(CLIENTS_MOST)]
     for place in places:
-        await place.physinfo()
+        await place.survey()
     with pytest.raises(DriverDisconnected):
-        await RemoteHypervisor(served[1]).physinfo()
-    await places[0].physinfo()
+        await RemoteHypervisor(served[1]).survey()
+    await places[0].survey()
     for place in places:
         await place.close()
 

@@ -122,7 +122,9 @@ class KeyCache:
             if _changed_domids((path,)):
                 self._echoes.setdefault(path, now_s)
 
-    async def refresh(self, domids: Sequence[int], events: Events, now_s: float) -> Mapping[int, DomainKeys]:
+    async def refresh(
+        self, domids: AbstractSet[int], events: Events, now_s: float
+    ) -> Mapping[int, DomainKeys]:
         """Bring the cache up to date in one batch of reads.
 
         A domain that cannot be read keeps the keys that were last read of it, and is read again next time.
@@ -133,23 +135,22 @@ class KeyCache:
             now_s: monotonic seconds.
 
         Returns:
-            Keys by domid, one entry for each of ``domids``.
+            Keys by domid, one entry for each of ``domids``; the same object for the same words.
 
         Raises:
             DriverError: xenstored does not answer, or refuses to have any domain read.
         """
-        living = set(domids)
-        for domid in [domid for domid in self._keys if domid not in living]:
+        for domid in sorted(self._keys.keys() - domids):
             await self._forget(domid)
-        for domid in domids:
-            if domid not in self._keys:
-                await self._watch(domid)
+        new = domids - self._keys.keys()
+        for domid in sorted(new):
+            await self._watch(domid)
         if self._must_read_all(events, now_s):
-            stale = living
+            stale = domids
         else:
-            stale = living - self._keys.keys() | _changed_domids(events.paths) | self._unreadable
-        await self._read(sorted(stale & living), living)
-        return {domid: self._keys[domid] for domid in domids}
+            stale = (new | _changed_domids(events.paths) | self._unreadable) & domids
+        await self._read(sorted(stale), domids)
+        return self._keys
 
     def _must_read_all(self, events: Events, now_s: float) -> bool:
         for path in events.paths & self._echoes.keys():
@@ -194,7 +195,9 @@ class KeyCache:
         wanted = [_PATHS[name](domid) for domid in domids for name in _NAMES]
         values = await self._xenstore.read_many(wanted) if wanted else []
         for number, domid in enumerate(domids):
-            self._keys[domid] = DomainKeys(*values[number * len(_NAMES) : (number + 1) * len(_NAMES)])
+            keys = DomainKeys(*values[number * len(_NAMES) : (number + 1) * len(_NAMES)])
+            if self._keys.get(domid) != keys:
+                self._keys[domid] = keys
         self._unreadable.difference_update(domids)
 
     async def _read_one_by_one(self, domids: Sequence[int], living: AbstractSet[int]) -> None:

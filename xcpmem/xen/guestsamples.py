@@ -21,7 +21,7 @@ from xcpmem.xen.domainkeys import is_at_or_above, read_size_kib
 from xcpmem.xen.guestreports import Source, read_available, read_own, read_used
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     from xcpmem.xen.guestreports import Report
@@ -119,12 +119,17 @@ class GuestSamples:
         return dict(self._dropped)
 
     async def refresh(
-        self, actual_kib: Mapping[int, int], events: Events, now_s: float
+        self,
+        domids: AbstractSet[int],
+        actual_kib: Callable[[int], int],
+        events: Events,
+        now_s: float,
     ) -> Mapping[int, GuestNews]:
         """Take in what was written since the last call.
 
         Args:
-            actual_kib: what each domain holds now, KiB by domid.
+            domids: the domains that exist now.
+            actual_kib: tells what one of them holds, KiB.
             events: what changed since then.
             now_s: monotonic seconds; the reports' time of arrival.
 
@@ -134,12 +139,17 @@ class GuestSamples:
         Raises:
             DriverError: xenstored does not answer.
         """
-        for domid in self._guests.keys() - actual_kib.keys():
+        for domid in self._guests.keys() - domids:
             del self._guests[domid]
         named = _named_keys(events.paths)
+        heard = (
+            domids
+            if events.resync
+            else domids & (named.keys() | self._unread | (domids - self._guests.keys()))
+        )
         wanted = {
             domid: keys
-            for domid in sorted(actual_kib)
+            for domid in sorted(heard)
             if (keys := list(self._stale_keys(domid, named.get(domid, ()), resync=events.resync)))
         }
         texts = await self._read(wanted)
@@ -150,10 +160,10 @@ class GuestSamples:
             arrived |= named.get(domid, set()) & set(_KEYS)
             guest.texts |= news
             guest.news_until_s = -inf
-            self._take(domid, guest, arrived, actual_kib[domid], now_s)
+            self._take(domid, guest, arrived, actual_kib(domid), now_s)
             guest.is_new = False
         silent = _Guest()
-        return {domid: _news(self._guests.get(domid, silent), now_s) for domid in actual_kib}
+        return {domid: _news(self._guests.get(domid, silent), now_s) for domid in domids}
 
     async def _read(self, wanted: Mapping[int, Sequence[str]]) -> Mapping[int, Mapping[str, str | None]]:
         """Read keys of many domains; one that xenstored does not want to have read is left out."""

@@ -12,16 +12,16 @@ import errno
 import importlib
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 from xcpmem.errors import DomainVanished, DriverDisconnected, DriverError, DriverTimeout
 from xcpmem.units import kib_to_whole_pages_floor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 _T = TypeVar("_T")
 
@@ -39,8 +39,7 @@ DOMAINS_MOST: Final = 32768
 CALL_DEADLINE_S: Final = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class PhysInfo:
+class PhysInfo(NamedTuple):
     """Xen's own account of the machine's memory, KiB."""
 
     total_kib: int
@@ -48,8 +47,7 @@ class PhysInfo:
     scrub_kib: int
 
 
-@dataclass(frozen=True, slots=True)
-class DomainInfo:
+class DomainInfo(NamedTuple):
     """One row of Xen's domain list.
 
     Args:
@@ -75,14 +73,23 @@ class DomainInfo:
     dying: bool = False
 
 
+class Survey(NamedTuple):
+    """What Xen tells in one batch of hypercalls.
+
+    Args:
+        domains: all of them, domain 0 included, by domid.
+        physical: the machine's memory, read last.
+    """
+
+    domains: tuple[DomainInfo, ...]
+    physical: PhysInfo
+
+
 class Hypervisor(Protocol):
-    """The four things the ring asks of Xen."""
+    """The three things the ring asks of Xen."""
 
-    async def physinfo(self) -> PhysInfo:
-        """Read the machine's memory. Raises DriverError."""
-
-    async def domains(self) -> tuple[DomainInfo, ...]:
-        """List all domains, domain 0 included, by domid. Raises DriverError."""
+    async def survey(self) -> Survey:
+        """See all domains and the machine's memory, in one batch of hypercalls. Raises DriverError."""
 
     async def set_maxmem(self, domid: int, maxmem_kib: int) -> None:
         """Cap what a domain may hold; below what it holds now is allowed: it may then only shrink.
@@ -94,6 +101,26 @@ class Hypervisor(Protocol):
 
     async def close(self) -> None:
         """Give back handles and threads."""
+
+
+class Rows:
+    """Makes domains of rows as they come, anew only of those that differ from the last time's.
+
+    Args:
+        make: makes one of its row, whose first field is the domid.
+    """
+
+    def __init__(self, make: Callable[[Sequence[Any]], DomainInfo]) -> None:
+        self._make = make
+        self._known: dict[int, tuple[Sequence[Any], DomainInfo]] = {}
+
+    def take(self, rows: Iterable[Sequence[Any]]) -> tuple[DomainInfo, ...]:
+        """Turn the rows of one list into domains."""
+        before, self._known = self._known, {}
+        for row in rows:
+            known = before.get(row[0])
+            self._known[row[0]] = known if known and known[0] == row else (row, self._make(row))
+        return tuple(info for _, info in self._known.values())
 
 
 class XcHypervisor:
@@ -108,16 +135,11 @@ class XcHypervisor:
         self._xc = xc
         self._call_deadline_s = call_deadline_s
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hypervisor")
+        self._rows = Rows(_domain_info)
 
-    async def physinfo(self) -> PhysInfo:
-        """Read the machine's memory."""
-        info = await self._call(self._xc.physinfo)
-        return PhysInfo(info["total_memory"], info["free_memory"], info["scrub_memory"])
-
-    async def domains(self) -> tuple[DomainInfo, ...]:
-        """List all domains."""
-        rows = await self._call(lambda: self._xc.domain_getinfo(0, DOMAINS_MOST))
-        return tuple(_domain_info(row) for row in rows)
+    async def survey(self) -> Survey:
+        """See everything in one visit to the worker."""
+        return await self._call(self._survey)
 
     async def set_maxmem(self, domid: int, maxmem_kib: int) -> None:
         """Cap a domain and verify it: a cap that silently is not there would over-promise memory.
@@ -139,6 +161,11 @@ class XcHypervisor:
         """End the worker thread; a hypercall under way is not waited for."""
         self._worker.shutdown(wait=False, cancel_futures=True)
 
+    def _survey(self) -> Survey:
+        domains = self._rows.take(map(_ROW, self._xc.domain_getinfo(0, DOMAINS_MOST)))
+        info = self._xc.physinfo()
+        return Survey(domains, PhysInfo(info["total_memory"], info["free_memory"], info["scrub_memory"]))
+
     async def _call(self, function: Callable[[], _T]) -> _T:
         try:
             async with asyncio.timeout(self._call_deadline_s):
@@ -151,18 +178,15 @@ class XcHypervisor:
             raise DriverError(f"a hypercall failed: {error}") from error
 
 
-def _domain_info(row: dict[str, Any]) -> DomainInfo:
-    return DomainInfo(
-        domid=row["domid"],
-        uuid=str(UUID(bytes=bytes(row["handle"]))),
-        actual_kib=row["mem_kb"],
-        maxmem_kib=row["maxmem_kb"],
-        vcpus=row["online_vcpus"],
-        hvm=bool(row["hvm"]),
-        paused=bool(row["paused"]),
-        shutdown=bool(row["shutdown"]),
-        dying=bool(row["dying"]),
-    )
+_ROW: Final = itemgetter(
+    "domid", "handle", "mem_kb", "maxmem_kb", "online_vcpus", "hvm", "paused", "shutdown", "dying"
+)
+"""What of Xen's row makes a `DomainInfo`, in its order."""
+
+
+def _domain_info(row: Sequence[Any]) -> DomainInfo:
+    domid, handle, actual_kib, maxmem_kib, vcpus, *flags = row
+    return DomainInfo(domid, str(UUID(bytes=bytes(handle))), actual_kib, maxmem_kib, vcpus, *map(bool, flags))
 
 
 def open_hypervisor(folders: Sequence[str] = BINDING_FOLDERS) -> XcHypervisor:

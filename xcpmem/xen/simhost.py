@@ -51,8 +51,8 @@ class SimHost:
         self._scenario = scenario
         self._now_us = 0
         self._total_kib = scenario.host.total_kib
-        self._free_kib = scenario.host.free_kib
-        self._scrub_kib = 0
+        self.free_kib = scenario.host.free_kib
+        self.scrub_kib = 0
         self._scrub_credit = 0
         self._guests: dict[int, SimGuest] = {}
         self._moving: set[int] = set()
@@ -63,7 +63,7 @@ class SimHost:
         self._descriptions: Mapping[int, DomainDescription] | None = None
         self.version = 0
         self.reports = 0
-        self.ledger = Ledger(min_free_kib=self._free_kib)
+        self.ledger = Ledger(min_free_kib=self.free_kib)
         for spec in scenario.guests:
             self._insert(SimGuest(spec, scenario.uuid_of(spec), 0))
         self._audit()
@@ -81,12 +81,12 @@ class SimHost:
     @property
     def physical_free_kib(self) -> int:
         """What no domain holds, scrubbed or not, KiB."""
-        return self._free_kib + self._scrub_kib
+        return self.free_kib + self.scrub_kib
 
     @property
     def is_active(self) -> bool:
         """Whether anything would change if only time passed."""
-        return bool(self._moving or self._scrub_kib)
+        return bool(self._moving or self.scrub_kib)
 
     @property
     def looks_next_us(self) -> int | None:
@@ -152,7 +152,7 @@ class SimHost:
         for domid in sorted(self._moving):
             guest = self._guests[domid]
             held_kib = guest.held_kib
-            moved_kib = guest.move(start_us, end_us, self._free_kib)
+            moved_kib = guest.move(start_us, end_us, self.free_kib)
             if moved_kib:
                 self._held_kib += guest.held_kib - held_kib
                 self._release(-moved_kib)
@@ -175,8 +175,8 @@ class SimHost:
             self._descriptions = {domid: _describe(guest) for domid, guest in self._guests.items()}
         host = HostState(
             total_kib=self._total_kib,
-            free_kib=self._free_kib,
-            scrub_kib=self._scrub_kib,
+            free_kib=self.free_kib,
+            scrub_kib=self.scrub_kib,
             slush_kib=self._scenario.host.slush_kib,
             domains=tuple(guest.state() for guest in self._guests.values()),
             reservations=tuple(self._reservations.values()),
@@ -343,28 +343,28 @@ class SimHost:
             self._moving.add(guest.spec.domid)
 
     def _take(self, size_kib: int) -> None:
-        clean_kib = min(size_kib, self._free_kib)
-        self._free_kib -= clean_kib
-        self._scrub_kib -= size_kib - clean_kib
+        clean_kib = min(size_kib, self.free_kib)
+        self.free_kib -= clean_kib
+        self.scrub_kib -= size_kib - clean_kib
         self.ledger.min_free_kib = min(self.ledger.min_free_kib, self.physical_free_kib)
 
     def _release(self, size_kib: int) -> None:
         """Take pages back from a guest; negative: give it some."""
         if size_kib > 0 and self._scenario.host.scrub_kib_s > 0:
-            self._scrub_kib += size_kib
+            self.scrub_kib += size_kib
         else:
-            self._free_kib += size_kib
+            self.free_kib += size_kib
 
     def _scrub(self, elapsed_us: int) -> None:
-        if not self._scrub_kib:
+        if not self.scrub_kib:
             return
         rate_millionths = round(self._scenario.host.scrub_kib_s * MICROSECONDS_PER_SECOND)
         self._scrub_credit += elapsed_us * rate_millionths
         clean_kib, self._scrub_credit = divmod(self._scrub_credit, CREDIT_PER_KIB)
-        clean_kib = min(clean_kib, self._scrub_kib)
-        self._scrub_kib -= clean_kib
-        self._free_kib += clean_kib
-        if not self._scrub_kib:
+        clean_kib = min(clean_kib, self.scrub_kib)
+        self.scrub_kib -= clean_kib
+        self.free_kib += clean_kib
+        if not self.scrub_kib:
             self._scrub_credit = 0
         self.version += bool(clean_kib)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import Field, asdict, fields
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from xcpmem.engine.model import Lifecycle
 from xcpmem.errors import DriverDisconnected, DriverError
 from xcpmem.specs import DomainType
 from xcpmem.units import kib_to_whole_pages_floor
-from xcpmem.xen.hypervisor import DomainInfo, PhysInfo
+from xcpmem.xen.hypervisor import DomainInfo, PhysInfo, Rows, Survey
 from xcpmem.xen.simline import CALL_DEADLINE_S, LineClient, LineServer
 
 if TYPE_CHECKING:
@@ -21,7 +20,8 @@ if TYPE_CHECKING:
 DOMAIN_ZERO_UUID: Final = "00000000-0000-0000-0000-000000000000"
 """Xen gives domain 0 an empty handle."""
 
-_T = TypeVar("_T")
+_FIELD_TYPES: Final = (int, str, int, int, int, bool, bool, bool, bool)
+"""Of the fields of a `DomainInfo`, in its order."""
 
 
 class SimulatedHypervisor:
@@ -38,17 +38,12 @@ class SimulatedHypervisor:
         self.fault: Callable[[str, int | None], DriverError | None] | None = None
         """For tests: asked before each call with its name and domid; what it returns is raised."""
 
-    async def physinfo(self) -> PhysInfo:
-        """Read the machine's memory."""
-        self._fail("physinfo")
-        seen = self._catch_up().observe().host
-        return PhysInfo(seen.total_kib, seen.free_kib, seen.scrub_kib)
-
-    async def domains(self) -> tuple[DomainInfo, ...]:
-        """List all domains, domain 0 included, by domid."""
-        self._fail("domains")
+    async def survey(self) -> Survey:
+        """See all domains and the machine's memory."""
+        self._fail("survey")
+        host = self._catch_up()
         infos = [DomainInfo(0, DOMAIN_ZERO_UUID, self._others_kib, self._others_kib)]
-        for domid, guest in self._catch_up().guests.items():
+        for domid, guest in host.guests.items():
             infos.append(
                 DomainInfo(
                     domid=domid,
@@ -62,7 +57,7 @@ class SimulatedHypervisor:
                     dying=guest.lifecycle is Lifecycle.DYING,
                 )
             )
-        return tuple(infos)
+        return Survey(tuple(infos), PhysInfo(host.total_kib, host.free_kib, host.scrub_kib))
 
     async def set_maxmem(self, domid: int, maxmem_kib: int) -> None:
         """Cap what a domain may hold, in whole pages as Xen does.
@@ -98,10 +93,8 @@ class HypervisorServer(LineServer):
 
     async def _call(self, request: Any) -> Any:
         match request:
-            case {"call": "physinfo"}:
-                return asdict(await self._hypervisor.physinfo())
-            case {"call": "domains"}:
-                return [asdict(info) for info in await self._hypervisor.domains()]
+            case {"call": "survey"}:
+                return await self._hypervisor.survey()
             case {"call": "set_maxmem", "domid": int(domid), "maxmem_kib": int(maxmem_kib)}:
                 return await self._hypervisor.set_maxmem(domid, maxmem_kib)
         raise DriverError("no such call")
@@ -117,17 +110,14 @@ class RemoteHypervisor:
 
     def __init__(self, path: str, *, call_deadline_s: float = CALL_DEADLINE_S) -> None:
         self._line = LineClient(path, "hypervisor", call_deadline_s=call_deadline_s)
+        self._rows = Rows(DomainInfo._make)
 
-    async def physinfo(self) -> PhysInfo:
-        """Read the machine's memory."""
-        return _build(PhysInfo, await self._line.call({"call": "physinfo"}))
-
-    async def domains(self) -> tuple[DomainInfo, ...]:
-        """List all domains."""
-        rows = await self._line.call({"call": "domains"})
-        if not isinstance(rows, list):
-            raise DriverDisconnected("the simulated hypervisor sent no list of domains")
-        return tuple(_build(DomainInfo, row) for row in rows)
+    async def survey(self) -> Survey:
+        """See all domains and the machine's memory."""
+        match await self._line.call({"call": "survey"}):
+            case [[*rows], [int(total_kib), int(free_kib), int(scrub_kib)]] if all(map(_is_row, rows)):
+                return Survey(self._rows.take(rows), PhysInfo(total_kib, free_kib, scrub_kib))
+        raise DriverDisconnected("the simulated hypervisor sent no survey")
 
     async def set_maxmem(self, domid: int, maxmem_kib: int) -> None:
         """Cap what a domain may hold."""
@@ -138,13 +128,5 @@ class RemoteHypervisor:
         self._line.close()
 
 
-def _build(cls: type[_T], row: object) -> _T:
-    """Make a value of a class from its fields as they came over the wire."""
-    types = {each.name: each.type for each in _fields(cls)}
-    if not isinstance(row, dict) or {name: type(value).__name__ for name, value in row.items()} != types:
-        raise DriverDisconnected(f"the simulated hypervisor sent no {cls.__name__}")
-    return cls(**row)
-
-
-def _fields(cls: type) -> tuple[Field[Any], ...]:
-    return fields(cls)
+def _is_row(row: object) -> bool:
+    return isinstance(row, list) and tuple(map(type, row)) == _FIELD_TYPES

@@ -1,0 +1,119 @@
+"""What a look costs, counted and not timed: store requests, surveys, and what is made anew."""
+
+from __future__ import annotations
+
+from operator import is_
+from typing import TYPE_CHECKING
+
+import pytest
+
+from xcpmem.engine.model import RecordReservation, Reservation, SetTarget
+from xcpmem.scenario import load_scenario
+from xcpmem.units import mib_to_kib
+from xcpmem.xen import paths
+from xcpmem.xen.live import LiveDriver
+from xcpmem.xen.simulated import SimulatedHost
+from xcpmem.xen.xenstore import Xenstore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+    from pathlib import Path
+
+GUESTS = 20
+
+
+class Watched:
+    """A driver at rest, what it asks of its host, and the time by which it looks."""
+
+    def __init__(self, host: SimulatedHost, xenstore: Xenstore) -> None:
+        self.host = host
+        self.xenstore = xenstore
+        self.hypercalls: list[str] = []
+        self.now_s = 0.0
+        self.driver = LiveDriver(xenstore, host.hypervisor, slush_kib=0, clock=lambda: self.now_s)
+        host.hypervisor.fault = lambda call, _: self.hypercalls.append(call)
+
+    async def settle(self) -> None:
+        """Take the events that are still to come, and count from here."""
+        await self.driver.catch_up()
+        while await self.driver.wait(0.1):
+            await self.driver.observe()
+        await self.driver.observe()
+        self.hypercalls.clear()
+
+    def shrink(self, domids: Iterable[int]) -> None:
+        """Let guests have given a page."""
+        for domid in domids:
+            guest = self.host.catch_up().guest(domid)
+            guest.actual_kib -= 4
+
+
+@pytest.fixture
+async def watched(tmp_path: Path) -> AsyncIterator[Watched]:
+    host = SimulatedHost(load_scenario(f"fleet:{GUESTS}"))
+    await host.start(str(tmp_path / "x"))
+    watched = Watched(host, Xenstore(str(tmp_path / "x")))
+    await watched.driver.start()
+    await watched.driver.observe()
+    await watched.settle()
+    yield watched
+    await watched.driver.close()
+    await host.close()
+
+
+async def test_look_at_a_host_at_rest_asks_xen_once_and_xenstore_nothing(watched: Watched) -> None:
+    requests = watched.xenstore.requests
+    await watched.driver.observe()
+    assert (watched.hypercalls, watched.xenstore.requests - requests) == (["survey"], 0)
+
+
+async def test_look_at_a_host_at_rest_makes_nothing_anew(watched: Watched) -> None:
+    before, after = await watched.driver.observe(), await watched.driver.observe()
+    assert after.host.domains is before.host.domains
+    assert after.descriptions is before.descriptions
+
+
+@pytest.mark.parametrize("moving", [1, 7, GUESTS])
+async def test_look_makes_anew_only_the_domains_that_moved(watched: Watched, moving: int) -> None:
+    before = await watched.driver.observe()
+    watched.shrink(range(1, moving + 1))
+    after = await watched.driver.observe()
+    same = list(map(is_, after.host.domains, before.host.domains))
+    assert same == [False] * moving + [True] * (GUESTS - moving)
+    assert after.descriptions is before.descriptions
+
+
+async def test_keys_that_are_read_again_and_say_the_same_make_nothing_anew(watched: Watched) -> None:
+    before = await watched.driver.observe()
+    watched.host.store.write(paths.target(3), str(before.host.domains[2].target_kib))
+    assert await watched.driver.wait(5)
+    requests = watched.xenstore.requests
+    after = await watched.driver.observe()
+    assert watched.xenstore.requests > requests
+    assert after.host.domains is before.host.domains
+
+
+async def test_key_that_changed_has_its_domain_alone_read_and_made_anew(watched: Watched) -> None:
+    before = await watched.driver.observe()
+    watched.host.store.write(paths.dynamic_max(3), str(mib_to_kib(200)))
+    assert await watched.driver.wait(5)
+    after = await watched.driver.observe()
+    changed = [a.domid for a, b in zip(after.host.domains, before.host.domains, strict=True) if a is not b]
+    assert changed == [3]
+    assert after.host.domains[2].dynamic_range.max_kib == mib_to_kib(200)
+
+
+async def test_domain_is_seen_anew_once_memory_is_set_aside_for_it(watched: Watched) -> None:
+    before = await watched.driver.observe()
+    uuid = before.host.domains[4].uuid
+    await watched.driver.apply(RecordReservation(Reservation("r", "me", 4096, vm_uuid=uuid)))
+    after = await watched.driver.observe()
+    changed = [a.domid for a, b in zip(after.host.domains, before.host.domains, strict=True) if a is not b]
+    assert changed == [5]
+
+
+async def test_target_costs_four_requests(watched: Watched) -> None:
+    requests = watched.xenstore.requests
+    await watched.driver.apply(SetTarget(1, mib_to_kib(128)))
+    # begin, see that the domain is there, write, end
+    assert watched.xenstore.requests - requests == 4
