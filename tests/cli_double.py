@@ -194,7 +194,7 @@ class XenDouble:
             return records
         if name == "get_by_uuid":
             return self.find(class_name, str(params[1]))
-        if params[1] not in records:
+        if name != "create" and params[1] not in records:
             raise HandleInvalid(class_name, params[1])
         if name == "get_record":
             return records[str(params[1])]

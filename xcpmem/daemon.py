@@ -10,7 +10,6 @@ import asyncio
 import fcntl
 import logging
 import math
-import os
 import signal
 import socket
 import sys
@@ -331,7 +330,6 @@ def _identity(settings: Settings) -> HostIdentity:
         name_label=hostname,
         hostname=hostname,
         address=settings.listen.host,
-        cpu_count=os.cpu_count() or 1,
         boot_id=boot_id,
     )
 

@@ -35,6 +35,8 @@
     │   ├── VmUsesNestedVirt          VM_IS_USING_NESTED_VIRT [vm]
     │   ├── UnknownReservation        UNKNOWN_RESERVATION [id]
     │   ├── NoReservation             NO_RESERVATION [domid]
+    │   ├── NotEnoughPcpus            HOST_NOT_ENOUGH_PCPUS [vcpus, pcpus]
+    │   ├── NoHostsAvailable          NO_HOSTS_AVAILABLE []
     │   ├── ConstraintOrder           MEMORY_CONSTRAINT_VIOLATION_ORDER []
     │   └── ConstraintMaxPin          MEMORY_CONSTRAINT_VIOLATION_MAXPIN [reason]
     ├── HostError                     the world's fault
@@ -89,15 +91,12 @@ class ApiError(XcpmemError):
 
     def __init__(self, *params: object) -> None:
         self._params = tuple(str(param) for param in params)
-        super().__init__(self._describe())
+        super().__init__(f"{self.code}({', '.join(self._params)})")
 
     @property
     def params(self) -> tuple[str, ...]:
         """The constructor's arguments as strings."""
         return self._params
-
-    def _describe(self) -> str:
-        return f"{self.code}({', '.join(self._params)})"
 
 
 class SessionInvalid(ApiError, code="SESSION_INVALID"):
@@ -227,6 +226,14 @@ class NoReservation(ApiError, code="NO_RESERVATION"):
     """The domain has no reservation: [domid]."""
 
 
+class NotEnoughPcpus(ApiError, code="HOST_NOT_ENOUGH_PCPUS"):
+    """The VM has more virtual CPUs than the host has physical ones: [vcpus, pcpus]."""
+
+
+class NoHostsAvailable(ApiError, code="NO_HOSTS_AVAILABLE"):
+    """No host can take the VM, for another reason than its memory: []."""
+
+
 class ConstraintOrder(ApiError, code="MEMORY_CONSTRAINT_VIOLATION_ORDER"):
     """static-min <= dynamic-min <= dynamic-max <= static-max does not hold: []."""
 
@@ -240,16 +247,17 @@ class HostError(XcpmemError):
 
     Args:
         text: a sentence for people.
-        params: what a XenAPI client is told after the code; nothing: the sentence.
+        params: what a XenAPI client is told after the code; after INTERNAL_ERROR by default the sentence.
     """
 
     def __init__(self, text: str, *params: object) -> None:
-        self._params = tuple(str(param) for param in params) or (text,)
+        default = (text,) if self.code == XcpmemError.code else ()
+        self._params = tuple(str(param) for param in params) or default
         super().__init__(text)
 
     @property
     def params(self) -> tuple[str, ...]:
-        """What was given, or else the sentence."""
+        """What was given, or else the default."""
         return self._params
 
 
@@ -276,12 +284,7 @@ class DomainsUncooperative(HostError, code="VMS_FAILED_TO_COOPERATE"):
 
     def __init__(self, *vms: str) -> None:
         self.vms = vms
-        super().__init__(f"did not cooperate: {', '.join(vms)}")
-
-    @property
-    def params(self) -> tuple[str, ...]:
-        """Those VMs."""
-        return self.vms
+        super().__init__(f"did not cooperate: {', '.join(vms)}", *vms)
 
 
 class TargetWaitTimeout(HostError, code="VM_MEMORY_TARGET_WAIT_TIMEOUT"):
@@ -318,11 +321,6 @@ class TooBusy(HostError, code="TOO_BUSY"):
 
     def __init__(self) -> None:
         super().__init__("too busy, try again later")
-
-    @property
-    def params(self) -> tuple[str, ...]:
-        """Nothing."""
-        return ()
 
 
 class ConnectionLost(HostError):
@@ -381,11 +379,7 @@ class WireError(XcpmemError):
 
 
 class NotThinCli(WireError):
-    """The other end of a command line's connection speaks something else.
-
-    Args:
-        start: the bytes that cannot begin a greeting; ``HTTP`` there means an error page.
-    """
+    """The other end of a command line's connection begins with ``start``; ``HTTP`` means an error page."""
 
     def __init__(self, start: bytes) -> None:
         self.start = start

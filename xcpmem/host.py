@@ -38,7 +38,6 @@ class HostIdentity:
         name_label: for people.
         hostname: as the network knows it.
         address: where clients reach it.
-        cpu_count: physical CPUs.
         uuid: for its record the first time; empty: one is made.
         boot_id: differs after each boot of the host (Linux: ``/proc/sys/kernel/random/boot_id``); empty:
             not known, so every start of the daemon counts as a boot.
@@ -48,7 +47,6 @@ class HostIdentity:
     name_label: str = "localhost"
     hostname: str = "localhost"
     address: str = "127.0.0.1"
-    cpu_count: int = 1
     uuid: str = ""
     boot_id: str = ""
     domain_zero: DomainZero | None = None
@@ -78,7 +76,6 @@ class HostRecord:
             name_label=identity.name_label,
             hostname=identity.hostname,
             address=identity.address,
-            cpu_count=identity.cpu_count,
             reserve_kib=law.formula.reserve_kib,
         )
 
@@ -232,6 +229,7 @@ class HostRecord:
         total = kib_to_bytes(host.total_kib)
         after = replace(
             before,
+            cpu_count=report.look.cpus,
             memory_total=total,
             memory_free=kib_to_bytes(host.free_kib),
             memory_overhead=host_memory_overhead(total, self._boot_free, host.slush_kib),

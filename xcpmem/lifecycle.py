@@ -137,6 +137,7 @@ class VmLifecycle:
 
         Raises:
             ConstraintMaxPin: it would have to be pinned.
+            NoHostsAvailable: it has more CPUs than the host.
             NotEnoughMemory: that much cannot be had; bytes.
             DomainsUncooperative: these VMs did not give back what they were asked for.
             ToolstackError: it cannot be built, and why. Further errors as `Operations.begin`.
@@ -147,6 +148,7 @@ class VmLifecycle:
         """Serve ``VM.start_on`` this host: as `start`, but with xapi's memory test before anything moves.
 
         Raises:
+            NotEnoughPcpus: the VM has more CPUs than the host.
             NotEnoughMemory: the host has not so much left at maximum compression; bytes.
         """
         await self._conduct(
@@ -256,7 +258,9 @@ class VmLifecycle:
     async def _start(self, vm: Vm, *, start_paused: bool, force: bool, is_tested: bool = False) -> None:
         vm = await self._count_overhead(vm, force=force)
         if is_tested:
-            self._placement.check_fits(vm)
+            self._placement.check_can_start(vm)
+        else:
+            self._placement.check_has_host(vm)
         await self._construction.clear_ground(vm)
         min_kib, max_kib = claim_of(vm)
         errand = Errand.START_PAUSED if start_paused else Errand.START

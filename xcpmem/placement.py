@@ -9,7 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xcpmem.engine.accounting import check_fits, required_to_start
-from xcpmem.errors import NoSuspendSr, NotEnoughMemory, OperationNotAllowed
+from xcpmem.errors import (
+    NoHostsAvailable,
+    NoSuspendSr,
+    NotEnoughMemory,
+    NotEnoughPcpus,
+    OperationNotAllowed,
+)
 from xcpmem.law import POOL_MIGRATE, RESUME, RESUME_ON, SUSPEND
 
 if TYPE_CHECKING:
@@ -36,6 +42,26 @@ class VmPlacement:
         self._law = law
         self._host = host
 
+    def check_can_start(self, vm: Vm) -> None:
+        """Test, as xapi does before ``VM.start_on``, whether this host can take a VM.
+
+        Raises:
+            NotEnoughPcpus: the VM has more CPUs than the host, if it is known how many that has.
+            NotEnoughMemory: as `check_fits`.
+        """
+        if self._lacks_cpus(vm):
+            raise NotEnoughPcpus(vm.VCPUs_max, self._host.facts.cpu_count)
+        self.check_fits(vm)
+
+    def check_has_host(self, vm: Vm) -> None:
+        """Test, as xapi does for ``VM.start``, whether there is a host for a VM if memory can be found.
+
+        Raises:
+            NoHostsAvailable: there is none.
+        """
+        if self._lacks_cpus(vm):
+            raise NoHostsAvailable
+
     def check_fits(self, vm: Vm) -> None:
         """Test, as xapi does before ``VM.start_on``, that a VM fits at maximum compression.
 
@@ -46,15 +72,15 @@ class VmPlacement:
         check_fits(required, self._host.compute_free_memory(self._ledger.vms, without=vm.uuid))
 
     async def assert_can_boot_here(self, uuid: str) -> None:
-        """Serve ``VM.assert_can_boot_here``, in any power state. Raises NotEnoughMemory as `check_fits`."""
+        """Serve ``VM.assert_can_boot_here``, in any power state. Raises as `check_can_start`."""
         await self._operations.wait_for_first_look()
-        self.check_fits(self._operations.find(uuid))
+        self.check_can_start(self._operations.find(uuid))
 
     async def can_boot_here(self, uuid: str) -> bool:
         """Serve ``VM.get_possible_hosts``, there being one."""
         try:
             await self.assert_can_boot_here(uuid)
-        except NotEnoughMemory:
+        except (NotEnoughPcpus, NotEnoughMemory):
             return False
         return True
 
@@ -88,3 +114,7 @@ class VmPlacement:
         """Serve ``VM.resume_on`` this host; as `resume`, after the memory test."""
         self.check_fits(await self._operations.check(uuid, RESUME_ON))
         raise OperationNotAllowed("the image of the suspended domain is not in xcpmem's hands")
+
+    def _lacks_cpus(self, vm: Vm) -> bool:
+        cpu_count = self._host.facts.cpu_count
+        return 0 < cpu_count < vm.VCPUs_max

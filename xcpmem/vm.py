@@ -279,7 +279,7 @@ class HostFacts:
         name_label: for people.
         hostname: as the network knows it.
         address: where clients reach it.
-        cpu_count: physical CPUs.
+        cpu_count: physical CPUs; 0: not known.
         memory_total: all physical memory; 0 before the first look.
         memory_free: free at once, by Xen's count.
         memory_overhead: what no VM, domain 0 included, can ever have.
@@ -293,7 +293,7 @@ class HostFacts:
     name_label: str
     hostname: str
     address: str
-    cpu_count: int
+    cpu_count: int = 0
     memory_total: int = 0
     memory_free: int = 0
     memory_overhead: int = 0

@@ -18,7 +18,9 @@ from xcpmem.errors import (
     ConnectionLost,
     ConstraintMaxPin,
     DomainsUncooperative,
+    NoHostsAvailable,
     NotEnoughMemory,
+    NotEnoughPcpus,
     OperationNotAllowed,
     ShutdownTimeout,
     TaskCancelled,
@@ -32,6 +34,7 @@ from xcpmem.refs import opaque_ref
 from xcpmem.service import Service
 from xcpmem.store import Store
 from xcpmem.units import kib_to_bytes
+from xcpmem.xen.simhypervisor import CPUS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -113,6 +116,23 @@ async def test_vm_that_can_never_fit_is_refused_and_nobody_moves(daemon: Daemon)
     assert refusal.value.available == pytest.approx(1024 * MIB, abs=MIB)
     assert targets_kib(daemon) == before
     await assert_halted(daemon)
+
+
+async def test_vm_with_more_cpus_than_the_host_finds_no_host(daemon: Daemon) -> None:
+    await daemon.service.set_VCPUs_max(WEB.uuid, CPUS + 1)
+    with pytest.raises(NoHostsAvailable) as nowhere:
+        await daemon.service.lifecycle.start(WEB.uuid)
+    assert (nowhere.value.code, nowhere.value.params) == ("NO_HOSTS_AVAILABLE", ())
+    with pytest.raises(NotEnoughPcpus) as not_here:
+        await daemon.service.lifecycle.start_on(WEB.uuid)
+    assert (not_here.value.code, not_here.value.params) == ("HOST_NOT_ENOUGH_PCPUS", ("65", "64"))
+    with pytest.raises(NotEnoughPcpus):
+        await daemon.service.placement.assert_can_boot_here(WEB.uuid)
+    assert not await daemon.service.placement.can_boot_here(WEB.uuid)
+    await assert_halted(daemon)
+    await daemon.service.set_VCPUs_max(WEB.uuid, CPUS)
+    await daemon.service.lifecycle.start(WEB.uuid)
+    assert daemon.vm().power_state == "Running"
 
 
 async def test_start_on_a_host_tests_the_memory_as_xapi_counts_it(daemon: Daemon) -> None:

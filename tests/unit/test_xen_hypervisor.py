@@ -34,7 +34,7 @@ class xc:
         self.calls.append("physinfo")
         if self.blocks is not None:
             self.blocks.wait(5)
-        return {"total_memory": 1000, "free_memory": 100, "scrub_memory": 10}
+        return {"total_memory": 1000, "free_memory": 100, "scrub_memory": 10, "nr_cpus": 4}
 
     def domain_getinfo(self, first, most):
         self.calls.append("domain_getinfo")
@@ -81,7 +81,7 @@ def xc_of(hypervisor: XcHypervisor) -> Any:
 
 
 async def test_hypervisor_reads_memory_and_domains(hypervisor: XcHypervisor) -> None:
-    assert (await hypervisor.survey()).physical == PhysInfo(1000, 100, 10)
+    assert (await hypervisor.survey()).physical == PhysInfo(1000, 100, 10, cpus=4)
     uuid = "03030303-0303-0303-0303-030303030303"
     assert (await hypervisor.survey()).domains[1] == DomainInfo(3, uuid, 4096, 5120, vcpus=2, paused=True)
 

@@ -149,7 +149,7 @@ async def test_the_hypervisor_lists_domains_with_domain_zero_first(clock: Clock)
     assert (first.domid, first.vcpus, first.hvm) == (1, 3, True)
     assert (first.actual_kib, first.maxmem_kib) == (5000, 5000 + MAXMEM_SLACK_KIB)
     assert not second.hvm
-    assert (await host.hypervisor.survey()).physical == PhysInfo(50000, 10000, 0)
+    assert (await host.hypervisor.survey()).physical == PhysInfo(50000, 10000, 0, cpus=64)
 
 
 @pytest.mark.parametrize(

@@ -33,9 +33,14 @@ OF_XE = (
     ),
     *("vm-compute-memory-overhead", "vm-compute-maximum-memory"),
     *("host-compute-free-memory", "host-compute-memory-overhead"),
-    *("vm-list", "host-list", "pool-list", "task-list", "template-list", "task-param-list"),
-    *("vm-param-get", "vm-param-set", "vm-param-add", "vm-param-remove", "vm-param-clear", "host-param-get"),
-    *("pool-param-set", "pool-param-add", "pool-param-remove", "template-param-set"),
+    *("vm-list", "host-list", "pool-list", "task-list", "template-list"),
+    *(
+        f"{word}-param-{verb}"
+        for word in ("vm", "host", "pool", "template")
+        for verb in ("list", "get", "set", "add", "remove", "clear")
+    ),
+    *("task-param-list", "task-param-get"),
+    *("vm-create", "vm-clone", "vm-copy", "vm-destroy"),
     *("vm-start", "vm-shutdown", "vm-reboot", "vm-pause", "vm-unpause"),
     *("vm-suspend", "vm-resume", "vm-migrate"),
 )
@@ -82,6 +87,8 @@ def make_xen() -> XenDouble:
     xen = XenDouble()
     xen.answers = {
         "VM.clone": DB1,
+        "VM.copy": DB1,
+        "VM.create": DB1,
         "VM.get_uuid": "22222222-2222-2222-2222-222222222222",
         "VM.compute_memory_overhead": 26214400,
         "VM.maximise_memory": 8563720192,

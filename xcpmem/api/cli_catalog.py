@@ -243,6 +243,7 @@ COMMANDS: Final[dict[str, Command]] = {
         ),
         *_settable("vm", "a VM", "memory-dynamic-min=1GiB"),
         *_settable("template", "a template", "name-description=small"),
+        *_settable("host", "a host", "name-description=rack-7"),
         *_settable("pool", "the pool", "other-config:owner=ann"),
         _memory(
             "vm-start",
@@ -259,8 +260,30 @@ COMMANDS: Final[dict[str, Command]] = {
         _memory("vm-suspend", "Write VMs to disk and end them; vm-resume brings them back.", group=_RUN),
         _memory("vm-resume", "Bring suspended VMs back.", group=_RUN, optional="on force"),
         _memory("vm-migrate", "Move VMs to another host.", "host=xen2", group=_RUN, required="host"),
+        Command(
+            "vm-create",
+            _LIMIT,
+            "Make a halted VM and print its uuid; of 128 to 256 MiB unless sizes are given.",
+            "name-label=web9 memory-dynamic-min=1GiB memory-static-max=4GiB VCPUs-max=2",
+            required=("name-label",),
+            optional=(
+                *("name-description", "memory-static-min", "memory-dynamic-min", "memory-dynamic-max"),
+                *("memory-static-max", "VCPUs-max", "domain-type"),
+            ),
+        ),
         _memory(
-            "vm-clone", "Make a halted VM like another.", "new-name-label=web2", required="new-name-label"
+            "vm-clone",
+            "Make a halted VM like another and print its uuid.",
+            "new-name-label=web2",
+            required="new-name-label",
+            optional="new-name-description",
+        ),
+        _memory(
+            "vm-copy",
+            "Make a halted VM like another, as vm-clone does: there are no disks to copy here.",
+            "new-name-label=web2",
+            required="new-name-label",
+            optional="new-name-description sr-uuid",
         ),
         Command("vm-destroy", _LIMIT, "Forget a halted VM.", "uuid=$UUID", required=("uuid",)),
         _memory(

@@ -66,6 +66,10 @@ DESCRIPTIONS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "The host has not enough memory, even with every VM that obeys at its dynamic-min.",
         ("needed", "available"),
     ),
+    "HOST_NOT_ENOUGH_PCPUS": (
+        "The VM has more virtual CPUs than the host has physical ones.",
+        ("vcpus", "pcpus"),
+    ),
     "NO_HOSTS_AVAILABLE": ("No host can take the VM.", ()),
     "VMS_FAILED_TO_COOPERATE": ("These VMs did not give back the memory they were asked for.", _EVERY_VM),
     "VM_MEMORY_TARGET_WAIT_TIMEOUT": ("The VM did not reach its memory target in time.", ("task",)),

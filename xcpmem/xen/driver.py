@@ -52,11 +52,13 @@ class Look:
         host: the numbers for the engine.
         descriptions: by domid, for the records.
         dropped_reports: how many of the guests' own reports were dropped since the driver started, by flaw.
+        cpus: physical CPUs of the host; 0: not known.
     """
 
     host: HostState
     descriptions: Mapping[int, DomainDescription] = field(default_factory=dict)
     dropped_reports: Mapping[str, int] = field(default_factory=dict)
+    cpus: int = 0
 
 
 class HostDriver(Protocol):

@@ -40,11 +40,12 @@ CALL_DEADLINE_S: Final = 5.0
 
 
 class PhysInfo(NamedTuple):
-    """Xen's own account of the machine's memory, KiB."""
+    """Xen's own account of the machine: its memory, KiB, and its physical CPUs (0: not known)."""
 
     total_kib: int
     free_kib: int
     scrub_kib: int
+    cpus: int = 0
 
 
 class DomainInfo(NamedTuple):
@@ -78,7 +79,7 @@ class Survey(NamedTuple):
 
     Args:
         domains: all of them, domain 0 included, by domid.
-        physical: the machine's memory, read last.
+        physical: the machine itself, read last.
     """
 
     domains: tuple[DomainInfo, ...]
@@ -164,7 +165,8 @@ class XcHypervisor:
     def _survey(self) -> Survey:
         domains = self._rows.take(map(_ROW, self._xc.domain_getinfo(0, DOMAINS_MOST)))
         info = self._xc.physinfo()
-        return Survey(domains, PhysInfo(info["total_memory"], info["free_memory"], info["scrub_memory"]))
+        sizes = (info["total_memory"], info["free_memory"], info["scrub_memory"])
+        return Survey(domains, PhysInfo(*sizes, info.get("nr_cpus", 0)))
 
     async def _call(self, function: Callable[[], _T]) -> _T:
         try:

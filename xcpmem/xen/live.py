@@ -157,6 +157,7 @@ class LiveDriver:
             ),
             descriptions=self._views.descriptions,
             dropped_reports=self._samples.dropped,
+            cpus=physical.cpus,
         )
 
     async def apply(self, action: Action) -> None:

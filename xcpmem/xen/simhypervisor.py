@@ -23,6 +23,9 @@ DOMAIN_ZERO_UUID: Final = "00000000-0000-0000-0000-000000000000"
 _FIELD_TYPES: Final = (int, str, int, int, int, bool, bool, bool, bool)
 """Of the fields of a `DomainInfo`, in its order."""
 
+CPUS: Final = 64
+"""The physical CPUs of the simulated machine: as many as a VM of xapi's can have."""
+
 
 class SimulatedHypervisor:
     """A `Hypervisor` over the simulated host.
@@ -57,7 +60,7 @@ class SimulatedHypervisor:
                     dying=guest.lifecycle is Lifecycle.DYING,
                 )
             )
-        return Survey(tuple(infos), PhysInfo(host.total_kib, host.free_kib, host.scrub_kib))
+        return Survey(tuple(infos), PhysInfo(host.total_kib, host.free_kib, host.scrub_kib, CPUS))
 
     async def set_maxmem(self, domid: int, maxmem_kib: int) -> None:
         """Cap what a domain may hold, in whole pages as Xen does.
@@ -116,7 +119,7 @@ class RemoteHypervisor:
         """See all domains and the machine's memory."""
         match await self._line.call({"call": "survey"}):
             case [[*rows], [int(total_kib), int(free_kib), int(scrub_kib)]] if all(map(_is_row, rows)):
-                return Survey(self._rows.take(rows), PhysInfo(total_kib, free_kib, scrub_kib))
+                return Survey(self._rows.take(rows), PhysInfo(total_kib, free_kib, scrub_kib, CPUS))
         raise DriverDisconnected("the simulated hypervisor sent no survey")
 
     async def set_maxmem(self, domid: int, maxmem_kib: int) -> None:
