@@ -118,8 +118,10 @@ class RemoteHypervisor:
     async def survey(self) -> Survey:
         """See all domains and the machine's memory."""
         match await self._line.call({"call": "survey"}):
-            case [[*rows], [int(total_kib), int(free_kib), int(scrub_kib)]] if all(map(_is_row, rows)):
-                return Survey(self._rows.take(rows), PhysInfo(total_kib, free_kib, scrub_kib, CPUS))
+            case [[*rows], [int(total_kib), int(free_kib), int(scrub_kib), int(cpus)]] if all(
+                map(_is_row, rows)
+            ):
+                return Survey(self._rows.take(rows), PhysInfo(total_kib, free_kib, scrub_kib, cpus))
         raise DriverDisconnected("the simulated hypervisor sent no survey")
 
     async def set_maxmem(self, domid: int, maxmem_kib: int) -> None:
