@@ -144,6 +144,11 @@ class Ledger:
         return MappingProxyType(self._values)
 
     @property
+    def version(self) -> int:
+        """The number of the latest change of what is shown; while it stands, all VMs are as they were."""
+        return self._version
+
+    @property
     def next_version(self) -> int:
         """A number larger than any before it."""
         self._version += 1
@@ -212,6 +217,7 @@ class Ledger:
             self._rows.pop(uuid, None)
             self._live.pop(uuid, None)
             if self._vms.pop(uuid, None) is not None:
+                self._version += 1
                 self._touched |= {("VM", uuid), ("VM_metrics", uuid)}
 
     def overlay(self, uuid: str, live: Live | None) -> None:

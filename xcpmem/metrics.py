@@ -15,6 +15,7 @@ import platform
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Final, get_args
 
 from prometheus_client import (
@@ -181,6 +182,12 @@ class Metrics:
             buckets=_CALL_BUCKETS_S,
             registry=self._of_calls,
         )
+        self._of_call = cache(
+            lambda method, status: (
+                self._calls.labels(method, status).inc,
+                self._call_duration.labels(method).observe,
+            )
+        )
         self._exchange_duration = Histogram(
             "xcpmem_xenstore_request_duration_seconds",
             "How long xenstored took to answer what was asked of it at once: one request or a batch.",
@@ -211,8 +218,9 @@ class Metrics:
         """
         self._calls_noted += 1
         known = method if method in self._methods else _UNKNOWN
-        self._calls.labels(known, status if status in _STATUSES else _UNKNOWN).inc()
-        self._call_duration.labels(known).observe(duration_s)
+        count, measure = self._of_call(known, status if status in _STATUSES else _UNKNOWN)
+        count()
+        measure(duration_s)
 
     def observe_exchange(self, duration_s: float) -> None:
         """Take note of an exchange with xenstored, answered or not; seconds."""

@@ -192,6 +192,11 @@ class Service:
         """All VMs by uuid, domain 0 included."""
         return self._ledger.vms
 
+    @property
+    def version(self) -> int:
+        """Rises with every change of a VM or the host, and with every VM that comes or goes."""
+        return self._ledger.version
+
     def vm(self, uuid: str) -> Vm:
         """Find a VM.
 

@@ -18,7 +18,7 @@ from tests.apistack import a_halted_vm
 from tests.bench.figures import Curve, Figure, Goal, ratios
 from tests.bench.load import Load, ask, cpu, make_request, took
 from tests.bench.peers import start_peer
-from tests.bench.rig import FLEETS, beside
+from tests.bench.rig import FLEETS, beside, wait_for_rest
 from tests.builders import uuid_of
 from tests.e2e.clients import logged_in
 from tests.e2e.programs import workshop
@@ -93,7 +93,7 @@ class _Answers:
             pid = daemon.process.pid
             loads = {OURS: load(daemon.port, pid), STATIC: load(peer.port, peer.pid)}
             if changes:
-                loads[CHANGED] = load(daemon.port, pid, _Changes(api).make)
+                loads[CHANGED] = load(daemon.port, pid, _Changes(api, pid).make)
             costs = rig.in_turns({name: each.measure for name, each in loads.items()})
         self.times, self._spent = took(costs), cpu(costs)
         self._rig, self._wire = rig, wire
@@ -130,21 +130,24 @@ class _Changes:
 
     Args:
         api: a session on the fleet's daemon.
+        pid: of that daemon.
     """
 
-    def __init__(self, api: XenApi) -> None:
+    def __init__(self, api: XenApi, pid: int) -> None:
         self._api = api
+        self._pid = pid
         self._refs = [
             api.ref(f"guest-{number}") for number in range(1, len(api.call("VM.get_all")), CHANGED_PART)
         ]
         self._least_mib = itertools.cycle((65, 64))
 
     def make(self) -> None:
-        """Give them another dynamic-min, and wait until the ring is at rest again."""
+        """Give them another dynamic-min, and wait until the daemon is at rest again."""
         least = next(self._least_mib) * MIB
         for ref in self._refs:
             self._api.call("VM.set_memory_dynamic_min", ref, least)
         self._api.call("Memory.balance_memory")
+        wait_for_rest(self._pid)
 
 
 class _Encoding:

@@ -25,6 +25,10 @@ SIZES: Final = (10, 100, 1000, 10000)
 FLEETS: Final = (10, 100, 1000, 3000)
 """The same for daemons: the simulated xenstored allows 10,000 watches, three for each domain."""
 
+REST_S: Final = 0.05
+REST_MS: Final = 0.5
+REST_MOST_S: Final = 10.0
+
 TOP_FUNCTIONS: Final = 30
 
 T = TypeVar("T")
@@ -111,6 +115,16 @@ def cpu_ms(pid: int) -> float:
     The clock's number is made as ``clock_getcpuclockid(3)`` of Linux makes it.
     """
     return time.clock_gettime_ns((~pid << 3) | 2) / 1e6
+
+
+def wait_for_rest(pid: int) -> None:
+    """Wait until a process has used no CPU time worth mentioning for a while; at most `REST_MOST_S`."""
+    deadline_s = time.monotonic() + REST_MOST_S
+    while time.monotonic() < deadline_s:
+        before_ms = cpu_ms(pid)
+        time.sleep(REST_S)
+        if cpu_ms(pid) - before_ms < REST_MS:
+            return
 
 
 def beside(times: Times, unit: str, *names: str) -> tuple[tuple[str, str], ...]:

@@ -19,7 +19,7 @@ from xcpmem.refs import opaque_ref
 from xcpmem.vm import HostFacts, Vm
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 
 ZERO, WEB, DB, NEW = (f"00000000-0000-4000-8000-00000000000{digit}" for digit in "0123")
 HOST = "11111111-0000-4000-8000-000000000000"
@@ -102,6 +102,10 @@ class House:
 
     def vms(self) -> Mapping[str, Vm]:
         return self.all_vms
+
+    @property
+    def version(self) -> Hashable:
+        return tuple((uuid, vm.version) for uuid, vm in self.all_vms.items())
 
     def host(self) -> HostFacts:
         return HostFacts(uuid=HOST, name_label="h", hostname="h", address="192.0.2.1", cpu_count=1)

@@ -18,12 +18,13 @@ from xcpmem.api.records import Records
 from xcpmem.api.sessions import SessionClock, Sessions
 from xcpmem.api.tasks import Tasks
 from xcpmem.api.typenames import EPOCH
+from xcpmem.api.values import Record, Wire
 from xcpmem.errors import HandleInvalid, UuidInvalid
 from xcpmem.refs import NULL_REF, opaque_ref
 from xcpmem.vm import HostFacts, Vm
 
 if TYPE_CHECKING:
-    from xcpmem.api.values import Record
+    from collections.abc import Hashable
 
 DOM0, RUNNING, PAUSED, HALTED = (f"00000000-0000-4000-8000-00000000000{digit}" for digit in "0123")
 HOST = "11111111-0000-4000-8000-000000000000"
@@ -88,6 +89,10 @@ class Fixed:
 
     def host(self) -> HostFacts:
         return self.facts
+
+    @property
+    def version(self) -> Hashable:
+        return tuple((uuid, vm.version) for uuid, vm in self.all_vms.items())
 
 
 async def release(_: str) -> None:
@@ -387,3 +392,50 @@ def test_records_of_a_class_are_joined_once_and_kept_until_one_changes(
         inventory.all_vms[RUNNING] = vm
     inventory.all_vms.pop(HALTED)
     assert len(records.records("VM")) == len(before) - 1
+
+
+class Asked(Fixed):
+    """Counts how often all VMs are gone through."""
+
+    times = 0
+
+    def vms(self) -> Mapping[str, Vm]:
+        self.times += 1
+        return super().vms()
+
+
+def test_no_vm_is_asked_while_nothing_has_changed(sessions: Sessions) -> None:
+    inventory = Asked()
+    records = Records(inventory, sessions, Tasks(HOST), lambda: NOW)
+    before, asked = records.records("VM"), inventory.times
+    assert records.records("VM") is before
+    assert inventory.times == asked
+
+
+def test_only_the_fields_of_the_vms_that_changed_are_encoded(sessions: Sessions) -> None:
+    written: list[str] = []
+
+    def write_member(name: str, _: object) -> bytes:
+        written.append(name)
+        return name.encode()
+
+    def write_all(found: Mapping[str, object]) -> bytes:
+        return b"".join(record.encoded(wire) for record in found.values() if isinstance(record, Record))
+
+    wire = Wire(write_member, b"".join, write_all)
+    uuids = [f"00000000-0000-4000-8000-{number:012d}" for number in range(100)]
+    inventory = Fixed({uuid: a_vm(uuid, f"vm {uuid}") for uuid in uuids})
+    records = Records(inventory, sessions, Tasks(HOST), lambda: NOW)
+
+    def encode() -> int:
+        written.clear()
+        gathered = records.records("VM")
+        assert isinstance(gathered, Record)
+        gathered.encoded(wire)
+        return len(written)
+
+    at_first = encode()
+    assert encode() == 0
+    inventory.all_vms[uuids[7]] = replace(inventory.all_vms[uuids[7]], name_label="other", version=1)
+    fields_of_one = (at_first - len(load_datamodel().classes["VM"].fields)) / len(uuids)
+    assert encode() == fields_of_one

@@ -365,3 +365,31 @@ async def test_client_that_goes_away_amid_its_body_is_no_news(
         await writer.wait_closed()
         assert (await send(url, post("/", LIST))).status == 200
     assert caplog.records == []
+
+
+async def list_much(*_: object) -> list[str]:
+    return ["x" * 1000] * 10_000
+
+
+async def test_answer_of_megabytes_arrives_whole_on_both_wires() -> None:
+    app = make_app(make_dispatcher({"system.listMethods": list_much}))
+    async with listening(app) as url:
+        for path, body in (("/", LIST), ("/jsonrpc", LIST_JSON)):
+            answer = await send(url, post(path, body))
+            assert answer.status == 200
+            assert len(answer.body) == int(answer.headers["content-length"])
+            assert answer.body.count(b"x" * 1000) == 10_000
+
+
+async def test_client_that_hangs_up_amid_a_long_answer_is_nobodys_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = make_app(make_dispatcher({"system.listMethods": list_much}))
+    async with listening(app) as url:
+        parts = urlsplit(url)
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=1000)
+        writer.write(post("/", LIST))
+        await reader.readexactly(1000)
+        writer.transport.abort()
+        assert (await send(url, post("/", LIST))).status == 200
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from lxml import etree
@@ -21,6 +22,7 @@ from lxml import etree
 from xcpmem.api.values import (
     I4,
     MAX_DEPTH,
+    NAMES_KEPT,
     DateTime,
     Nil,
     Record,
@@ -107,10 +109,10 @@ def decode_call(body: bytes) -> Call:
         WireError: not UTF-8, refused by the gate, no XML, or no ``methodCall`` of XML-RPC's shape.
     """
     root = _parse(_admit(body))
-    if _name(root) != "methodCall":
+    if root.tag != "methodCall":
         raise WireError(f"expected methodCall, got {_name(root)}")
     parts = _children(root)
-    if [_name(part) for part in parts] != ["methodName", "params"]:
+    if [part.tag for part in parts] != ["methodName", "params"]:
         raise WireError("a methodCall has a methodName and params")
     return Call(
         method=_text(parts[0]).strip(_BLANKS),
@@ -146,11 +148,15 @@ def _name(element: etree._Element) -> str:
 
 def _children(element: etree._Element, tag: str = "") -> list[etree._Element]:
     """List an element's children, all of one name if one is given, with nothing but blanks around them."""
-    children = list(element)
-    if any(text and text.strip(_BLANKS) for text in (element.text, *(child.tail for child in children))):
+    children, text = element[:], element.text
+    if text and text.strip(_BLANKS):
         raise WireError(f"text beside the elements of {_name(element)}")
-    if tag and any(_name(child) != tag for child in children):
-        raise WireError(f"{_name(element)} holds {tag} elements only")
+    for child in children:
+        tail = child.tail
+        if tail and tail.strip(_BLANKS):
+            raise WireError(f"text beside the elements of {_name(element)}")
+        if tag and child.tag != tag:
+            raise WireError(f"{_name(element)} holds {tag} elements only")
     return children
 
 
@@ -176,22 +182,23 @@ def _value(element: etree._Element, depth: int = 1) -> Value:
     if len(children) != 1:
         raise WireError("a value holds at most one element")
     child = children[0]
-    if _name(child) == "array":
+    name = _name(child)
+    if name == "array":
         return [_value(item, depth + 1) for item in _children(_only_child(child, "data"), "value")]
-    if _name(child) == "struct":
+    if name == "struct":
         return dict(_member(member, depth) for member in _children(child, "member"))
-    read = _SCALARS.get(_name(child))
+    read = _SCALARS.get(name)
     if read is None:
-        raise WireError(f"no type of value: {_name(child)}")
+        raise WireError(f"no type of value: {name}")
     try:
         return read(_text(child))
     except ValueError as error:
-        raise WireError(f"that is no {_name(child)}") from error
+        raise WireError(f"that is no {name}") from error
 
 
 def _member(member: etree._Element, depth: int) -> tuple[str, Value]:
     parts = _children(member)
-    if [_name(part) for part in parts] != ["name", "value"]:
+    if [part.tag for part in parts] != ["name", "value"]:
         raise WireError("a member has a name and a value")
     return _text(parts[0]), _value(parts[1], depth + 1)
 
@@ -285,6 +292,11 @@ def _write_struct(fields: Mapping[str, object], out: list[bytes]) -> None:
     out.append(b"</struct></value>")
 
 
+@lru_cache(NAMES_KEPT)
+def _open_member(name: str) -> bytes:
+    return f"<member><name>{_escape(name)}</name>".encode()
+
+
 def _encode_member(name: str, value: object) -> bytes:
     out: list[bytes] = []
     _write_member(name, value, out)
@@ -292,7 +304,7 @@ def _encode_member(name: str, value: object) -> bytes:
 
 
 def _write_member(name: str, value: object, out: list[bytes]) -> None:
-    out.append(f"<member><name>{_escape(name)}</name>".encode())
+    out.append(_open_member(name))
     _write(value, out)
     out.append(b"</member>")
 
@@ -316,7 +328,12 @@ def _escape_one(match: re.Match[str]) -> str:
 
 def encode_success(value: object) -> bytes:
     """Write the answer to a call that worked; None is void."""
-    return b"".join((_SUCCESS_HEAD, encode_value(value), _ENVELOPE_TAIL))
+    return b"".join(success_parts(value))
+
+
+def success_parts(value: object) -> tuple[bytes, ...]:
+    """Write the same in parts, so that a long value need not be copied into it."""
+    return (_SUCCESS_HEAD, encode_value(value), _ENVELOPE_TAIL)
 
 
 def encode_failure(code: str, params: Sequence[str]) -> bytes:

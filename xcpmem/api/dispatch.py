@@ -154,7 +154,8 @@ class Dispatcher:
             took_s = time.monotonic() - started_s
             message = self._datamodel.find(method.removeprefix(_ASYNC))
             name = message.wire_name if message else method
-            _log.debug("called", extra={"method": name, "status": status, "took_s": round(took_s, 6)})
+            if _log.isEnabledFor(logging.DEBUG):
+                _log.debug("called", extra={"method": name, "status": status, "took_s": round(took_s, 6)})
             if self._observe is not None:
                 self._observe(name, status, took_s)
 

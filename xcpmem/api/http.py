@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import hdrs, web
 
 from xcpmem.api import codec, jsonrpc
+from xcpmem.api.bodies import make_body
 from xcpmem.api.gates import SESSION_COOKIE, OriginGate
 from xcpmem.api.places import PlaceLimits, Places
 from xcpmem.api.sessions import Peer
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
     Check = Callable[[], bool]
+    Parts = tuple[bytes, ...]
     RenderMetrics = Callable[[str | None], Awaitable[tuple[bytes, str]]]
 
 BODY_LIMIT_BYTES: Final = kib_to_bytes(300)
@@ -187,7 +189,7 @@ class _Edge:
         return await self._answer(request, self._carry_out_json, JSON)
 
     async def _answer(
-        self, request: web.Request, carry_out: Callable[[bytes, Peer], Awaitable[bytes]], content_type: str
+        self, request: web.Request, carry_out: Callable[[bytes, Peer], Awaitable[Parts]], content_type: str
     ) -> web.StreamResponse:
         peer = peer_of(request)
         if refusal := self._refuse(request, peer):
@@ -204,7 +206,7 @@ class _Edge:
             return page(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
         connection = "keep-alive" if request.keep_alive else "close"
         headers = {**_API_HEADERS, "Content-Type": content_type, "Connection": connection}
-        return web.Response(body=answer, headers=headers)
+        return web.Response(body=make_body(answer), headers=headers)
 
     def _refuse(self, request: web.Request, peer: Peer) -> web.Response | None:
         """Make the page for a page of somebody else's, or for a call for which there is no place."""
@@ -223,27 +225,31 @@ class _Edge:
             return page(HTTPStatus.INTERNAL_SERVER_ERROR, "a request needs a Content-Length")
         if request.content_length > BODY_LIMIT_BYTES:
             return page(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {BODY_LIMIT_BYTES} bytes are read")
+        if request.content.is_eof():  # it came with the head
+            return await request.read()
         try:
             async with asyncio.timeout(self._limits.body_timeout_s):
                 return await request.read()
         except TimeoutError:
             return page(HTTPStatus.REQUEST_TIMEOUT, "the body did not come in time")
 
-    async def _carry_out_xml(self, body: bytes, peer: Peer) -> bytes:
+    async def _carry_out_xml(self, body: bytes, peer: Peer) -> Parts:
         call = codec.decode_call(body)
         try:
             value = await self._dispatcher.call(call.method, call.params, peer=peer)
         except XcpmemError as error:
-            return codec.encode_failure(error.code, error.params)
-        return codec.encode_bare(value) if call.method == _LIST_METHODS else codec.encode_success(value)
+            return (codec.encode_failure(error.code, error.params),)
+        if call.method == _LIST_METHODS:
+            return (codec.encode_bare(value),)
+        return codec.success_parts(value)
 
-    async def _carry_out_json(self, body: bytes, peer: Peer) -> bytes:
+    async def _carry_out_json(self, body: bytes, peer: Peer) -> Parts:
         request = jsonrpc.decode_request(body)
         try:
             value = await self._dispatcher.call(request.method, request.params, peer=peer)
         except XcpmemError as error:
-            return jsonrpc.encode_failure(request, error.code, error.params)
-        return jsonrpc.encode_success(request, value)
+            return (jsonrpc.encode_failure(request, error.code, error.params),)
+        return jsonrpc.success_parts(request, value)
 
 
 async def _answer_other(request: web.Request) -> web.StreamResponse:

@@ -12,10 +12,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from json.encoder import encode_basestring
 from typing import Final
 
-from xcpmem.api.values import MAX_DEPTH, Record, Value, Wire, format_datetime
+from xcpmem.api.values import MAX_DEPTH, NAMES_KEPT, Record, Value, Wire, format_datetime
 from xcpmem.errors import WireError
 
 _ERROR_CODE: Final = 1  # xapi's only one; older clients take 0 for success
@@ -101,10 +102,17 @@ def encode_success(request: Request, value: object) -> bytes:
     Raises:
         TypeError: a value of a type that JSON-RPC has no place for.
     """
-    result = encode_value(value)
-    if request.is_version_2:
-        return b'{"jsonrpc":"2.0","result":' + result + b',"id":' + encode_value(request.id) + b"}"
-    return b'{"result":' + result + b',"error":null,"id":' + encode_value(request.id) + b"}"
+    return b"".join(success_parts(request, value))
+
+
+def success_parts(request: Request, value: object) -> tuple[bytes, ...]:
+    """Write the same in parts, so that a long value need not be copied into it."""
+    head, middle = (
+        (b'{"jsonrpc":"2.0","result":', b',"id":')
+        if request.is_version_2
+        else (b'{"result":', b',"error":null,"id":')
+    )
+    return (head, encode_value(value), middle, encode_value(request.id), b"}")
 
 
 def encode_failure(request: Request, code: str, params: Sequence[str]) -> bytes:
@@ -161,14 +169,19 @@ def _encode_object(fields: Mapping[str, object]) -> bytes:
 def _write_object(fields: Mapping[str, object], out: list[bytes]) -> None:
     mark = b"{"
     for name, value in fields.items():
-        out += (mark, _encode_string(str(name)), b":")
+        out += (mark, _open_member(str(name)))
         _write(value, out)
         mark = b","
     out.append(b"}" if fields else b"{}")
 
 
+@lru_cache(NAMES_KEPT)
+def _open_member(name: str) -> bytes:
+    return _encode_string(name) + b":"
+
+
 def _encode_member(name: str, value: object) -> bytes:
-    out = [_encode_string(name), b":"]
+    out = [_open_member(name)]
     _write(value, out)
     return b"".join(out)
 

@@ -38,6 +38,10 @@ class Inventory(Protocol):
         """The one host."""
 
     @property
+    def version(self) -> Hashable:
+        """Another one after each change of a VM, and after each VM that comes or goes."""
+
+    @property
     def pool_uuid(self) -> str:
         """The one pool."""
 
@@ -62,6 +66,13 @@ class _Same:
 
     def __hash__(self) -> int:
         return id(self._thing)
+
+
+class _Gathered(NamedTuple):
+    """All records of a class, and the version of all that they were made of."""
+
+    version: Hashable
+    records: RecordMap
 
 
 class _Made(NamedTuple):
@@ -96,7 +107,7 @@ class Records:
         self._refs: dict[str, dict[str, str]] = {}  # of the classes made of VMs, by VM uuid and class
         self._uuids: dict[tuple[str, str], str] = {}  # the same the other way round
         self._made: dict[tuple[str, str], _Made] = {}  # by class and uuid
-        self._gathered: dict[str, RecordMap] = {}  # all of a class, by reference
+        self._gathered: dict[str, _Gathered] = {}  # by class
 
     def refs(self, class_name: str) -> tuple[str, ...]:
         """List the references of a class; sessions are listed to nobody."""
@@ -108,11 +119,15 @@ class Records:
 
     def records(self, class_name: str) -> Mapping[str, Record]:
         """Give all records of a class by reference: the same mapping until one of them changes."""
-        found = self._gather(class_name)
+        version = self._inventory.version
         before = self._gathered.get(class_name)
-        if before is None or not _are_same(found, before):
-            before = self._gathered[class_name] = RecordMap(found)
-        return cast("Mapping[str, Record]", before)
+        if before is not None and before.version == version and class_name in _OF_VMS:
+            return cast("Mapping[str, Record]", before.records)
+        found = self._gather(class_name)
+        if before is None or not _are_same(found, before.records):
+            before = _Gathered(version, RecordMap(found))
+        self._gathered[class_name] = before._replace(version=version)
+        return cast("Mapping[str, Record]", before.records)
 
     def _gather(self, class_name: str) -> dict[str, Record]:
         if class_name in _OF_VMS:
@@ -201,6 +216,10 @@ class Records:
             self._uuids.update(dict.fromkeys(self._refs[uuid].items(), uuid))
 
     def _of_vm(self, class_name: str, vm: Vm) -> Record:
+        made = self._made.get((class_name, vm.uuid))
+        if made is not None and made.version == vm.version:
+            return made.record
+
         def make() -> fields.Fields:
             match class_name:
                 case "VM":

@@ -15,6 +15,7 @@ import time
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
@@ -35,6 +36,7 @@ WRONG_PASSWORD_DELAY_S: Final = 5.0
 _LONGEST_ORIGINATOR: Final = 256
 _IPV6_SUBSCRIBER: Final = 64  # one subscriber's addresses share so many bits (RFC 6177)
 _DEFAULT_GROUP: Final = ("default", "")
+_ADDRESSES_KEPT: Final = 1024  # as many as a listener has connections
 
 _log = logging.getLogger(__name__)
 
@@ -69,15 +71,18 @@ class Peer:
     @property
     def source(self) -> str:
         """What its guesses at passwords are counted under: a user, an IPv4 address or an IPv6 /64."""
-        if self.uid is not None:
-            return f"uid {self.uid}"
-        try:
-            address = ip_address(self.address.partition("%")[0])
-        except ValueError:
-            return self.address
-        if isinstance(address, IPv4Address) or address.ipv4_mapped is not None:
-            return str(getattr(address, "ipv4_mapped", None) or address)
-        return str(ip_network((address, _IPV6_SUBSCRIBER), strict=False))
+        return _source_of(self.address) if self.uid is None else f"uid {self.uid}"
+
+
+@lru_cache(_ADDRESSES_KEPT)
+def _source_of(address: str) -> str:
+    try:
+        ip = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(ip, IPv4Address) or ip.ipv4_mapped is not None:
+        return str(getattr(ip, "ipv4_mapped", None) or ip)
+    return str(ip_network((ip, _IPV6_SUBSCRIBER), strict=False))
 
 
 @dataclass(slots=True, eq=False)

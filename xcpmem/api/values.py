@@ -16,6 +16,8 @@ INT64_MIN: Final = -(2**63)
 INT64_MAX: Final = 2**63 - 1
 UINT64_MAX: Final = 2**64 - 1
 MAX_DEPTH: Final = 64
+NAMES_KEPT: Final = 8192
+"""Each wire keeps the encoded forms of so many names of members: fields, and references of a class."""
 
 _INT64 = re.compile(r"([+-]?)(?:0([xXoObBuU]))?([0-9a-fA-F][0-9a-fA-F_]*)", re.ASCII)
 _BASES: Final = {"x": 16, "o": 8, "b": 2, "u": 10}
