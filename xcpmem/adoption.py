@@ -107,6 +107,7 @@ class Adoption:
         self._unsaved: set[str] = set()
         self._foreign: dict[str, _Foreign] = {}
         self._writing: asyncio.Future[None] | None = None
+        self._agreed: dict[str, tuple[DomainState, Vm]] = {}
 
     def absorb(self, report: CycleReport) -> None:
         """Bring the records up to a report."""
@@ -114,12 +115,12 @@ class Adoption:
         targets_kib = {a.domid: a.target_kib for a in report.actions if isinstance(a, SetTarget)}
         touched = {getattr(action, "domid", None) for action in report.actions}
         domains = _by_uuid(report.look.host.domains)
-        veiled = {uuid for uuid in self._present | domains.keys() if self._ledger.is_veiled(uuid)}
+        veiled = self._ledger.veiled
         for uuid in self._present - domains.keys() - veiled:
             self._lose(uuid)
         self._present = domains.keys() | (self._present & veiled)
         for uuid, domain in domains.items():
-            if uuid in veiled:
+            if uuid in veiled or (domain.domid not in touched and self._knows_all_of(domain)):
                 continue
             self._know(domain, report.look.descriptions.get(domain.domid))
             before = self._ledger.live(uuid)
@@ -136,14 +137,36 @@ class Adoption:
             self._ledger.overlay(uuid, live)
             if domain.lifecycle is not Lifecycle.BUILDING:
                 self._compare(domain, report, is_touched=domain.domid in touched)
+            self._agree(domain, is_touched=domain.domid in touched)
         self._write()
         self._ledger.publish()
+
+    def _agree(self, domain: DomainState, *, is_touched: bool) -> None:
+        """Remember a domain with which nothing is left to do until it, its VM or a wish changes."""
+        uuid = domain.uuid
+        vm, sight = self._ledger.vms[uuid], self._sights.get(uuid)
+        self._agreed.pop(uuid, None)
+        if (
+            not is_touched
+            and self._ledger.is_stored(uuid)
+            and sight is not None
+            and sight.domid == domain.domid
+            and sight.asked_at_s is None
+            and domain.dynamic_range == vm.dynamic_range
+        ):
+            self._agreed[uuid] = domain, vm
+
+    def _knows_all_of(self, domain: DomainState) -> bool:
+        """Whether a domain, its VM and what is wished of it are as they were when nothing was left to do."""
+        agreed = self._agreed.get(domain.uuid)
+        return agreed is not None and agreed[0] is domain and agreed[1] is self._ledger.vms.get(domain.uuid)
 
     def hold(self, uuid: str) -> None:
         """Pass the stored range of a VM on to the ring, if the VM is on the host."""
         self._foreign.pop(uuid, None)
         sight = self._sights.get(uuid)
         if sight is not None:
+            self._agreed.pop(uuid, None)
             sight.asked_at_s = self._clock()
             self._ring.set_range(uuid, self._ledger.vms[uuid].dynamic_range)
 
@@ -223,6 +246,7 @@ class Adoption:
     def _lose(self, uuid: str) -> None:
         """Note that a VM has no domain any more."""
         self._ledger.overlay(uuid, None)
+        self._agreed.pop(uuid, None)
         sight = self._sights.pop(uuid, None)
         if sight is not None and sight.asked_at_s is not None:
             self._ring.forget_range(uuid)
@@ -269,9 +293,8 @@ class Adoption:
 
 
 def _by_uuid(domains: Iterable[DomainState]) -> dict[str, DomainState]:
-    """Find the domain of each VM: the newest, since an old one may still be dying."""
-    living = (d for d in domains if d.domid != 0 and d.lifecycle is not Lifecycle.DYING)
-    return {domain.uuid: domain for domain in sorted(living, key=lambda domain: domain.domid)}
+    """Find the domain of each VM: the newest, since an old one may still be dying; they come by domid."""
+    return {d.uuid: d for d in domains if d.domid != 0 and d.lifecycle is not Lifecycle.DYING}
 
 
 def _text(domain: DomainState) -> str:

@@ -269,10 +269,10 @@ class Ledger:
         del self._under_way[uuid]
         self._relay(uuid)
 
-    def is_veiled(self, uuid: str) -> bool:
-        """Whether what is seen of the VM's domain is to be overlooked for now."""
-        under_way = self._under_way.get(uuid)
-        return under_way is not None and under_way.is_veiled
+    @property
+    def veiled(self) -> set[str]:
+        """Uuids of the VMs of whose domains what is seen is to be overlooked for now."""
+        return {uuid for uuid, under_way in self._under_way.items() if under_way.is_veiled}
 
     def touch(self, class_name: str, uuid: str) -> None:
         """Note that an object changed which is not kept here."""

@@ -58,6 +58,7 @@ class _Told:
     dynamic_range: DynamicRange
     held_kib: int
     has_stopped: bool = False
+    reason: Reason | None = None
 
 
 class Narrator:
@@ -159,7 +160,8 @@ class Narrator:
                 )
             told_before.held_kib = domain.actual_kib
             reason = report.reasons.get(domain.domid)
-            if reason is not None:
+            if reason is not None and reason is not told_before.reason:
+                told_before.reason = reason
                 yield from self._tell_range(domain, reason, told_before)
                 goals += self._tell_goal(domain, reason, told_before)
                 yield from self._tell_obedience(domain, reason, told_before)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from xcpmem.engine.containment import PolicyMemory
 from xcpmem.engine.model import BalloonState, Lifecycle
 from xcpmem.engine.regret import Watch, watch
+from xcpmem.engine.thought import Recollection, is_resting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -137,6 +138,7 @@ class Beliefs:
         watches: by domid, what is remembered of shrinks that hurt.
         regrets: how many did since the daemon started.
         policy: what is remembered of the policy in force, its state included.
+        recollection: what was thought of each domain in the last turn.
     """
 
     by_domid: Mapping[int, Belief] = field(default_factory=dict)
@@ -144,20 +146,25 @@ class Beliefs:
     watches: Mapping[int, Watch] = field(default_factory=dict)
     regrets: int = 0
     policy: PolicyMemory = field(default_factory=PolicyMemory)
+    recollection: Recollection = field(default_factory=Recollection, repr=False)
 
     def learn(self, domains: Iterable[DomainState], now_s: float, caution: Caution) -> Beliefs:
         """Take in one look at all domains; those that are gone are forgotten."""
         elapsed_s = 0.0 if self.seen_s is None else max(0.0, now_s - self.seen_s)
         watches = {
-            d.domid: watched for d in domains if (watched := watch(self.watches.get(d.domid), d, now_s))
+            d.domid: watched
+            for d in domains
+            if d.sample is not None and (watched := watch(self.watches.get(d.domid), d, now_s))
         }
-        return Beliefs(
-            {d.domid: learn(self.by_domid.get(d.domid), d, elapsed_s, caution) for d in domains},
-            now_s,
-            watches,
-            self.regrets + _regrets(self.watches, watches),
-            self.policy,
-        )
+        thoughts = self.recollection.of(caution)
+        by_domid: dict[int, Belief] = {}
+        for domain in domains:
+            belief = self.by_domid.get(domain.domid)
+            if belief is None or not is_resting(thoughts.get(domain.domid), domain, belief):
+                belief = learn(belief, domain, elapsed_s, caution)
+            by_domid[domain.domid] = belief
+        regrets = self.regrets + _regrets(self.watches, watches)
+        return Beliefs(by_domid, now_s, watches, regrets, self.policy, self.recollection)
 
     def awaited_s(self, domains: Iterable[DomainState]) -> list[float]:
         """Say when to see whether a domain runs by now that did not, seconds."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from xcpmem.engine.belief import Belief, Beliefs, Caution
     from xcpmem.engine.model import DomainState, HostState, MemoryRequest, Wishes
+    from xcpmem.engine.thought import Thought
 
 PROBE_KIB: Final = 1024
 """A guest that met a limit is asked this far past it, so that it is seen when the limit is gone."""
@@ -38,7 +39,7 @@ class Party(NamedTuple):
 
 
 def parties_of(domains: Sequence[DomainState], wishes: Wishes, beliefs: Beliefs, now_s: float) -> list[Party]:
-    """List who takes part.
+    """List who takes part; who does so as in the last turn is the same object.
 
     Args:
         domains: as seen, with the ranges that are wished.
@@ -46,7 +47,12 @@ def parties_of(domains: Sequence[DomainState], wishes: Wishes, beliefs: Beliefs,
         beliefs: brought up to date with this look.
         now_s: monotonic seconds, by which samples are fresh or stale.
     """
-    return [_party(domain, wishes, beliefs, now_s) for domain in domains if _can_move(domain, wishes)]
+    thoughts = beliefs.recollection.thoughts
+    return [
+        _party(domain, wishes, beliefs, now_s, thoughts.get(domain.domid))
+        for domain in domains
+        if _can_move(domain, wishes)
+    ]
 
 
 def budget_of(host: HostState, parties: Sequence[Party]) -> int:
@@ -93,10 +99,21 @@ def _can_move(domain: DomainState, wishes: Wishes) -> bool:
     )
 
 
-def _party(domain: DomainState, wishes: Wishes, beliefs: Beliefs, now_s: float) -> Party:
+def _party(
+    domain: DomainState, wishes: Wishes, beliefs: Beliefs, now_s: float, thought: Thought | None
+) -> Party:
     belief, watched = beliefs.by_domid[domain.domid], beliefs.watches.get(domain.domid)
-    low_kib, high_kib = domain.dynamic_range.min_kib, domain.dynamic_range.max_kib
+    weight = wishes.weights.get(domain.uuid, DEFAULT_WEIGHT)
     sample = domain.sample
+    if sample is not None and not sample.is_fresh(now_s):
+        sample = None
+    regret_kib = 0 if watched is None else watched.regret_at(now_s)
+    if thought is not None:
+        before = thought.party
+        said = (before.claim.weight, before.claim.sample, before.claim.regret_kib)
+        if before.domain is domain and before.belief is belief and said == (weight, sample, regret_kib):
+            return before
+    low_kib, high_kib = domain.dynamic_range.min_kib, domain.dynamic_range.max_kib
     claim, probe_kib = (
         Claim(
             low_kib,
@@ -107,9 +124,9 @@ def _party(domain: DomainState, wishes: Wishes, beliefs: Beliefs, now_s: float) 
             domain.uuid,
             domain.target_kib,
             domain.actual_kib,
-            wishes.weights.get(domain.uuid, DEFAULT_WEIGHT),
-            sample if sample is not None and sample.is_fresh(now_s) else None,
-            0 if watched is None else watched.regret_at(now_s),
+            weight,
+            sample,
+            regret_kib,
         ),
         0,
     )

@@ -30,8 +30,9 @@ from xcpmem.engine.model import (
     Verdict,
 )
 from xcpmem.engine.parties import budget_of, parties_of, snapshot_of
-from xcpmem.engine.reasons import Reason, reason_to_move, reason_to_stay
+from xcpmem.engine.reasons import Reason, reason_to_stay, think
 from xcpmem.engine.requests import admit, grant
+from xcpmem.engine.thought import Conclusion, Recollection, Thought
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -115,8 +116,10 @@ def plan(
     """
     caution = settings.caution
     range_actions: list[Action] = []
-    domains = [_with_wished_range(domain, wishes, range_actions) for domain in host.domains]
-    host = replace(host, domains=tuple(domains)) if range_actions else host
+    domains = host.domains
+    if wishes.ranges:
+        domains = tuple(_with_wished_range(domain, wishes, range_actions) for domain in domains)
+    host = replace(host, domains=domains) if range_actions else host
     before, beliefs = beliefs.by_domid, beliefs.learn(domains, now_s, caution)
     parties = parties_of(domains, wishes, beliefs, now_s)
     budget_kib = budget_of(host, parties)
@@ -142,11 +145,12 @@ def plan(
 
     draft = Draft(host)
     draft.actions += range_actions
-    for party, target_kib in zip(parties, targets_kib, strict=True):
+    restless = [pair for pair in zip(parties, targets_kib, strict=True) if not _is_content(*pair)]
+    for party, target_kib in restless:
         draft.shrink(party.domain, target_kib)
-    for party, target_kib in zip(parties, targets_kib, strict=True):
+    for party, target_kib in restless:
         draft.cap(party.domain, target_kib, keeps_maxmem=party.keeps_maxmem)
-    coming = any(_is_giving(party, draft.target_kib(party.domain), caution) for party in parties)
+    coming = any(_is_giving(party, draft.target_kib(party.domain), caution) for party, _ in restless)
     settling = bool(requests) and (host.torn_kib > 0 or any(_is_settling(party, before) for party in parties))
     waiting = grant(
         requests,
@@ -154,35 +158,32 @@ def plan(
         draft,
         now_s=now_s,
         coming=coming or settling or host.scrub_kib > 0 or bool(unmeasured),
-        slow=[p.domain for p in parties if _owes(p, draft.target_kib(p.domain), caution)],
+        slow=[p.domain for p, _ in restless if _owes(p, draft.target_kib(p.domain), caution)],
         verdicts=verdicts,
     )
-    grown = list(zip((party.domain for party in parties), targets_kib, strict=True))
+    grown = [(party.domain, target_kib) for party, target_kib in restless]
     if settings.free_before_growing:
         draft.grow(grown, kept_kib=sum(goal for _, goal in waiting))
     else:
         draft.grow_regardless(grown)
     for domain in domains:
-        if _may_be_touched(domain, wishes):
-            _flag(domain, beliefs.by_domid[domain.domid], draft, caution)
-            _measure(domain, beliefs.by_domid[domain.domid], draft)
+        belief = beliefs.by_domid[domain.domid]
+        if _is_odd(domain, belief) and _may_be_touched(domain, wishes):
+            _flag(domain, belief, draft, caution)
+            _measure(domain, belief, draft)
 
-    reasons = {
-        party.domain.domid: reason_to_move(
-            party.domain,
-            party.belief,
-            caution,
-            target_kib=draft.target_kib(party.domain),
-            wanted_kib=wanted_kib,
-            goal_kib=goal_kib,
-            note=division.notes.get(party.domain.domid, ""),
-        )
-        for party, wanted_kib, goal_kib in zip(parties, targets_kib, goals_kib, strict=False)
-    }
+    before_thoughts, thoughts = beliefs.recollection.of(caution), dict[int, Thought]()
+    for party, wanted_kib, goal_kib in zip(parties, targets_kib, goals_kib, strict=False):
+        domid = party.domain.domid
+        note = division.notes.get(domid, "")
+        conclusion = Conclusion(draft.target_kib(party.domain), wanted_kib, goal_kib, note)
+        thoughts[domid] = think(before_thoughts.get(domid), party, conclusion, caution)
+    reasons = {domid: thought.reason for domid, thought in thoughts.items()}
     for domain in domains:
         if domain.domid not in reasons:
             reasons[domain.domid] = reason_to_stay(domain, beliefs.by_domid[domain.domid], caution)
-    moving = _moving(parties, targets_kib, draft, caution, coming=coming or host.scrub_kib > 0)
+    beliefs = replace(beliefs, recollection=Recollection(caution, thoughts))
+    moving = _moving(restless, draft, caution, coming=coming or host.scrub_kib > 0)
     doubtful = abs(host.torn_kib) > BALANCE_TOLERANCE_KIB
     return Plan(
         actions=tuple(draft.actions),
@@ -197,7 +198,7 @@ def plan(
                 *((LOOK_SOONEST_S,) if verdicts else ()),
                 *((OFFSET_STILL_S / 2,) if unmeasured else ()),
                 *(() if division.look_again_s is None else (max(LOOK_LATEST_S, division.look_again_s),)),
-                *_looks_s(parties, moving, caution),
+                *_looks_s([party for party, _ in restless], moving, caution),
                 *beliefs.awaited_s(domains),
             ],
             default=None,
@@ -271,6 +272,13 @@ def _owes(party: Party, target_kib: int, caution: Caution) -> bool:
     return party.domain.actual_kib - target_kib > caution.inaccuracy_kib
 
 
+def _is_odd(domain: DomainState, belief: Belief) -> bool:
+    """Tell whether its flag may have to change, or its offset is not known for sure."""
+    return (
+        belief.away_s > 0 or domain.uncooperative or domain.offset_kib is None or belief.offset_error_kib != 0
+    )
+
+
 def _flag(domain: DomainState, belief: Belief, draft: Draft, caution: Caution) -> None:
     late = belief.away_s > caution.uncooperative_s
     if late != domain.uncooperative:
@@ -291,13 +299,23 @@ def _measure(domain: DomainState, belief: Belief, draft: Draft) -> None:
         draft.actions.append(SetMemoryOffset(domain.domid, offset_kib))
 
 
+def _is_content(party: Party, target_kib: int) -> bool:
+    """Tell whether a party is where it is to be, and Xen lets it have just that: nothing is to be done."""
+    domain = party.domain
+    return (
+        domain.target_kib == target_kib
+        and party.belief.direction == 0
+        and (domain.maxmem_kib == target_kib or (party.keeps_maxmem and domain.maxmem_kib > target_kib))
+    )
+
+
 def _moving(
-    parties: Sequence[Party], targets_kib: Sequence[int], draft: Draft, caution: Caution, *, coming: bool
+    restless: Sequence[tuple[Party, int]], draft: Draft, caution: Caution, *, coming: bool
 ) -> list[Party]:
     """List the parties that are on their way, or will be asked once memory that is coming is free."""
     return [
         party
-        for party, wanted_kib in zip(parties, targets_kib, strict=True)
+        for party, wanted_kib in restless
         if (coming and wanted_kib != draft.target_kib(party.domain))
         or draft.target_kib(party.domain) != party.domain.target_kib
         or (direction_of(party.domain, caution) and not party.belief.gave_up(caution))

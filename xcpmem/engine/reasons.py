@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from xcpmem.engine.belief import balloon_state
 from xcpmem.engine.model import BalloonState
+from xcpmem.engine.thought import Thought
 from xcpmem.units import format_kib
 
 if TYPE_CHECKING:
     from xcpmem.engine.belief import Belief, Caution
     from xcpmem.engine.model import DomainState, DynamicRange
     from xcpmem.engine.note import Note
+    from xcpmem.engine.parties import Party
+    from xcpmem.engine.thought import Conclusion
 
 
 class Motive(StrEnum):
@@ -130,3 +133,30 @@ def reason_to_stay(domain: DomainState, belief: Belief, caution: Caution) -> Rea
         domain.actual_kib,
         domain.dynamic_range,
     )
+
+
+def think(before: Thought | None, party: Party, conclusion: Conclusion, caution: Caution) -> Thought:
+    """Find the reason for a conclusion.
+
+    Args:
+        before: the last turn's thought, by the same thresholds.
+        party: whom it is about.
+        conclusion: what is to be.
+        caution: the thresholds.
+
+    Returns:
+        The same object as before if nothing is new.
+    """
+    if before is not None and before.party is party and before.conclusion == conclusion:
+        return before
+    target_kib, wanted_kib, goal_kib, note = conclusion
+    reason = reason_to_move(
+        party.domain,
+        party.belief,
+        caution,
+        target_kib=target_kib,
+        wanted_kib=wanted_kib,
+        goal_kib=goal_kib,
+        note=note,
+    )
+    return Thought(party, conclusion, reason)
