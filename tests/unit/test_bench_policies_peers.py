@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from tests.bench.policies.cases import CaseGuest, Turn
-from tests.bench.policies.peers import Esx, Mom, Oracle, Proxmox, Qmemman, Squeezed, StaticSplit
+from tests.bench.policies.bounds import FairOracle, Oracle, StaticSplit
+from tests.bench.policies.cases import CaseGuest, Turn, Voice
+from tests.bench.policies.peers import Esx, Mom, Proxmox, Qmemman, Squeezed
 from tests.bench.policies.rig import Seat, weighted_share
 from xcpmem.specs import AgentKind, AgentSpec
 from xcpmem.xen.simagent import SimAgent
@@ -173,6 +174,20 @@ def test_the_oracle_knows_what_comes_in_the_next_half_minute() -> None:
 def test_the_oracle_in_want_serves_the_smallest_whole() -> None:
     seats = [seat(0, GIB, Need(3 * GIB)), seat(1, GIB, Need(2 * GIB))]
     assert Oracle().decide(0.0, seats, 4 * GIB) == {0: 2 * GIB, 1: 2 * GIB}
+
+
+def test_the_fair_oracle_in_want_takes_nobodys_share() -> None:
+    seats = [seat(0, GIB, Need(3 * GIB)), seat(1, GIB, Need(2 * GIB)), seat(2, GIB, Need(GIB))]
+    assert Oracle().decide(0.0, seats, 5 * GIB) == {0: 2 * GIB, 1: 2 * GIB, 2: GIB}
+    heavy = [seat(0, GIB, Need(3 * GIB), weight=3), *seats[1:]]
+    assert FairOracle().decide(0.0, heavy, 5 * GIB) == {0: 3 * GIB, 1: GIB, 2: GIB}
+
+
+@pytest.mark.parametrize("voice", [Voice.SILENT, Voice.OLD])
+def test_the_fair_oracle_leaves_those_whose_need_nobody_says_at_their_share(voice: Voice) -> None:
+    seats = [seat(0, GIB, Need(3 * GIB)), seat(1, GIB, Need(GIB), voice=voice)]
+    assert FairOracle().decide(0.0, seats, 4 * GIB) == {0: 2 * GIB, 1: 2 * GIB}
+    assert Oracle().decide(0.0, seats, 4 * GIB) == {0: 3 * GIB, 1: GIB}
 
 
 @pytest.mark.parametrize(

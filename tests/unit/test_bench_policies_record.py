@@ -66,6 +66,28 @@ def test_stall_is_the_mean_over_guests_and_time() -> None:
     assert found["progress_jain"] == pytest.approx((1 + 1 / 21) ** 2 / (2 * (1 + 1 / 21**2)), abs=1e-4)
 
 
+def test_who_stalls_reads_a_page_back_each_tenth_of_a_millisecond() -> None:
+    found = figures(needs=[4 * GIB, GIB])
+    assert found["refaults_per_s"] == pytest.approx(10_000 * found["stall_pct"] / 100)
+
+
+def test_what_is_lost_with_a_dead_balloon_is_told_apart() -> None:
+    guests = tuple(
+        CaseGuest(turns=(Turn(0.0, Need(4 * GIB)),), dynamic_min_kib=GIB, grows_kib_s=speed_kib_s)
+        for speed_kib_s in (0, GIB)
+    )
+    record = Record()
+    case = Case(name="made", guests=guests, duration_s=100.0, budget_kib=4 * GIB)
+    Rig(case, Puppet(), Circumstances(), record).run()
+    found = figures_of(record, case)
+    assert found["dead_balloons_pct"] == pytest.approx(found["stall_pct"] / 2)
+
+
+def test_writes_of_targets_are_counted_for_each_guest_and_hour() -> None:
+    plans = [(10.0, {0: 3 * GIB, 1: GIB}), (20.0, {0: 3 * GIB, 1: 2 * GIB})]
+    assert figures(*plans, needs=[GIB, GIB])["target_writes_per_h"] == pytest.approx(3 * 3600 / 200)
+
+
 def test_memory_moves_at_the_balloons_speed_and_only_what_is_free() -> None:
     found = figures((10.0, {0: 3 * GIB, 1: GIB}), needs=[3 * GIB, GIB])
     assert found["overcommit_kib"] == 0

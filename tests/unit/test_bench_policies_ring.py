@@ -8,6 +8,7 @@ import pytest
 
 from tests.bench.policies.cases import make_case
 from tests.bench.policies.columns import OURS
+from tests.bench.policies.kills import KILLS, run_with_kills
 from tests.bench.policies.marks import PRESSURE, PROPORTIONAL
 from tests.bench.policies.ring import run_in_ring
 from tests.bench.policies.runs import run_once
@@ -27,3 +28,11 @@ def test_the_real_planner_loses_about_as_much_as_the_rig(name: str, duration_s: 
 def test_a_dead_balloon_is_set_aside_by_the_real_planner_too() -> None:
     case = replace(make_case("stuck", 3), duration_s=300.0)
     assert run_in_ring(case, "pressure").broken == []
+
+
+@pytest.mark.parametrize("policy", ["proportional", "shares", "pressure"])
+def test_no_reservation_is_lost_when_the_daemon_dies_while_memory_moves(policy: str) -> None:
+    run = run_with_kills(make_case("burst", 3), policy)
+    assert run.acknowledged + run.cut_off == KILLS
+    assert run.acknowledged > KILLS // 2
+    assert (run.lost, run.overcommit_kib, run.below_slush_kib, run.broken) == (0, 0, 0, [])

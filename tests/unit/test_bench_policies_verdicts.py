@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tests.bench.policies.columns import COLUMNS, OURS
 from tests.bench.policies.marks import PRESSURE, PROPORTIONAL
 from tests.bench.policies.runs import run_all
-from tests.bench.policies.sweeps import Swept, changes_of
+from tests.bench.policies.sweeps import Swept, table_of_sweeps
 from tests.bench.policies.verdicts import losses_of, marks_of, safety_of, table_of
 
 if TYPE_CHECKING:
@@ -65,7 +65,12 @@ def test_the_best_cell_of_a_row_is_bold_but_never_a_bound() -> None:
 def test_a_sweep_names_who_is_best_where_pressure_is_not() -> None:
     usual = Swept("as usual", "burst", {PRESSURE: 0.1, "qmemman": 0.2})
     slow = Swept("slow", "burst", {"qmemman": 0.3, PRESSURE: 0.4})
-    assert changes_of([usual, slow]) == ["burst, slow: qmemman 0.30 %, pressure, agent+ 0.40 %"]
+    assert table_of_sweeps([usual, slow]).splitlines() == [
+        "| changed | burst |",
+        "|---|---|",
+        "| as usual | 0.10 / 0.20 |",
+        "| slow | 0.40 / 0.30 **qmemman** |",
+    ]
 
 
 def test_none_of_ours_breaks_a_bound_or_takes_what_somebody_in_need_is_entitled_to() -> None:

@@ -12,11 +12,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tests.bench.policies.cases import CASES
+from tests.bench.policies.cases import CASES, make_case
 from tests.bench.policies.columns import COLUMNS
+from tests.bench.policies.kills import figures_of_kills
 from tests.bench.policies.runs import run_all
 from tests.bench.policies.seeds import HELD_OUT, QUICK, TUNING
-from tests.bench.policies.sweeps import changes_of, sweep
+from tests.bench.policies.sweeps import sweep, table_of_sweeps
 from tests.bench.policies.verdicts import losses_of, marks_of, safety_of, table_of
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 REPORT: Final = Path("build/policies.json")
 SEEDS: Final = {"held-out": HELD_OUT, "tuning": TUNING, "quick": QUICK}
-SWEEP_SEEDS: Final = 3
-TABLES: Final = ("stall_pct", "churn")
+SWEEP_SEEDS: Final = 5
+TABLES: Final = ("stall_pct", "churn", "refaults_per_s", "target_writes_per_h")
 
 
 def main() -> int:
@@ -42,7 +43,8 @@ def main() -> int:
         _say(table_of(results, cases, list(columns), figure))
     missed = 0
     if not arguments.column:
-        for found in (*marks_of(results, cases), *safety_of(results)):
+        kills = figures_of_kills(make_case("burst", seeds[0]))
+        for found in (*marks_of(results, cases), *safety_of(results), *kills):
             goal = "" if found.goal is None else found.goal.text
             value = f"{found.value:.3g} {found.unit} ({found.spread})"
             _say(f"{found.verdict:4}  {found.name}: {value}, goal {goal}")
@@ -52,8 +54,8 @@ def main() -> int:
         _say("".join(f"  {loss.text}\n" for loss in losses))
     if arguments.sweeps:
         swept = list(sweep(seeds[:SWEEP_SEEDS]))
-        _say("swept constants, where pressure with our agent is not the best:")
-        _say("".join(f"  {line}\n" for line in changes_of(swept)))
+        _say("swept constants: pressure with our agent / the best peer, which is named where it is better")
+        _say(table_of_sweeps(swept))
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     report = {
         "seeds": list(seeds),

@@ -10,7 +10,6 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING, Final
 
-from tests.bench.policies.rig import weighted_share
 from xcpmem.engine.policy import Claim
 from xcpmem.engine.proportional import share
 from xcpmem.units import mib_to_kib
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from tests.bench.policies.rig import Seat
 
 
-class _Peer:
+class Peer:
     """One that takes every start."""
 
     name = ""
@@ -31,7 +30,7 @@ class _Peer:
         return True
 
 
-class _Ticking(_Peer):
+class _Ticking(Peer):
     """One that decides every so often, and at once when the budget or the guests change."""
 
     period_s = 10.0
@@ -60,32 +59,10 @@ class Squeezed(_Ticking):
         if not self.is_due(now_s, seats, budget_kib):
             return None
         claims = [Claim(seat.min_kib, seat.max_kib, seat.min_kib, seat.max_kib) for seat in seats]
-        return _named(seats, share(budget_kib, claims))
+        return named(seats, share(budget_kib, claims))
 
 
-class StaticSplit(_Peer):
-    """No ballooning: everybody has for ever what all that run at the same time could have together.
-
-    Args:
-        starts_kib: what guests that start later need at the most at one time.
-    """
-
-    name = "static split"
-
-    def __init__(self, starts_kib: int = 0) -> None:
-        self._starts_kib = starts_kib
-        self._is_done = False
-
-    def decide(self, now_s: float, seats: Sequence[Seat], budget_kib: int) -> Mapping[int, int] | None:
-        """Divide once."""
-        if self._is_done:
-            return None
-        self._is_done = True
-        whole_kib = budget_kib - self._starts_kib
-        return _named(seats, weighted_share(whole_kib, [seat.guest for seat in seats]))
-
-
-class Qmemman(_Peer):
+class Qmemman(Peer):
     """Qubes' rule (1.2, 1.3): 1.3 times what is used, and the rest in proportion to that.
 
     Input: used memory with swap, ten times a second, written when it moved by more than 30,000 KiB, or by
@@ -296,7 +273,7 @@ class Esx(_Ticking):
             if seat.number not in self._active:
                 self._sample(seat)
         whole_kib = budget_kib - int(self.FREE * budget_kib)
-        return _named(seats, self.divide(whole_kib, seats, self._active))
+        return named(seats, self.divide(whole_kib, seats, self._active))
 
     def divide(self, budget_kib: int, seats: Sequence[Seat], active: Mapping[int, float]) -> list[int]:
         """Find sizes at which every guest pays the same shares a page, idle pages at the taxed price."""
@@ -327,7 +304,7 @@ class Esx(_Ticking):
         self._active[seat.number] = max(fast, slow, touched)
 
 
-class Mom(_Peer):
+class Mom(Peer):
     """MOM's stock balloon rules (2.4), every 10 s, on means over ten samples of five seconds.
 
     Input: what guests call unused. It runs on a host that has 5 % more than its guests may have together.
@@ -396,79 +373,6 @@ class Mom(_Peer):
         return targets
 
 
-class Oracle(_Peer):
-    """Nobody's rule: it knows what each guest needs now and in the next half minute.
-
-    What everybody will need is given if it fits; else what they need now; else, since the first page that
-    lacks hurts most, guests are served whole, the smallest first, and the others wait at their minimum.
-    """
-
-    name = "oracle"
-
-    AHEAD_S: Final = 30.0
-
-    def __init__(self) -> None:
-        self._seen: tuple[object, ...] = ()
-
-    def decide(self, now_s: float, seats: Sequence[Seat], budget_kib: int) -> Mapping[int, int] | None:
-        """Decide whenever what it knows changes."""
-        now_kib = [_clamped(seat, seat.need.whole_kib) for seat in seats]
-        later_kib = [_clamped(seat, self._coming_kib(seat, now_s)) for seat in seats]
-        seen = (budget_kib, tuple(now_kib), tuple(later_kib), tuple(seat.number for seat in seats))
-        if seen == self._seen:
-            return None
-        self._seen = seen
-        if sum(later_kib) <= budget_kib:
-            return self._spread(seats, later_kib, budget_kib)
-        if sum(now_kib) <= budget_kib:
-            return self._ahead(seats, now_kib, later_kib, budget_kib)
-        left_kib = budget_kib - sum(seat.min_kib for seat in seats)
-        sizes_kib = {seat.number: seat.min_kib for seat in seats}
-        for seat, need_kib in sorted(zip(seats, now_kib, strict=True), key=lambda pair: pair[1]):
-            more_kib = min(need_kib - seat.min_kib, max(0, left_kib))
-            sizes_kib[seat.number] += more_kib
-            left_kib -= more_kib
-        return sizes_kib
-
-    def _coming_kib(self, seat: Seat, now_s: float) -> int:
-        turns = seat.guest.turns
-        coming = [turn.need.whole_kib for turn in turns[seat.turn :] if turn.at_s <= now_s + self.AHEAD_S]
-        return max([seat.need.whole_kib, *coming])
-
-    @staticmethod
-    def _spread(seats: Sequence[Seat], needs_kib: Sequence[int], budget_kib: int) -> dict[int, int]:
-        """Hand out what is left by the room that each has, but ask nobody to move who has enough."""
-        sizes_kib = {
-            seat.number: max(need_kib, min(seat.size_kib, seat.max_kib))
-            for seat, need_kib in zip(seats, needs_kib, strict=True)
-        }
-        excess_kib = sum(sizes_kib.values()) - budget_kib
-        if excess_kib > 0:
-            surplus = {
-                seat.number: sizes_kib[seat.number] - need_kib
-                for seat, need_kib in zip(seats, needs_kib, strict=True)
-            }
-            whole_kib = sum(surplus.values())
-            for number, surplus_kib in surplus.items():
-                sizes_kib[number] -= -(-excess_kib * surplus_kib // whole_kib)
-        return sizes_kib
-
-    @staticmethod
-    def _ahead(
-        seats: Sequence[Seat], now_kib: Sequence[int], later_kib: Sequence[int], budget_kib: int
-    ) -> dict[int, int]:
-        """Give what is needed now, and of what comes as much as there is."""
-        left_kib = budget_kib - sum(now_kib)
-        missing_kib = sum(later_kib) - sum(now_kib)
-        return {
-            seat.number: need_kib + left_kib * (coming_kib - need_kib) // missing_kib
-            for seat, need_kib, coming_kib in zip(seats, now_kib, later_kib, strict=True)
-        }
-
-
-def _clamped(seat: Seat, size_kib: int) -> int:
-    return min(max(size_kib, seat.min_kib), seat.max_kib)
-
-
-def _named(seats: Sequence[Seat], sizes_kib: Sequence[int]) -> dict[int, int]:
+def named(seats: Sequence[Seat], sizes_kib: Sequence[int]) -> dict[int, int]:
+    """Say which seat is to have which size."""
     return {seat.number: size_kib for seat, size_kib in zip(seats, sizes_kib, strict=True)}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from tests.bench.policies.rig import STEP_S, weighted_share
 from xcpmem.units import mib_to_kib
+from xcpmem.xen.workload import FAULT_US
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,6 +35,9 @@ CALM_S: Final = 10.0
 
 REGRET_S: Final = 30.0
 REGRET_PPM: Final = 10_000
+
+READ_BACK_S: Final = FAULT_US / MILLION
+"""A page that was dropped and is wanted again costs its guest so long."""
 
 DEAD_BAND_KIB: Final = mib_to_kib(8)
 DEAD_BAND_SHARE: Final = 100
@@ -66,6 +70,8 @@ class Record:
     courses: dict[int, _Course] = field(default_factory=dict)
     lost_slices: list[int] = field(default_factory=list)
     slices: int = 0
+    lost_with_dead_balloon_ppm: int = 0
+    target_changes: int = 0
     moved_kib: int = 0
     moved_late_kib: int = 0
     placed_kib: int = 0
@@ -140,6 +146,8 @@ class Record:
                 course.lost_ppm += lost_ppm
                 course.target_kib_steps += seat.size_kib
                 self.slices += 1
+                if not seat.guest.grows_kib_s:
+                    self.lost_with_dead_balloon_ppm += lost_ppm
                 if lost_ppm:
                     self.lost_slices.append(lost_ppm)
             if lost_ppm > REGRET_PPM and course.was_calm and now_s - course.shrunk_s <= REGRET_S:
@@ -182,6 +190,8 @@ class Record:
         change_kib = goal_kib - course.target_kib
         if change_kib == 0:
             return
+        if now_s >= self.from_s:
+            self.target_changes += 1
         if abs(change_kib) * 100 > course.target_kib:
             self.settled_s = now_s
         if change_kib < 0:
@@ -206,7 +216,9 @@ def figures_of(record: Record, case: Case) -> dict[str, float]:
 
     Returns:
         By name; figures that mean nothing for the case are absent. Names end with their unit: ``_pct``,
-        ``_s``, ``_kib``, ``_per_h``; others are ratios and counts.
+        ``_s``, ``_kib``, ``_per_h``; others are ratios and counts. What counts refaults and writes of targets
+        counts them for each guest: pages a second, and times an hour. (In the guest model only pages that are
+        touched all the time are read again, within seconds: refaults are time lost in another unit.)
     """
     courses = [course for course in record.courses.values() if course.steps]
     means = [course.lost_ppm / course.steps / MILLION for course in courses]
@@ -218,12 +230,16 @@ def figures_of(record: Record, case: Case) -> dict[str, float]:
         "p99_pct": 100 * slices[beyond] / MILLION if beyond < len(slices) else 0.0,
         "worst_guest_pct": 100 * max(means),
         "progress_jain": jain([1 - mean for mean in means]),
+        "refaults_per_s": sum(course.lost_ppm for course in courses) / steps / MILLION / READ_BACK_S,
+        "target_writes_per_h": record.target_changes * HOUR_S / (steps * STEP_S),
         "moved_gib_per_h": record.moved_kib / 2**20 * HOUR_S / (case.duration_s - case.from_s),
         "regrets": float(record.regrets),
         "bound_violations": float(record.bound_violations + record.conservation_violations),
         "overcommit_kib": float(record.overcommit_kib),
         "entitlement_violations": float(record.entitlement_violations),
     }
+    if record.lost_with_dead_balloon_ppm:
+        figures["dead_balloons_pct"] = 100 * record.lost_with_dead_balloon_ppm / steps / MILLION
     if record.needs_kib:
         figures["churn"] = record.placed_kib / record.needs_kib
     if record.grown_kib:
@@ -243,6 +259,8 @@ def figures_of(record: Record, case: Case) -> dict[str, float]:
     if record.waits_s:
         granted = [wait_s for wait_s in record.waits_s if wait_s is not None]
         figures["started_pct"] = 100 * sum(wait_s <= CALM_S for wait_s in granted) / len(record.waits_s)
+        figures["refused_pct"] = 100 * (1 - len(granted) / len(record.waits_s))
+        figures["longest_wait_s"] = max(granted, default=WAITED_IN_VAIN_S)
         figures["mean_wait_s"] = sum(granted) / len(granted) if granted else WAITED_IN_VAIN_S
     if case.name == "overload":
         figures["weighted_jain"] = jain(

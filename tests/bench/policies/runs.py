@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tests.bench.policies.bounds import FairOracle, Oracle, StaticSplit
 from tests.bench.policies.cases import make_case
-from tests.bench.policies.peers import Esx, Mom, Oracle, Proxmox, Qmemman, Squeezed, StaticSplit
+from tests.bench.policies.peers import Esx, Mom, Proxmox, Qmemman, Squeezed
 from tests.bench.policies.record import Record, figures_of
 from tests.bench.policies.rig import Circumstances, Rig
 
@@ -62,6 +63,7 @@ PEERS: Final[Mapping[str, Column]] = {
 
 BOUNDS: Final[Mapping[str, Column]] = {
     "static split": Column(lambda case, _: StaticSplit(most_starts_kib(case))),
+    "fair oracle": Column(lambda _, __: FairOracle()),
     "oracle": Column(lambda _, __: Oracle()),
 }
 """What costs nothing, and what nobody can do."""

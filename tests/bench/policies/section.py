@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tests.bench.figures import Figure
-from tests.bench.policies.cases import CASES
+from tests.bench.policies.cases import CASES, make_case
 from tests.bench.policies.columns import COLUMNS
+from tests.bench.policies.kills import figures_of_kills
 from tests.bench.policies.runs import run_all
 from tests.bench.policies.seeds import HELD_OUT
 from tests.bench.policies.verdicts import losses_of, marks_of, safety_of, stalls_of
@@ -21,6 +22,7 @@ def figures() -> Iterator[Figure]:
     results = run_all(cases, COLUMNS, HELD_OUT)
     yield from marks_of(results, cases)
     yield from safety_of(results)
+    yield from figures_of_kills(make_case("burst", HELD_OUT[0]))
     yield from stalls_of(results, cases)
     for loss in losses_of(results, cases):
         yield Figure(

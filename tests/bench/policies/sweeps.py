@@ -7,17 +7,21 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tests.bench.policies.columns import COLUMNS
 from tests.bench.policies.intervals import interval
-from tests.bench.policies.marks import PRESSURE, SHARES
+from tests.bench.policies.marks import PRESSURE
 from tests.bench.policies.rig import Circumstances
 from tests.bench.policies.runs import run_all
+from tests.bench.policies.verdicts import SLACK
 from xcpmem.specs import AgentKind
 from xcpmem.xen.workload import Slowness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-SWEPT_CASES: Final = ("cache", "phase", "burst", "osmix", "slow", "big")
-SWEPT_COLUMNS: Final = ("squeezed", "qmemman", "ESX", SHARES, PRESSURE)
+SWEPT_CASES: Final = ("cache", "phase", "steady", "burst", "osmix", "slow", "stuck", "big")
+"""Those that have a mark on time lost."""
+
+SWEPT_COLUMNS: Final = ("qmemman", "ESX", PRESSURE)
+"""Ours, and the peers that are best anywhere in the table of stalls."""
 
 USUAL: Final = Circumstances()
 
@@ -46,11 +50,6 @@ class Swept(NamedTuple):
     case: str
     stalls: Mapping[str, float]
 
-    @property
-    def best(self) -> str:
-        """Who stalls least."""
-        return next(iter(self.stalls))
-
 
 def sweep(seeds: Sequence[int], sweeps: Mapping[str, Circumstances] = SWEEPS) -> Iterator[Swept]:
     """Run all variations; peers keep their own inputs and cadences, ours listen to the agents of each."""
@@ -62,12 +61,17 @@ def sweep(seeds: Sequence[int], sweeps: Mapping[str, Circumstances] = SWEEPS) ->
             yield Swept(name, case, dict(sorted(stalls.items(), key=lambda item: item[1])))
 
 
-def changes_of(found: Sequence[Swept]) -> list[str]:
-    """Say where somebody else is best than with the usual constants, or ``pressure`` is not."""
-    usual = {each.case: each.best for each in found if each.sweep == "as usual"}
-    return [
-        f"{each.case}, {each.sweep}: {each.best} {each.stalls[each.best]:.2f} %, "
-        f"{PRESSURE} {each.stalls[PRESSURE]:.2f} %"
-        for each in found
-        if each.best != usual.get(each.case, PRESSURE) or each.best != PRESSURE
-    ]
+def table_of_sweeps(found: Sequence[Swept]) -> str:
+    """Write all of it as a table in Markdown: ``pressure`` and the best peer, named where it is better."""
+    cases = list(dict.fromkeys(each.case for each in found))
+    lines = [f"| changed | {' | '.join(cases)} |", "|---" * (len(cases) + 1) + "|"]
+    for name in dict.fromkeys(each.sweep for each in found):
+        cells = [_cell(each) for each in found if each.sweep == name]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(swept: Swept) -> str:
+    peer = next(column for column in swept.stalls if column != PRESSURE)
+    text = f"{swept.stalls[PRESSURE]:.2f} / {swept.stalls[peer]:.2f}"
+    return f"{text} **{peer}**" if swept.stalls[PRESSURE] > swept.stalls[peer] + SLACK else text
