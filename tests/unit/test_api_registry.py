@@ -280,6 +280,21 @@ LABELS = [
     ("VM", "recommendations", "<r/>"),
     ("VM", "tags", ("a", "b")),
     ("VM", "platform", {"nested-virt": "true"}),
+    ("VM", "VCPUs_params", {"weight": "512"}),
+    ("VM", "HVM_boot_params", {"order": "dcn", "firmware": "uefi"}),
+    ("VM", "xenstore_data", {"vm-data/x": "1"}),
+    ("VM", "PV_kernel", "/boot/vmlinuz"),
+    ("VM", "PV_ramdisk", "/boot/initrd.img"),
+    ("VM", "PV_args", "quiet"),
+    ("VM", "PV_bootloader", "pygrub"),
+    ("VM", "PV_bootloader_args", "-q"),
+    ("VM", "PV_legacy_args", "old"),
+    ("VM", "PCI_bus", "0/0000:00:1f.2"),
+    ("VM", "actions_after_shutdown", "restart"),
+    ("VM", "actions_after_softreboot", "destroy"),
+    ("VM", "actions_after_reboot", "destroy"),
+    ("VM", "actions_after_crash", "coredump_and_destroy"),
+    ("VM", "hardware_platform_version", 2),
     ("host", "name_label", "xen1"),
     ("host", "tags", ("a",)),
     ("host", "other_config", {"k": "v"}),
@@ -299,6 +314,19 @@ async def test_what_clients_write_is_what_they_read(
     assert await client.failure(f"{class_name}.set_{field}", NOBODY, sent) == [
         *("HANDLE_INVALID", class_name, NOBODY),
     ]
+
+
+def test_every_field_of_a_vm_that_can_be_set_can_be_given_when_it_is_made() -> None:
+    settable = [field for field in load_datamodel().classes["VM"].fields.values() if field.setter]
+    assert len(settable) > 20
+    assert [field.name for field in settable if not field.is_constructed] == []
+
+
+async def test_word_that_an_enumeration_lacks_changes_nothing(client: Client) -> None:
+    failure = await client.failure("VM.set_actions_after_crash", VM, "explode")
+    assert failure[0] == "INTERNAL_ERROR"
+    assert "explode" in failure[1]
+    assert await client("VM.get_actions_after_crash", VM) == "restart"
 
 
 async def test_tags_are_added_once_and_removed(client: Client) -> None:
