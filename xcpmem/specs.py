@@ -19,6 +19,9 @@ FOLLOWS: Final = -1
 DOMID_END: Final = 0x7FF0
 """Domids from here on are Xen's own (``DOMID_FIRST_RESERVED`` in xen's public/xen.h)."""
 
+HOST_CPUS: Final = 64
+"""The physical CPUs of the simulated machine: as many as a VM of xapi's can have."""
+
 MICROSECONDS_PER_SECOND: Final = 10**6
 
 

@@ -32,9 +32,9 @@ from xcpmem.errors import (
 from xcpmem.law import VmLaw
 from xcpmem.refs import opaque_ref
 from xcpmem.service import Service
+from xcpmem.specs import HOST_CPUS
 from xcpmem.store import Store
 from xcpmem.units import kib_to_bytes
-from xcpmem.xen.simhypervisor import CPUS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -119,7 +119,7 @@ async def test_vm_that_can_never_fit_is_refused_and_nobody_moves(daemon: Daemon)
 
 
 async def test_vm_with_more_cpus_than_the_host_finds_no_host(daemon: Daemon) -> None:
-    await daemon.service.set_VCPUs_max(WEB.uuid, CPUS + 1)
+    await daemon.service.set_VCPUs_max(WEB.uuid, HOST_CPUS + 1)
     with pytest.raises(NoHostsAvailable) as nowhere:
         await daemon.service.lifecycle.start(WEB.uuid)
     assert (nowhere.value.code, nowhere.value.params) == ("NO_HOSTS_AVAILABLE", ())
@@ -130,7 +130,7 @@ async def test_vm_with_more_cpus_than_the_host_finds_no_host(daemon: Daemon) -> 
         await daemon.service.placement.assert_can_boot_here(WEB.uuid)
     assert not await daemon.service.placement.can_boot_here(WEB.uuid)
     await assert_halted(daemon)
-    await daemon.service.set_VCPUs_max(WEB.uuid, CPUS)
+    await daemon.service.set_VCPUs_max(WEB.uuid, HOST_CPUS)
     await daemon.service.lifecycle.start(WEB.uuid)
     assert daemon.vm().power_state == "Running"
 

@@ -26,7 +26,7 @@ from xcpmem.engine.model import (
     TransferReservation,
 )
 from xcpmem.errors import DomainVanished, InvalidValue
-from xcpmem.specs import MICROSECONDS_PER_SECOND, microseconds
+from xcpmem.specs import HOST_CPUS, MICROSECONDS_PER_SECOND, microseconds
 from xcpmem.xen.driver import DomainDescription, Look
 from xcpmem.xen.simguest import CREDIT_PER_KIB, SimGuest
 from xcpmem.xen.simledger import Ledger
@@ -181,7 +181,7 @@ class SimHost:
             domains=tuple(guest.state() for guest in self._guests.values()),
             reservations=tuple(self._reservations.values()),
         )
-        return Look(host, self._descriptions)
+        return Look(host, self._descriptions, cpus=HOST_CPUS)
 
     def apply(self, action: Action) -> None:
         """Carry out one action of a daemon; doing it twice is the same as once.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from xcpmem.engine.model import Lifecycle
 from xcpmem.errors import DriverDisconnected, DriverError
-from xcpmem.specs import DomainType
+from xcpmem.specs import HOST_CPUS, DomainType
 from xcpmem.units import kib_to_whole_pages_floor
 from xcpmem.xen.hypervisor import DomainInfo, PhysInfo, Rows, Survey
 from xcpmem.xen.simline import CALL_DEADLINE_S, LineClient, LineServer
@@ -22,9 +22,6 @@ DOMAIN_ZERO_UUID: Final = "00000000-0000-0000-0000-000000000000"
 
 _FIELD_TYPES: Final = (int, str, int, int, int, bool, bool, bool, bool)
 """Of the fields of a `DomainInfo`, in its order."""
-
-CPUS: Final = 64
-"""The physical CPUs of the simulated machine: as many as a VM of xapi's can have."""
 
 
 class SimulatedHypervisor:
@@ -60,7 +57,7 @@ class SimulatedHypervisor:
                     dying=guest.lifecycle is Lifecycle.DYING,
                 )
             )
-        return Survey(tuple(infos), PhysInfo(host.total_kib, host.free_kib, host.scrub_kib, CPUS))
+        return Survey(tuple(infos), PhysInfo(host.total_kib, host.free_kib, host.scrub_kib, HOST_CPUS))
 
     async def set_maxmem(self, domid: int, maxmem_kib: int) -> None:
         """Cap what a domain may hold, in whole pages as Xen does.
