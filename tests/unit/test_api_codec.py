@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import xmlrpc.client
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from hypothesis import given
@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 from xcpmem.api import codec
 from xcpmem.api.values import I4, DateTime, Record, Value
 from xcpmem.errors import WireError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HEAD = b"<?xml version='1.0'?>\n<methodCall>\n<methodName>VM.get_record</methodName>\n<params>\n"
 TAIL = b"</params>\n</methodCall>\n"
@@ -367,3 +370,43 @@ def test_any_garbage_is_a_call_or_a_wire_error(body: bytes) -> None:
         return
     assert isinstance(call.method, str)
     assert isinstance(call.params, tuple)
+
+
+TEXTS = st.text(st.sampled_from("aZ09:.- \t\n\r\v<>&;]\"'/\x7fé\ufffe"), max_size=6)
+SHAPES = st.sampled_from(
+    [
+        "<param><value><string>%s</string></value></param>",
+        "<param>\n<value>%s</value>\t</param>",
+        "<param><value> <string>%s</string></value></param>",
+        "<param><value><int>%s</int></value></param>",
+        "<param><value><string>a<string>%s</string></string></value></param>",
+    ]
+)
+HEADS = st.sampled_from(
+    ["", "<?xml version='1.0'?>\n", '<?xml version="1.0" encoding="UTF-8"?>', "\v", "\ufeff", " \r\n"]
+)
+
+
+@given(HEADS, TEXTS, st.lists(st.tuples(SHAPES, TEXTS), max_size=3))
+def test_calls_that_need_no_parser_are_read_as_the_parser_reads_them(
+    head: str, method: str, params: list[tuple[str, str]]
+) -> None:
+    written = "".join(shape % text for shape, text in params)
+    body = f"{head}<methodCall><methodName>{method}</methodName><params>{written}</params></methodCall>"
+
+    def outcome(decode: Callable[[bytes], codec.Call]) -> codec.Call | str:
+        try:
+            return decode(body.encode())
+        except WireError as error:
+            return str(error)
+
+    assert outcome(codec.decode_call) == outcome(codec._decode_any)
+
+
+@pytest.mark.parametrize(
+    "text", ["OpaqueRef:0c0ffee0-0000-4000-8000-000000000001", "", "a b\n", "4294967296"]
+)
+def test_references_names_and_sizes_need_no_parser(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = xmlrpc.client.dumps((text, text), "VM.set_memory").encode()
+    monkeypatch.delattr(codec, "_parse")
+    assert codec.decode_call(body) == codec.Call("VM.set_memory", (text, text))

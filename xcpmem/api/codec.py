@@ -58,6 +58,15 @@ _GATE: Final = re.compile(
     + _TEXT
     + rb")*+)",
 )
+# Nearly all calls: nothing but texts, of printable ASCII without markup. They need no parser.
+_PLAIN_TEXT = rb"[\t\n !-%'-;=?-~]*+"
+_PLAIN_CALL: Final = re.compile(
+    rb"(?:<\?xml version=[\"']1\.0[\"'](?: encoding=[\"'](?i:utf-8)[\"'])? ?\?>)?"
+    rb"~<methodCall>~<methodName>(#)</methodName>"
+    rb"~<params>((?:~<param>~<value>(?:<string>#</string>|#)</value>~</param>)*+)~</params>"
+    rb"~</methodCall>~".replace(b"~", _BLANK).replace(b"#", _PLAIN_TEXT)
+)
+_PLAIN_VALUE: Final = re.compile(rb"<value>(?:<string>)?([^<]*+)")
 _ENCODING = re.compile(rb"encoding[ \t\r\n]*=[ \t\r\n]*[\"']([^\"']*)[\"']")
 _ENCODINGS: Final = frozenset({b"utf-8", b"utf8", b"us-ascii", b"ascii"})
 # Names of VMs come from outside, and one control character makes a whole answer unreadable.
@@ -108,6 +117,13 @@ def decode_call(body: bytes) -> Call:
     Raises:
         WireError: not UTF-8, refused by the gate, no XML, or no ``methodCall`` of XML-RPC's shape.
     """
+    if plain := _PLAIN_CALL.fullmatch(body):
+        texts = _PLAIN_VALUE.findall(plain[2])
+        return Call(plain[1].decode().strip(_BLANKS), tuple(text.decode() for text in texts))
+    return _decode_any(body)
+
+
+def _decode_any(body: bytes) -> Call:
     root = _parse(_admit(body))
     if root.tag != "methodCall":
         raise WireError(f"expected methodCall, got {_name(root)}")

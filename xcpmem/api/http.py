@@ -196,8 +196,7 @@ class _Edge:
             return refusal
         try:
             with self._places.taken(peer):
-                with self._places.reading(peer, request.content_length or 0):
-                    body = await self._read(request)
+                body = await self._read(request, peer)
                 if isinstance(body, web.Response):
                     return body
                 answer = await carry_out(body, peer)
@@ -219,7 +218,7 @@ class _Edge:
         refusal.headers[hdrs.RETRY_AFTER] = str(_RETRY_AFTER_S)
         return refusal
 
-    async def _read(self, request: web.Request) -> bytes | web.Response:
+    async def _read(self, request: web.Request, peer: Peer) -> bytes | web.Response:
         """Read the body, or give the page for one that is too long, too slow or of no stated length."""
         if request.content_length is None:
             return page(HTTPStatus.INTERNAL_SERVER_ERROR, "a request needs a Content-Length")
@@ -228,8 +227,9 @@ class _Edge:
         if request.content.is_eof():  # it came with the head
             return await request.read()
         try:
-            async with asyncio.timeout(self._limits.body_timeout_s):
-                return await request.read()
+            with self._places.reading(peer, request.content_length):
+                async with asyncio.timeout(self._limits.body_timeout_s):
+                    return await request.read()
         except TimeoutError:
             return page(HTTPStatus.REQUEST_TIMEOUT, "the body did not come in time")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.api.typenames import Ref, Simple
@@ -11,6 +11,7 @@ from xcpmem.units import format_bytes, format_kib
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from xcpmem.api.datamodel import Message, Parameter
     from xcpmem.api.dispatch import Caller
@@ -40,13 +41,17 @@ class Petitions:
         self._wishbook = wishbook
         self._vms = vms
 
-    @contextmanager
-    def watch(self, message: Message, caller: Caller, arguments: Sequence[object]) -> Iterator[None]:
+    def watch(
+        self, message: Message, caller: Caller, arguments: Sequence[object]
+    ) -> AbstractContextManager[None]:
         """Note a call while it is carried out; one that was the caller's mistake is struck out again."""
         if caller.session is None or not may_move_memory(message):
-            yield
-            return
-        wish = self._wishbook.note(caller.session.uname or "somebody", self._put(message, arguments))
+            return nullcontext()
+        return self._noted(caller.session.uname or "somebody", self._put(message, arguments))
+
+    @contextmanager
+    def _noted(self, who: str, what: str) -> Iterator[None]:
+        wish = self._wishbook.note(who, what)
         try:
             yield
         except ApiError:
