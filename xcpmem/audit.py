@@ -1,9 +1,10 @@
 """The audit trail: who changed what, from where, and what it was before; in ``audit.log`` of the state dir.
 
 One line of JSON for each change that was made, appended before its caller is answered, so that it survives a
-killed daemon (a power cut may take the last lines: the log has them too). The file is bounded: when it is
-full it becomes ``audit.log.1`` and a new one begins. Refused changes stand in the daemon's log alone, so that
-nobody can push others' changes out of the trail by trying what is forbidden.
+killed daemon (a power cut may take the last lines: the log has them too). A change whose daemon was killed
+before its line was there gets one at the next start, for `intents` knew that it was begun. The file is
+bounded: when it is full it becomes ``audit.log.1`` and a new one begins. Refused changes stand in the
+daemon's log alone, so that nobody can push others' changes out of the trail by trying what is forbidden.
 """
 
 from __future__ import annotations
@@ -12,18 +13,23 @@ import json
 import logging
 import os
 from collections import deque
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from xcpmem.intents import Intents
 from xcpmem.units import mib_to_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 FILE_NAME: Final = "audit.log"
 FILE_BYTES: Final = mib_to_bytes(8)
 LATEST_MOST: Final = 1000
+CUT_SHORT: Final = "not known: it was cut short before its caller was answered"
+"""The outcome of a change that may have been made, or not."""
+
 _MODE: Final = 0o600
 
 _log = logging.getLogger(__name__)
@@ -44,6 +50,7 @@ class Change:
         before: the fields of the object that are different now, as they were.
         after: the same as they are.
         task: what stood for the call, if its caller did not wait; else empty.
+        outcome: empty for what was done, else `CUT_SHORT`.
     """
 
     time: str
@@ -56,6 +63,12 @@ class Change:
     before: Mapping[str, str] = field(default_factory=dict)
     after: Mapping[str, str] = field(default_factory=dict)
     task: str = ""
+    outcome: str = ""
+
+    @property
+    def line(self) -> str:
+        """It as one line of JSON, without what is empty."""
+        return json.dumps({name: value for name, value in asdict(self).items() if value}, ensure_ascii=True)
 
 
 class AuditTrail:
@@ -68,6 +81,7 @@ class AuditTrail:
 
     def __init__(self, folder: Path | None, *, file_bytes: int = FILE_BYTES) -> None:
         self._path = folder / FILE_NAME if folder is not None else None
+        self._intents = Intents(folder) if folder is not None else None
         self._file_bytes = file_bytes
         self._latest: deque[str] = deque(maxlen=LATEST_MOST)
         self._descriptor: int | None = None
@@ -76,42 +90,76 @@ class AuditTrail:
         """Changes that could not be kept, because the disk refused."""
 
     def open(self) -> None:
-        """Read the latest lines and be ready to append; a disk that refuses is told in the log."""
-        if self._path is None:
+        """Read the latest lines and be ready to append; a disk that refuses is told in the log.
+
+        What an earlier daemon had begun and not come to the end of gets its line now.
+        """
+        if self._path is None or self._intents is None:
             return
         try:
             for path in (self._path.with_suffix(".log.1"), self._path):
                 if path.exists():
                     self._latest.extend(path.read_text(encoding="utf-8", errors="replace").splitlines())
             self._open(self._path)
+            for begun in self._intents.load():
+                line = json.dumps({**parse_line(begun), "outcome": CUT_SHORT}, ensure_ascii=True)
+                self._latest.append(line)
+                self._append(self._path, line.encode() + b"\n")
+            self._intents.forget()
         except OSError as error:
             _log.error("the audit trail cannot be kept", extra={"why": error})
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the files."""
+        if self._intents is not None:
+            self._intents.close()
+        self._let_go()
+
+    @contextmanager
+    def expecting(self, change: Change) -> Iterator[None]:
+        """Know of a change while it is made, so that a kill leaves it with a line; see `intents`."""
+        number = 0
+        if self._intents is not None:
+            try:
+                number = self._intents.begin(change.line)
+            except OSError as error:
+                self._complain(error)
+        try:
+            yield
+        finally:
+            if self._intents is not None:
+                try:
+                    self._intents.end(number)
+                except OSError as error:
+                    self._complain(error)
+
+    def _let_go(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
     def keep(self, change: Change) -> None:
         """Append a change; when the disk refuses, the log and `unwritten` tell."""
-        line = json.dumps({name: value for name, value in asdict(change).items() if value}, ensure_ascii=True)
+        line = change.line
         self._latest.append(line)
         if self._path is None:
             return
         try:
             self._append(self._path, line.encode() + b"\n")
         except OSError as error:
-            self.unwritten += 1
-            _log.error("a change could not be kept in the audit trail", extra={"why": error})
+            self._complain(error)
 
     def latest(self, count: int) -> tuple[str, ...]:
         """Give the last lines, the oldest first; at most `LATEST_MOST`."""
         return tuple(self._latest)[-count:] if count > 0 else ()
 
+    def _complain(self, error: OSError) -> None:
+        self.unwritten += 1
+        _log.error("a change could not be kept in the audit trail", extra={"why": error})
+
     def _append(self, path: Path, data: bytes) -> None:
         if self._descriptor is not None and self._written_bytes + len(data) > self._file_bytes:
-            self.close()
+            self._let_go()
             path.rename(path.with_suffix(".log.1"))
         if self._descriptor is None:
             self._open(path)

@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.apistack import GIB, LOCAL, NETWORK, Stack, running_stack
+from xcpmem.api.auditor import Auditor
+from xcpmem.api.datamodel import load_datamodel
+from xcpmem.api.dispatch import Caller
+from xcpmem.audit import CUT_SHORT
 from xcpmem.errors import XcpmemError
 
 if TYPE_CHECKING:
@@ -139,3 +143,24 @@ async def test_long_values_are_cut(stack: Stack) -> None:
     (change,) = changes(stack)
     assert change["arguments"]["value"] == "x" * 200 + "…"
     assert len(json.dumps(change)) < 1200
+
+
+@pytest.mark.parametrize("end", [asyncio.CancelledError(), ZeroDivisionError()])
+async def test_change_that_was_cut_short_has_a_line_that_says_so(stack: Stack, end: BaseException) -> None:
+    session = await stack.login()
+    message = load_datamodel().find("VM.set_name_label")
+    assert message is not None
+
+    async def handle(_: Caller, ref: str, label: str) -> None:
+        await stack.rename(stack.records.vm_uuid(ref), label)
+        raise end
+
+    auditor, caller = Auditor(stack.trail, stack.records), Caller(NETWORK, stack.sessions.find(session))
+    with pytest.raises(type(end)):
+        await auditor.carry_out(message, handle, caller, [stack.vm("halted").ref, "renamed"])
+    (change,) = changes(stack)
+    assert (change["call"], change["arguments"]) == ("VM.set_name_label", {"value": "renamed"})
+    assert change["target"].endswith("(halted)")
+    assert change["outcome"] == CUT_SHORT
+    listed = await stack.call("Memory.get_audit", session, 1)
+    assert listed == stack.trail.latest(1)

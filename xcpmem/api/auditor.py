@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.api.typenames import Ref
-from xcpmem.audit import Change
+from xcpmem.audit import CUT_SHORT, Change
 from xcpmem.errors import HandleInvalid, XcpmemError
 from xcpmem.refs import NULL_REF
 
@@ -67,24 +68,31 @@ class Auditor:
     async def carry_out(
         self, message: Message, handler: Handler, caller: Caller, arguments: Sequence[object]
     ) -> object:
-        """Carry out a call and note what it did, or that it was refused.
+        """Carry out a call and note what it did, that it was refused, or that nobody knows.
 
         Raises:
             XcpmemError: as the handler.
         """
         target, before = self._look(message, arguments)
-        try:
-            result = await handler(caller, *arguments)
-        except XcpmemError as error:
-            self.note_refusal(message, caller, error)
-            raise
-        if isinstance(message.result, Ref) and message.result.of in _SEEN:
-            before = {}
-            target, after = self._find(message.result.of, str(result))
-        else:
-            now, after = self._look(message, arguments)
-            target = target or now
-        self._note(message, caller, arguments, target=target, differing=_differing(before, after))
+        change = self._describe(message, caller, arguments, target)
+        with self._trail.expecting(change):
+            try:
+                result = await handler(caller, *arguments)
+            except XcpmemError as error:
+                self.note_refusal(message, caller, error)
+                raise
+            except BaseException:
+                # Cancelled, or a bug: what was made durable before is there all the same.
+                self._note(replace(change, outcome=CUT_SHORT))
+                raise
+            if isinstance(message.result, Ref) and message.result.of in _SEEN:
+                before = {}
+                target, after = self._find(message.result.of, str(result))
+            else:
+                now, after = self._look(message, arguments)
+                target = target or now
+            was, became = _differing(before, after)
+            self._note(replace(change, time=self._time(), target=target, before=was, after=became))
         return result
 
     def note_refusal(self, message: Message, caller: Caller, error: XcpmemError) -> None:
@@ -104,18 +112,11 @@ class Auditor:
             },
         )
 
-    def _note(
-        self,
-        message: Message,
-        caller: Caller,
-        arguments: Sequence[object],
-        *,
-        target: str,
-        differing: tuple[Mapping[str, str], Mapping[str, str]],
-    ) -> None:
+    def _describe(self, message: Message, caller: Caller, arguments: Sequence[object], target: str) -> Change:
+        """Say what is known of a change before it is made."""
         session = caller.owner
-        change = Change(
-            time=self._now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+        return Change(
+            time=self._time(),
             user=session.user,
             role=session.role,
             source=caller.peer.where,
@@ -126,13 +127,16 @@ class Auditor:
                 for param, value in zip(message.params, arguments, strict=False)
                 if not (isinstance(param.type, Ref) and param.type.of == message.class_name)
             },
-            before=differing[0],
-            after=differing[1],
             task="" if caller.task == NULL_REF else caller.task,
         )
+
+    def _time(self) -> str:
+        return self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def _note(self, change: Change) -> None:
         self._trail.keep(change)
         _log.info(
-            "%s did %s%s",
+            "%s began %s%s" if change.outcome else "%s did %s%s",
             change.user,
             change.call,
             f" to {change.target}" if change.target else "",
@@ -145,6 +149,7 @@ class Auditor:
                 "arguments": _line(change.arguments),
                 "before": _line(change.before),
                 "after": _line(change.after),
+                "outcome": change.outcome,
             },
         )
 

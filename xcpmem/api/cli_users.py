@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _LINES: Final = 20
 _AUDIT_ROWS: Final = (
-    *("time", "user", "role", "source", "call", "target", "arguments", "before", "after", "task"),
+    *("time", "user", "role", "source", "call", "target", "arguments", "before", "after", "task", "outcome"),
 )
 
 
