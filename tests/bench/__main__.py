@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tests.bench import calls, comparison, engine, planning, records
+from tests.bench import calls, comparison, engine, events, planning, records, scrapes, starts
 from tests.bench.figures import HEADINGS, Curve, Figure, curve_rows, rows
 from tests.bench.plot import draw
 from tests.bench.policies import section
@@ -30,6 +30,9 @@ SECTIONS: Final[Mapping[str, Callable[[Rig], Iterable[Figure | Curve]]]] = {
     "planning": planning.figures,
     "calls": calls.figures,
     "records": records.figures,
+    "events": events.figures,
+    "scrapes": scrapes.figures,
+    "starts": starts.figures,
     "policies": lambda _: section.figures(),
 }
 REPORT: Final = Path("build/bench.json")

@@ -81,7 +81,7 @@ class Load:
                     aside_s += time.perf_counter() - started_s
                     aside_cpu_ms += cpu_ms(self.pid) - started_cpu_ms
                 writer.write(self.request)
-                await _read_answer(reader)
+                await read_answer(reader)
         finally:
             writer.close()
             await writer.wait_closed()
@@ -108,13 +108,14 @@ async def _ask(port: int, request: bytes) -> bytes:
     try:
         async with asyncio.timeout(DEADLINE_S):
             writer.write(request)
-            return await _read_answer(reader)
+            return await read_answer(reader)
     finally:
         writer.close()
         await writer.wait_closed()
 
 
-async def _read_answer(reader: asyncio.StreamReader) -> bytes:
+async def read_answer(reader: asyncio.StreamReader) -> bytes:
+    """Read a whole answer; its body."""
     head = await reader.readuntil(b"\r\n\r\n")
     length = _LENGTH.search(head)
     if not head.startswith(b"HTTP/1.1 200 ") or length is None:

@@ -1,8 +1,9 @@
-"""Peers that run beside the daemon, each a process: ``python -m tests.bench.peers static|stdlib FILE``.
+"""Peers that run beside the daemon, each a process: ``python -m tests.bench.peers KIND FILE``.
 
-Both answer every POST as the daemon would, with the bytes of FILE: ``static`` is aiohttp that does nothing
-else, the most that our server could reach; ``stdlib`` is the standard library's XML-RPC server, threaded,
-which marshals the value that the bytes stand for. They print their port when they serve.
+All answer every POST as the daemon would, with the bytes of FILE: ``static`` is aiohttp that does nothing
+else, the most that our server could reach; ``waiting`` is the same where ``/wait`` is answered when somebody
+calls ``/wake``; ``stdlib`` is the standard library's XML-RPC server, threaded, which marshals the value that
+the bytes stand for. They print their port when they serve.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
 from aiohttp import web
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
+
+    Handler = Callable[[web.Request], Awaitable[web.Response]]
 
     from tests.e2e.programs import Workshop
 
@@ -30,8 +33,32 @@ async def serve_static(content: bytes) -> None:
         await request.read()
         return web.Response(body=content, content_type="text/xml")
 
+    await _serve({"/{path:.*}": answer})
+
+
+async def serve_waiting(content: bytes) -> None:
+    """Answer ``/wait`` with the content when ``/wake`` is called."""
+    woken = asyncio.Event()
+
+    async def wait(request: web.Request) -> web.Response:
+        await request.read()
+        await woken.wait()
+        return web.Response(body=content, content_type="text/xml")
+
+    async def wake(request: web.Request) -> web.Response:
+        nonlocal woken
+        await request.read()
+        woken.set()
+        woken = asyncio.Event()
+        return web.Response(body=b"woken")
+
+    await _serve({"/wait": wait, "/wake": wake})
+
+
+async def _serve(handlers: Mapping[str, Handler]) -> None:
     app = web.Application()
-    app.router.add_post("/{path:.*}", answer)
+    for path, handler in handlers.items():
+        app.router.add_post(path, handler)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -90,6 +117,7 @@ def _tell_port(port: int) -> None:
 
 SERVERS: Mapping[str, Callable[[bytes], None]] = {
     "static": lambda content: asyncio.run(serve_static(content)),
+    "waiting": lambda content: asyncio.run(serve_waiting(content)),
     "stdlib": serve_stdlib,
 }
 
