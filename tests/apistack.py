@@ -171,6 +171,7 @@ async def running_stack(
     answers_removed: bool = True,
     event_clock: EventClock | None = None,
     safety_look_s: float = 30.0,
+    most_vms: int = 100,
 ) -> AsyncIterator[Stack]:
     """Run everything over a simulated host of 16 GiB: guests ``web1`` and ``db1``, and a halted VM."""
     specs = tuple(guests) if guests is not None else (a_guest(1, "web1"), a_guest(2, "db1"))
@@ -184,9 +185,8 @@ async def running_stack(
         uuid=HOST,
         domain_zero=DomainZero(2 * GIB_KIB, 4, uuid=ZERO),
     )
-    service = Service(
-        Store(state_dir), controller, ServiceSettings(host=identity, pool_uuid=POOL), clock=clock
-    )
+    settings = ServiceSettings(host=identity, pool_uuid=POOL, most_vms=most_vms)
+    service = Service(Store(state_dir), controller, settings, clock=clock)
     await service.start()
     await service.seed([a_halted_vm()])
     sessions = Sessions(

@@ -156,6 +156,10 @@ class Settings:
     overhead_formula: Annotated[
         OverheadFormula, Setting(choice(OverheadFormula), "xapi's overhead of a VM: since 26.3, or before")
     ] = OverheadFormula.NEW
+    most_vms: Annotated[int, Setting(COUNT, "clients may create VM records until there are so many")] = 10_000
+    removed_getters: Annotated[
+        bool, Setting(BOOLEAN, "answer getters of fields that xapi has removed; xapi itself refuses")
+    ] = True
     session_idle_s: Annotated[float, Setting(SECONDS, "an unused session ends after this; as xapi")] = 86400.0
     reservation_orphan_s: Annotated[
         float, Setting(SECONDS, "after a restart, reservations that nobody claims are given back")

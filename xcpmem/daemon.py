@@ -186,6 +186,7 @@ async def _assemble(
         ServiceSettings(
             host=_identity(settings),
             policies=policies,
+            most_vms=settings.most_vms,
             formula=NEW_FORMULA if settings.overhead_formula is OverheadFormula.NEW else OLD_FORMULA,
         ),
         toolstack=host.toolstack,
@@ -241,6 +242,7 @@ async def _assemble(
         auditor=Auditor(trail, records, dict.fromkeys(USER_CHANGES, service.users.roles)),
         witness=Petitions(wishbook, service.vms).watch,
         refusal=OBSERVING if settings.observe else "",
+        answers_removed=settings.removed_getters,
     )
     dropin = DropIn(
         service,

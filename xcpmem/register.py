@@ -38,6 +38,10 @@ _GENERATION_ID: Final = "generation_id"
 _NO_GENERATION: Final = frozenset({"", "0:0"})
 
 
+MOST_VMS: Final = 10_000
+"""More than any one host can run (Xen numbers at most 32752 domains, few hosts hold 1000)."""
+
+
 class VmRegister:
     """The use cases.
 
@@ -45,12 +49,14 @@ class VmRegister:
         ledger: of the VMs.
         operations: one thing at a time on each VM.
         law: what xapi allows.
+        most_vms: with so many records, clients may create no further ones.
     """
 
-    def __init__(self, ledger: Ledger, operations: Operations, law: VmLaw) -> None:
+    def __init__(self, ledger: Ledger, operations: Operations, law: VmLaw, most_vms: int = MOST_VMS) -> None:
         self._ledger = ledger
         self._operations = operations
         self._law = law
+        self._most_vms = most_vms
 
     async def create(self, vm: Vm) -> str:
         """Serve ``VM.create``.
@@ -62,15 +68,21 @@ class VmRegister:
             The uuid.
 
         Raises:
+            OperationNotAllowed: there are as many as there may be.
             HostError: the disk refused.
         """
         seed = {_MAC_SEED: str(uuid4())}
         made = self._law.with_overhead(replace(vm, other_config={**seed, **vm.other_config}))
-        await self._ledger.post(lambda entry: entry.put_vm(made))
+
+        def write(entry: Entry) -> None:
+            self._check_room(entry)
+            entry.put_vm(made)
+
+        await self._ledger.post(write)
         return made.uuid
 
     async def clone(self, uuid: str, new_name: str) -> str:
-        """Serve ``VM.clone``: the new VM's uuid. Raises UuidInvalid, HostError, and as `check_operation`."""
+        """Serve ``VM.clone``: the new VM's uuid. Raises UuidInvalid, and as `create`, `check_operation`."""
         return await self._clone(uuid, new_name, CLONE)
 
     async def copy(self, uuid: str, new_name: str) -> str:
@@ -151,11 +163,19 @@ class VmRegister:
     async def _clone(self, uuid: str, new_name: str, operation: Operation) -> str:
         def write(vm: Vm, entry: Entry) -> str:
             check_operation(vm, operation)
+            self._check_room(entry)
             made = _copy_of(vm, new_name)
             entry.put_vm(made)
             return made.uuid
 
         return await self._operations.decide(uuid, write)
+
+    def _check_room(self, entry: Entry) -> None:
+        if len(entry.vms) >= self._most_vms:
+            raise OperationNotAllowed(
+                f"there are {len(entry.vms)} VM records; most_vms lets clients create them up to "
+                f"{self._most_vms}: destroy some, or raise it"
+            )
 
 
 def _copy_of(vm: Vm, new_name: str) -> Vm:

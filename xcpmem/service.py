@@ -28,7 +28,7 @@ from xcpmem.operations import Operations
 from xcpmem.placement import VmPlacement
 from xcpmem.policybook import PolicyBook, PolicyChoices
 from xcpmem.pool import PoolRecord
-from xcpmem.register import VmRegister
+from xcpmem.register import MOST_VMS, VmRegister
 from xcpmem.reservations import Reservations
 from xcpmem.units import BYTES_PER_MIB, kib_to_bytes
 from xcpmem.users import Users
@@ -61,6 +61,7 @@ class ServiceSettings:
         pool_uuid: for the pool's record the first time; empty: one is made.
         formula: which release of xapi is counted like.
         restrict_dmc: the pool has no licence for dynamic memory.
+        most_vms: with so many VM records, clients may create no further ones.
         first_look_s: how long a setter may wait for the first look at the host, seconds.
         reservation_s: how long a reservation may wait for guests, seconds.
         balance_s: how long ``Memory.balance_memory`` may wait, seconds.
@@ -71,6 +72,7 @@ class ServiceSettings:
     pool_uuid: str = ""
     formula: AccountingFormula = NEW_FORMULA
     restrict_dmc: bool = False
+    most_vms: int = MOST_VMS
     first_look_s: float = 10.0
     reservation_s: float = 60.0
     balance_s: float = 60.0
@@ -122,7 +124,7 @@ class Service:
             clock=clock,
         )
         self.labels = VmLabels(self._ledger)
-        self.register = VmRegister(self._ledger, self._operations, self._law)
+        self.register = VmRegister(self._ledger, self._operations, self._law, self._settings.most_vms)
         self.foresight = Foresight(ring, self._ledger, self._law, self._host, self._name_domain)
         self.users = Users(self._ledger)
         self.answers = Answers(self._ledger)

@@ -153,6 +153,25 @@ async def test_copy_of_a_vm_is_new_where_it_must_be_and_the_same_elsewhere(
     assert after["other_config"]["mac_seed"] != before["other_config"]["mac_seed"]
 
 
+async def test_clients_create_no_more_vms_than_the_settings_allow(tmp_path: Path) -> None:
+    async with running_stack(tmp_path) as stack:
+        count = len(stack.service.vms())
+    async with running_stack(tmp_path, most_vms=count + 1) as stack:
+        client = Client(stack, await stack.login())
+        made = await client("VM.clone", VM, "one more")
+        reason = (
+            f"there are {count + 1} VM records; most_vms lets clients create them up to {count + 1}: "
+            "destroy some, or raise it"
+        )
+        refusal = ["OPERATION_NOT_ALLOWED", reason]
+        assert await client.failure("VM.create", a_record()) == refusal
+        assert await client.failure("VM.clone", VM, "too many") == refusal
+        assert await client.failure("VM.copy", VM, "too many", NULL_REF) == refusal
+        assert len(await client("VM.get_all")) == count + 1
+        await client("VM.destroy", made)
+        await client("VM.create", a_record())
+
+
 async def test_vm_comes_of_a_template_by_clone_and_provision(client: Client) -> None:
     template = await client(
         "VM.create", a_record(is_a_template=True, other_config={"default_template": "true", "x": "y"})
