@@ -317,6 +317,7 @@ class Controller:
         now_s = self._clock()
         wishes = self._inbox.wishes(self._troubles.left_alone(now_s))
         thought = self._mind.think(look.host, wishes, now_s)
+        await asyncio.sleep(0)  # others' turn: seeing and thinking of a thousand domains takes milliseconds
         complete = await self._actuator.carry_out(thought.actions, turn)
         for verdict in thought.verdicts:
             if isinstance(verdict, Refused):

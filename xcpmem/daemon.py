@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import logging
 import math
 import signal
@@ -137,6 +138,7 @@ async def _serve(settings: Settings, policies: PolicyChoices) -> None:
         ring = asyncio.create_task(parts.controller.run(), name="ring")
         stack.push_async_callback(_end_ring, parts.controller, ring)
         await _first_look(parts.controller, settings)
+        _settle_memory()
         port = await parts.server.start()
         stack.push_async_callback(parts.server.close)
         stack.push_async_callback(parts.tasks.close)
@@ -357,6 +359,12 @@ async def _first_look(controller: Controller, settings: Settings) -> None:
     """Wait until the records can be true."""
     if await controller.next_report(0, settings.safety_look_s) is None:
         raise DriverError(f"the host could not be looked at within {settings.safety_look_s:g} s")
+
+
+def _settle_memory() -> None:
+    """Spare the garbage collector what stays for good: going through it all holds everybody up for long."""
+    gc.collect()
+    gc.freeze()
 
 
 async def _watch(stop: asyncio.Event, ring: asyncio.Task[None], controller: Controller) -> None:
