@@ -27,13 +27,17 @@ if TYPE_CHECKING:
 
 
 def transfer(reservation_id: str, domid: int) -> Making:
-    """Give a reservation to a domain under construction.
+    """Give a reservation to a domain under construction; to the same one again is no harm.
 
-    The command raises UnknownReservation, or InvalidValue when there is no such domain.
+    The command raises UnknownReservation, also when the memory went to another domain that is still there, or
+    InvalidValue when there is no such domain.
     """
 
     def make(host: HostState) -> tuple[Action, ...]:
-        return (TransferReservation(_find(host, reservation_id, domid), domid),)
+        reservation = _find(host, reservation_id, domid)
+        if any(domain.domid == reservation.domid != domid for domain in host.domains):
+            raise UnknownReservation(reservation_id)
+        return (TransferReservation(reservation, domid),)
 
     return make
 

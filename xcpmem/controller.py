@@ -174,7 +174,7 @@ class Controller:
         """Give a reservation to a domain under construction; maxmem is really set when this returns.
 
         Raises:
-            UnknownReservation: there is none of that id.
+            UnknownReservation: there is none of that id, or another domain that is still there has got it.
             InvalidValue: there is no such domain.
             DriverError: the host refused.
         """

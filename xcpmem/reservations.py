@@ -108,7 +108,7 @@ class Reservations:
         """Serve ``Memory.transfer_reservation_to_domain``.
 
         Raises:
-            UnknownReservation: there is none of that id.
+            UnknownReservation: there is none of that id, or another domain that is still there has got it.
             InvalidValue: there is no such domain.
             DriverError: the host refused.
         """

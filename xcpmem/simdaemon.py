@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from xcpmem import script
+from xcpmem import commands, script
 from xcpmem.engine.belief import Beliefs
 from xcpmem.engine.model import (
     DeleteReservation,
@@ -23,7 +23,6 @@ from xcpmem.engine.model import (
     MemoryRequest,
     Refused,
     SetTarget,
-    TransferReservation,
     Wishes,
 )
 from xcpmem.engine.planner import Plan, plan
@@ -166,6 +165,7 @@ class SimDaemon:
         """Look, think, touch, and answer who waited for it."""
         now_us = self._host.now_us
         self._turned_us = now_us
+        self._free_orphans()
         decided = self._think()
         self._plan, self._beliefs = decided, decided.beliefs
         done = []
@@ -182,6 +182,12 @@ class SimDaemon:
                 self._announce(verdict)
         self._end_balancing(now_us)
         return Turn(tuple(done), decided.verdicts)
+
+    def _free_orphans(self) -> None:
+        """Give back what was transferred to domains that are gone, as the daemon's ring does."""
+        reservations, guests = self._host.reservations.values(), self._host.guests
+        for each in [each for each in reservations if each.domid is not None and each.domid not in guests]:
+            self._host.apply(DeleteReservation(each))
 
     def reasons(self) -> dict[int, Reason]:
         """Look and think once more, and say why each domain has the target it has."""
@@ -338,11 +344,13 @@ class SimDaemon:
             raise InvalidValue("domid", domid) from error
 
     def _transfer(self, name: str, domid: int) -> None:
-        reservation = self._host.reservations.get(self._kept.reservation_ids.get(name, name))
-        if reservation is None:
-            raise UnknownReservation(name)
-        self._living(domid)
-        self._host.apply(TransferReservation(reservation, domid))
+        make = commands.transfer(self._kept.reservation_ids.get(name, name), domid)
+        try:
+            actions = make(self._host.observe().host)
+        except UnknownReservation as error:
+            raise UnknownReservation(name) from error
+        for action in actions:
+            self._host.apply(action)
 
     def _delete(self, name: str, domid: int) -> None:
         reservation = self._host.reservations.get(self._kept.reservation_ids.get(name, name))

@@ -207,6 +207,22 @@ async def test_controller_refuses_to_transfer_what_or_where_is_nothing() -> None
         assert controller.reservation_of_domain(7) is None
 
 
+async def test_memory_that_a_domain_was_given_goes_to_no_other_while_it_is_there() -> None:
+    host = host_of(
+        guest(1),
+        *(GuestSpec(domid=n, dynamic_min_kib=0, dynamic_max_kib=GIB, target_kib=0) for n in (2, 3)),
+    )
+    async with ring(host) as controller:
+        reservation = await controller.reserve(owner="me", min_kib=GIB, max_kib=GIB)
+        await controller.transfer(reservation.reservation_id, 2)
+        await controller.transfer(reservation.reservation_id, 2)
+        with pytest.raises(UnknownReservation):
+            await controller.transfer(reservation.reservation_id, 3)
+        await settled(controller)
+    assert host.guest(3).reservation_id is None
+    assert host.ledger.overcommit_kib == 0
+
+
 async def test_controller_names_the_reservation_of_a_domain_and_frees_it_when_the_domain_dies() -> None:
     host = host_of(guest(1), GuestSpec(domid=2, dynamic_min_kib=0, dynamic_max_kib=GIB, actual_kib=0))
     async with ring(host) as controller:

@@ -191,6 +191,34 @@ def test_a_reservation_goes_to_a_domain_and_can_be_asked_for() -> None:
     assert answer["totals"]["overcommit_kib"] == 0
 
 
+def test_memory_that_a_domain_was_given_goes_to_no_other_while_it_is_there() -> None:
+    answer = run(
+        scene(
+            (1.0, RESERVE),
+            (9.0, script.TransferReservation(reservation="vm", domid=1)),
+            (10.0, script.TransferReservation(reservation="vm", domid=1)),
+            (10.0, script.TransferReservation(reservation="vm", domid=2)),
+            guests=(peer(1), peer(2)),
+        )
+    )
+    assert [call["error"] for call in answer["calls"]] == [None, None, None, ["UNKNOWN_RESERVATION", "vm"]]
+    assert answer["totals"]["overcommit_kib"] == 0
+
+
+def test_memory_that_a_domain_was_given_is_free_when_it_ends() -> None:
+    answer = run(
+        scene(
+            (1.0, RESERVE),
+            (9.0, script.TransferReservation(reservation="vm", domid=1)),
+            (20.0, script.Shutdown(domid=1)),
+            (21.0, script.ReserveMemoryRange(min_kib=1000, max_kib=9000, as_name="all")),
+            guests=(peer(1), peer(2, dynamic_max_kib=5000)),
+        )
+    )
+    assert answer["calls"][3]["value"][1] == pytest.approx(1000 + 8000 * 2 / 3, abs=8)
+    assert answer["totals"]["overcommit_kib"] == 0
+
+
 @pytest.mark.parametrize(
     ("call", "error"),
     [

@@ -369,11 +369,9 @@ class SimHost:
         self.version += bool(clean_kib)
 
     def _recount(self) -> None:
-        """Count the reservations that no living domain accounts for, as `HostState.reserved_kib` does."""
+        """Count the reservations that were not transferred; the others are in what their domains hold."""
         self.version += 1
-        self._reserved_kib = sum(
-            each.size_kib for each in self._reservations.values() if each.domid not in self._guests
-        )
+        self._reserved_kib = sum(each.size_kib for each in self._reservations.values() if each.domid is None)
 
     def _audit(self) -> None:
         """Note in the ledger if more is promised than there is."""
