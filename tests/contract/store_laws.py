@@ -138,6 +138,19 @@ async def watch_fires_at_first_and_at_each_change_below(store: Xenstore, scratch
     await store.unwatch(scratch, "law")
 
 
+async def watches_set_together_are_watches_each(store: Xenstore, scratch: str) -> None:
+    below = [f"{scratch}/{number}" for number in range(3)]
+    await store.watch(below[0], "law")
+    await store.watch_many([(path, "law") for path in below])
+    await events_until(store, lambda events: set(below) <= events.paths)
+
+    await store.write(below[2], "1")
+    await events_until(store, lambda events: below[2] in events.paths)
+    await refusal(store.watch_many([(scratch, "law"), ("no path", "law")]), InvalidValue)
+    for path in below:
+        await store.unwatch(path, "law")
+
+
 async def watch_below_a_removed_directory_fires(store: Xenstore, scratch: str) -> None:
     await store.write(f"{scratch}/a/b", "1")
     await store.watch(f"{scratch}/a/b", "law")
@@ -218,6 +231,7 @@ LAWS: Final = (
     guarded_write_needs_its_guard,
     guarded_writes_made_together_all_succeed,
     watch_fires_at_first_and_at_each_change_below,
+    watches_set_together_are_watches_each,
     watch_below_a_removed_directory_fires,
     ended_watch_is_silent,
     watching_twice_is_watching_once,

@@ -17,6 +17,7 @@ from xcpmem.xen.doorbell import GUEST_GAP_S
 from xcpmem.xen.live import LiveDriver
 from xcpmem.xen.simulated import SimulatedHost
 from xcpmem.xen.storefault import Fault, Misbehaviour
+from xcpmem.xen.storesession import BATCH_REQUESTS_MAX
 from xcpmem.xen.wire import MessageType
 from xcpmem.xen.xenstore import Xenstore
 
@@ -59,6 +60,25 @@ async def driver(host: SimulatedHost, tmp_path: Path, clock: Clock) -> AsyncIter
     await driver.observe()
     yield driver
     await driver.close()
+
+
+@pytest.mark.parametrize("size", [10, 60])
+async def test_first_look_asks_xenstored_as_often_however_many_domains_there_are(
+    tmp_path: Path, size: int
+) -> None:
+    host = SimulatedHost(load_scenario(f"fleet:{size}"))
+    await host.start(str(tmp_path / "x"))
+    exchanges: list[float] = []
+    store = Xenstore(str(tmp_path / "x"))
+    store.observe_exchanges(exchanges.append)
+    driver = LiveDriver(store, host.hypervisor, slush_kib=0)
+    await driver.start()
+    exchanges.clear()
+    assert len((await driver.observe()).host.domains) == size
+    requests = store.requests
+    assert len(exchanges) <= 6 + requests / BATCH_REQUESTS_MAX
+    await driver.close()
+    await host.close()
 
 
 async def seen(driver: LiveDriver) -> DomainState:

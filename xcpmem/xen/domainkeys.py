@@ -143,8 +143,9 @@ class KeyCache:
         for domid in sorted(self._keys.keys() - domids):
             await self._forget(domid)
         new = domids - self._keys.keys()
-        for domid in sorted(new):
-            await self._watch(domid)
+        await self._xenstore.watch_many(
+            (path(domid), f"xcpmem:{domid}") for domid in sorted(new) for path in _WATCHED
+        )
         if self._must_read_all(events, now_s):
             stale = domids
         else:
@@ -168,10 +169,6 @@ class KeyCache:
             self._echoes.clear()
             self._read_all_s = now_s
         return must
-
-    async def _watch(self, domid: int) -> None:
-        for path in _WATCHED:
-            await self._xenstore.watch(path(domid), f"xcpmem:{domid}")
 
     async def _forget(self, domid: int) -> None:
         del self._keys[domid]

@@ -71,9 +71,11 @@ def text(data: bytes) -> str:
     return data.rstrip(wire.NUL).decode("utf-8", "backslashreplace")
 
 
-def payload(reply: Reply) -> bytes:
-    """Return what a reply brings, or raise the StoreError that it is."""
+def payload(reply: Reply, fine: str = "") -> bytes:
+    """Return what a reply brings, nothing for the error that is fine, or raise the StoreError that it is."""
     if isinstance(reply, StoreError):
+        if reply.name == fine:
+            return b""
         raise reply
     return reply
 

@@ -27,7 +27,7 @@ from xcpmem.xen.storesession import BATCH_REQUESTS_MAX, StoreSession
 from xcpmem.xen.wire import MessageType
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from xcpmem.xen.storelink import Request
 
@@ -319,10 +319,18 @@ class Xenstore:
         Raises:
             InvalidValue: path or token is not allowed. After any error there is no watch.
         """
-        request = storerequest.watch_payload(path, token)
-        if request not in self._session.watches:
-            await self._ask(MessageType.WATCH, request, fine="EEXIST")
-            self._session.watches[request] = None
+        await self.watch_many(((path, token),))
+
+    async def watch_many(self, watches: Iterable[tuple[str, str]]) -> None:
+        """Set watches as `watch` does, path and token of each, many on their way at the same time."""
+        payloads = [storerequest.watch_payload(path, token) for path, token in watches]
+        missing = [payload for payload in payloads if payload not in self._session.watches]
+        for start in range(0, len(missing), BATCH_REQUESTS_MAX):
+            batch = missing[start : start + BATCH_REQUESTS_MAX]
+            replies = await self._session.exchange([(MessageType.WATCH, payload) for payload in batch])
+            for payload, reply in zip(batch, replies, strict=True):
+                storerequest.payload(reply, fine="EEXIST")
+                self._session.watches[payload] = None
 
     async def unwatch(self, path: str, token: str) -> None:
         """End a watch; one that is not there is fine. Events on their way may still come.
@@ -386,6 +394,4 @@ class Xenstore:
         fine: str = "",
     ) -> bytes:
         reply = (await self._session.exchange([(message_type, payload)], transaction_id))[0]
-        if isinstance(reply, StoreError) and reply.name == fine:
-            return b""
-        return storerequest.payload(reply)
+        return storerequest.payload(reply, fine)
