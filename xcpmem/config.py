@@ -22,13 +22,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, get_origin,
 from xcpmem import __version__
 from xcpmem.errors import ConfigError, InvalidValue
 from xcpmem.logs import LogFormat, LogLevel, LogTarget
-from xcpmem.readers import ADDRESS, BOOLEAN, COUNT, KIB, PATH, SECONDS, TABLE, TEXT, Address, Reader, choice
+from xcpmem.readers import ADDRESS, BOOLEAN, COUNT, KIB, PATH, SECONDS, TABLE, TABLES, TEXT, Address, choice
 from xcpmem.squeezedconf import IMPORT_FLAG, import_squeezed_conf
 from xcpmem.units import mib_to_kib
 from xcpmem.usage import HELP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from xcpmem.readers import Reader
 
 DEFAULT_LISTEN: Final = Address("127.0.0.1", 8080)
 _COMMAND_LINE: Final = "command line"
@@ -127,6 +129,10 @@ class Settings:
     policy: Annotated[str, Setting(TEXT, "how memory is divided", "NAME")] = "proportional"
     policy_parameters: Annotated[
         Mapping[str, object] | None, Setting(TABLE, "its parameters, a table; see 'xcpmem policy-list'")
+    ] = None
+    shadow_parameters: Annotated[
+        Mapping[str, Mapping[str, object]] | None,
+        Setting(TABLES, "by policy, parameters that it has as a shadow, a table each"),
     ] = None
     observe: Annotated[
         bool, Setting(BOOLEAN, "look and plan beside another balancer, touch nothing", "switch")

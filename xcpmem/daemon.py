@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon; return its exit status: 0 after SIGTERM, 2 for a bad option, 1 when it cannot serve."""
     try:
         settings = parse_command_line(sys.argv[1:] if argv is None else argv)
-        policies = _policies(settings)
+        policies = configure(settings, load_policies())
         logs.configure(settings.log_level, settings.log_format, settings.log_to)
     except ConfigError as error:
         sys.stderr.write(f"xcpmemd: {error}\n")
@@ -105,10 +105,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"xcpmemd: cannot serve: {error}\n")
         return 1
     return 0
-
-
-def _policies(settings: Settings) -> PolicyChoices:
-    return configure(settings.policy, settings.policy_parameters or {}, load_policies(), settings.origins)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,13 +166,13 @@ async def _assemble(
     host = await open_host(settings)
     stack.push_async_callback(host.close)
     if host.policy is not None and "policy" not in settings.origins:
-        origins = {"policy": settings.scenario}
-        policies = configure(host.policy, settings.policy_parameters or {}, policies.available, origins)
+        origins = {**settings.origins, "policy": settings.scenario}
+        policies = configure(replace(settings, policy=host.policy, origins=origins), policies.available)
     caution = Caution(patience_s=settings.patience_s)
     controller = Controller(
         host.driver,
         policy=policies.configured,
-        shadows=Shadows(policies.available, caution),
+        shadows=Shadows(policies.shadows, caution),
         settings=PlannerSettings(caution=caution),
         safety_look_s=settings.safety_look_s,
         orphan_s=settings.reservation_orphan_s,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from xcpmem.engine.parameters import declared_parameters
 from xcpmem.engine.policies import POLICIES, find_policy
@@ -20,6 +20,7 @@ from xcpmem.weights import VmWeights
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from xcpmem.config import Settings
     from xcpmem.engine.policy import ChosenPolicy, Policy
     from xcpmem.ledger import Ledger
     from xcpmem.ring import Ring
@@ -37,39 +38,68 @@ class PolicyChoices:
     Args:
         available: all that can be chosen, by name.
         configured: what the settings say.
+        shadow_parameters: by policy, those with which it is run beside the one in force.
     """
 
     available: Mapping[str, Policy] = field(default_factory=lambda: POLICIES)
     configured: ChosenPolicy = field(default_factory=lambda: find_policy("proportional"))
+    shadow_parameters: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+
+    @property
+    def shadows(self) -> Mapping[str, ChosenPolicy]:
+        """Every policy as it is run beside the one in force."""
+        return {
+            name: find_policy(name, self.shadow_parameters.get(name, {}), self.available)
+            for name in self.available
+        }
 
 
-def configure(
-    name: str, parameters: Mapping[str, object], available: Mapping[str, Policy], origins: Mapping[str, str]
-) -> PolicyChoices:
+def configure(settings: Settings, available: Mapping[str, Policy]) -> PolicyChoices:
     """Make the choices from what the settings say.
 
     Args:
-        name: of the policy.
-        parameters: as the settings have them.
+        settings: which policy, and the parameters of it and of the others.
         available: all policies, by name.
-        origins: where the settings ``policy`` and ``policy_parameters`` were given.
 
     Raises:
         ConfigError: no such policy, or a parameter that is unknown or wrong.
     """
+    place = _Place("policy", "policy_parameters", settings.origins)
+    chosen = _find(settings.policy, settings.policy_parameters or {}, available, place)
+    shadow_parameters = settings.shadow_parameters or {}
+    for name, parameters in shadow_parameters.items():
+        key = f"shadow_parameters.{name}"
+        _find(name, parameters, available, _Place(key, key, settings.origins))
+    return PolicyChoices(available, chosen, shadow_parameters)
+
+
+class _Place(NamedTuple):
+    """The settings that name a policy and its parameters, and where settings were given."""
+
+    name_key: str
+    parameters_key: str
+    origins: Mapping[str, str]
+
+    def origin_of(self, key: str) -> str:
+        return self.origins.get(key.partition(".")[0], "settings")
+
+
+def _find(
+    name: str, parameters: Mapping[str, object], available: Mapping[str, Policy], place: _Place
+) -> ChosenPolicy:
     if name not in available:
         why = f"no policy {name!r}; there are: {', '.join(available)}"
-        raise ConfigError(origins.get("policy", "settings"), "policy", why)
+        raise ConfigError(place.origin_of(place.name_key), place.name_key, why)
     known = {declared.name: declared for declared in declared_parameters(available[name].parameters)}
     try:
-        return PolicyChoices(available, find_policy(name, parameters, available))
+        return find_policy(name, parameters, available)
     except InvalidValue as error:
         key, value = error.params
         why = f"policy {name} has no such parameter; it has: {', '.join(known) or 'none'}"
         if key in known:
             why = f"expected {known[key].expected}, got {value!r}"
-        where = origins.get("policy_parameters", "settings")
-        raise ConfigError(where, f"policy_parameters.{key}", why) from error
+        where = place.origin_of(place.parameters_key)
+        raise ConfigError(where, f"{place.parameters_key}.{key}", why) from error
 
 
 class PolicyBook:

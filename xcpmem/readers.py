@@ -131,6 +131,12 @@ def _read_table(value: object) -> Mapping[str, object]:
     raise ValueError(value)
 
 
+def _read_tables(value: object) -> Mapping[str, Mapping[str, object]]:
+    if isinstance(value, dict):
+        return {key: _read_table(table) for key, table in value.items()}
+    raise ValueError(value)
+
+
 def choice(words: type[StrEnum]) -> Reader:
     """Make the reader of an enumeration: its words, as they are spelled."""
     return Reader(lambda value: words(_read_text(value)), "one of " + ", ".join(words))
@@ -143,4 +149,5 @@ SECONDS: Final = Reader(_read_seconds, "seconds, a number above 0")
 COUNT: Final = Reader(_read_count, "a whole number of 0 or more")
 KIB: Final = Reader(_read_kib, "KiB, a whole number of 0 or more, or text with a unit (72MiB)")
 TABLE: Final = Reader(_read_table, "a table of keys with plain values")
+TABLES: Final = Reader(_read_tables, "a table of tables of keys with plain values")
 ADDRESS: Final = Reader(lambda value: Address.parse(_read_text(value)), "HOST:PORT, the port from 0 to 65535")

@@ -10,7 +10,6 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.engine.containment import PolicyMemory
-from xcpmem.engine.policy import ChosenPolicy
 from xcpmem.engine.shadow import ShadowPlan, take_snapshot, what_would
 from xcpmem.watchedpolicy import under_watch
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
     from xcpmem.engine.belief import Beliefs, Caution
     from xcpmem.engine.model import HostState, Wishes
-    from xcpmem.engine.policy import Policy
+    from xcpmem.engine.policy import ChosenPolicy
 
 GAP_S: Final = 1.0
 """Between two runs at least."""
@@ -29,24 +28,22 @@ REST: Final = 19
 
 
 class Shadows:
-    """Runs all policies but the one in force, each with its default parameters.
+    """Runs all policies but the one in force.
 
     Args:
-        policies: all of them, by name.
+        policies: all of them, by name, with the parameters that they have as shadows.
         caution: the planner's.
         clock: monotonic seconds.
     """
 
     def __init__(
         self,
-        policies: Mapping[str, Policy],
+        policies: Mapping[str, ChosenPolicy],
         caution: Caution,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._caution = caution
-        self._policies = {
-            name: under_watch(ChosenPolicy(policy, policy.parameters())) for name, policy in policies.items()
-        }
+        self._policies = {name: under_watch(policy) for name, policy in policies.items()}
         self._clock = clock
         self._next_s = clock()
         self._plans: dict[str, ShadowPlan] = {}

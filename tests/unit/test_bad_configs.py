@@ -25,6 +25,8 @@ BAD = {
     'root_password_file = "/nowhere"': "root_password_file: no such file: /nowhere",
     'policy = "luck"': "policy: ",
     "policy = []": "policy: ",
+    "shadow_parameters = { shares = 60 }": "shadow_parameters: expected a table of tables of keys with plain",
+    "[shadow_parameters.shares]\nidle_tax = 60": "shadow_parameters.shares.idle_tax: policy shares has",
     "allow_plain_beyond_loopback = 1": "allow_plain_beyond_loopback: expected true or false, got 1",
     "safety_look_s = 0": "safety_look_s: expected seconds, a number above 0, got 0",
     'safety_look_s = "often"': "safety_look_s: expected seconds, a number above 0, got 'often'",

@@ -14,7 +14,7 @@ from xcpmem.engine.belief import Caution
 from xcpmem.engine.containment import FAILURES_MOST
 from xcpmem.engine.model import DynamicRange, RecordReservation, Reservation, SetMaxmem, SetTarget
 from xcpmem.engine.parameters import Parameters
-from xcpmem.engine.policies import POLICIES, find_policy
+from xcpmem.engine.policies import find_policy
 from xcpmem.engine.policy import ChosenPolicy
 from xcpmem.engine.proportional import Proportional, ProportionalParameters
 from xcpmem.errors import (
@@ -26,6 +26,7 @@ from xcpmem.errors import (
     NotEnoughMemory,
     UnknownReservation,
 )
+from xcpmem.policybook import PolicyChoices
 from xcpmem.scenario import Scenario
 from xcpmem.shadows import Shadows
 from xcpmem.specs import MICROSECONDS_PER_SECOND, BalloonSpec, GuestSpec, HostSpec
@@ -467,7 +468,7 @@ async def test_weight_counts_from_the_next_turn_on() -> None:
 
 async def test_reports_tell_what_the_other_policies_would_do() -> None:
     host = host_of(guest(1), guest(2))
-    shadows = Shadows(POLICIES, Caution(), lambda: host.now_us / MICROSECONDS_PER_SECOND)
+    shadows = Shadows(PolicyChoices().shadows, Caution(), lambda: host.now_us / MICROSECONDS_PER_SECOND)
     async with ring(host, shadows=shadows) as controller:
         report = await settled(controller)
         assert set(report.shadows) == {"shares", "pressure"}

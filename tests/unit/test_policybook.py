@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.builders import uuid_of
 from tests.replay import ReplayRing
+from xcpmem.config import Settings
 from xcpmem.engine.policies import POLICIES, find_policy
 from xcpmem.errors import ConfigError, InvalidValue
 from xcpmem.policybook import PolicyChoices, configure
@@ -20,7 +22,6 @@ from xcpmem.weights import read_weight
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
-    from pathlib import Path
 
 
 @asynccontextmanager
@@ -111,6 +112,10 @@ async def test_book_tells_what_can_be_set(tmp_path: Path) -> None:
             service.policies.get_policy_parameters("fair")
 
 
+def settings(**given: Any) -> Settings:
+    return Settings(state_dir=Path("/nowhere"), **given)
+
+
 @pytest.mark.parametrize(
     ("name", "parameters", "text"),
     [
@@ -131,7 +136,28 @@ def test_settings_are_checked_before_anything_starts(
     name: str, parameters: dict[str, object], text: str
 ) -> None:
     with pytest.raises(ConfigError) as refused:
-        configure(name, parameters, POLICIES, {"policy": "here:1"})
+        configure(settings(policy=name, policy_parameters=parameters, origins={"policy": "here:1"}), POLICIES)
+    assert str(refused.value) == text
+
+
+@pytest.mark.parametrize(
+    ("parameters", "text"),
+    [
+        (
+            {"fair": {}},
+            "here:7: shadow_parameters.fair: no policy 'fair'; there are: proportional, shares, pressure",
+        ),
+        (
+            {"shares": {"period_s": -1}},
+            "here:7: shadow_parameters.shares.period_s: expected a number from 0 to 3600, got '-1'",
+        ),
+    ],
+)
+def test_parameters_of_shadows_are_checked_as_well(
+    parameters: dict[str, dict[str, object]], text: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        configure(settings(shadow_parameters=parameters, origins={"shadow_parameters": "here:7"}), POLICIES)
     assert str(refused.value) == text
 
 

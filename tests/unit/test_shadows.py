@@ -12,8 +12,10 @@ from xcpmem.engine.model import HostState, Wishes
 from xcpmem.engine.parameters import Parameters
 from xcpmem.engine.planner import plan
 from xcpmem.engine.policies import POLICIES, find_policy
+from xcpmem.engine.policy import ChosenPolicy
 from xcpmem.engine.sample import Sample
 from xcpmem.engine.shadow import take_snapshot, what_would
+from xcpmem.policybook import PolicyChoices
 from xcpmem.shadows import GAP_S, REST, Shadows
 
 IDLE: Final = replace(
@@ -62,14 +64,24 @@ def test_weights_count_in_the_shadow_as_well() -> None:
 
 
 def test_all_but_the_policy_in_force_are_run() -> None:
-    shadows = Shadows(POLICIES, CAUTION, Clock())
+    shadows = Shadows(PolicyChoices().shadows, CAUTION, Clock())
     shadows.follow("pressure", HOST, Wishes(), beliefs_about(HOST), 0.0)
     assert list(shadows.plans) == ["proportional", "shares"]
 
 
+def test_shadow_has_the_parameters_that_the_settings_give_it() -> None:
+    choices = PolicyChoices(shadow_parameters={"shares": {"idle_tax_percent": 0}})
+    shadows = Shadows(choices.shadows, CAUTION, Clock())
+    shadows.follow("proportional", HOST, Wishes(), beliefs_about(HOST), 0.0)
+    snapshot = take_snapshot(HOST, Wishes(), beliefs_about(HOST), 0.0, CAUTION)
+    untaxed = what_would(find_policy("shares", {"idle_tax_percent": 0}), snapshot, PolicyMemory())
+    taxed = what_would(find_policy("shares"), snapshot, PolicyMemory())
+    assert shadows.plans["shares"].targets_kib == untaxed.targets_kib != taxed.targets_kib
+
+
 def test_policy_that_comes_into_force_is_no_shadow_any_more() -> None:
     clock = Clock()
-    shadows = Shadows(POLICIES, CAUTION, clock)
+    shadows = Shadows(PolicyChoices().shadows, CAUTION, clock)
     shadows.follow("pressure", HOST, Wishes(), beliefs_about(HOST), 0.0)
     shadows.follow("shares", HOST, Wishes(), beliefs_about(HOST), 0.0)
     assert list(shadows.plans) == ["proportional"]
@@ -79,7 +91,7 @@ def test_policy_that_comes_into_force_is_no_shadow_any_more() -> None:
 
 
 def test_shadows_wait_while_anybody_waits_for_memory() -> None:
-    shadows = Shadows(POLICIES, CAUTION, Clock())
+    shadows = Shadows(PolicyChoices().shadows, CAUTION, Clock())
     waiting = Wishes(requests=(a_request(MIB),))
     shadows.follow("proportional", HOST, waiting, beliefs_about(HOST), 0.0)
     assert shadows.plans == {}
@@ -98,7 +110,7 @@ def test_shadows_keep_to_their_part_of_the_time() -> None:
             clock.now_s += 10.0
             return POLICIES["proportional"].plan(snapshot, state, None)
 
-    shadows = Shadows({"slow": Slow()}, CAUTION, clock)
+    shadows = Shadows({"slow": ChosenPolicy(Slow(), Parameters())}, CAUTION, clock)
     beliefs = beliefs_about(HOST)
     shadows.follow("proportional", HOST, Wishes(), beliefs, 0.0)
     assert clock.now_s == 10.0
@@ -120,7 +132,7 @@ def test_shadow_that_errs_says_so_and_harms_nobody() -> None:
         def plan(self, *_: Any) -> Any:
             raise KeyError("x")
 
-    shadows = Shadows({"broken": Broken()}, CAUTION, Clock())
+    shadows = Shadows({"broken": ChosenPolicy(Broken(), Parameters())}, CAUTION, Clock())
     shadows.follow("proportional", HOST, Wishes(), beliefs_about(HOST), 0.0)
     assert shadows.plans["broken"].trouble == "KeyError: 'x'"
     assert sum(shadows.plans["broken"].targets_kib.values()) <= 4000 * MIB
