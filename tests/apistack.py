@@ -194,7 +194,7 @@ async def running_stack(
     )
     controller.know_owners(sessions.is_open)
     tasks = Tasks(opaque_ref("host", service.host().uuid))
-    records = Records(service, sessions, tasks)
+    records = Records(service, sessions, tasks, users=service.users.roles)
     events = Events(service, tasks, records, sessions, event_clock)
     journal, wishbook = Journal(state_dir, rows=1000, size_kib=mib_to_kib(4)), Wishbook(clock)
     names = Narrator(lambda uuid: service.vms()[uuid].name_label if uuid in service.vms() else "")

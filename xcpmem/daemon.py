@@ -229,7 +229,7 @@ async def _assemble(
     trail = AuditTrail(settings.state_dir)
     trail.open()
     stack.callback(trail.close)
-    records = Records(service, sessions, tasks)
+    records = Records(service, sessions, tasks, users=service.users.roles)
     events = Events(service, tasks, records, sessions)
     dispatcher = Dispatcher(
         sessions,

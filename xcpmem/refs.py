@@ -6,7 +6,7 @@ import hashlib
 import re
 from contextvars import ContextVar
 from typing import Final
-from uuid import UUID, uuid5
+from uuid import NAMESPACE_OID, UUID, uuid5
 
 NULL_REF: Final = "OpaqueRef:NULL"
 
@@ -27,6 +27,11 @@ def opaque_ref(class_name: str, uuid: str) -> str:
         ``OpaqueRef:`` and a uuid; Xen Orchestra requires the prefix.
     """
     return f"OpaqueRef:{uuid5(_NAMESPACE, f'{class_name}/{uuid}')}"
+
+
+def named_uuid(class_name: str, name: str) -> str:
+    """Give the uuid of an object that is kept nowhere: the same for ever, by its class and a name."""
+    return str(uuid5(NAMESPACE_OID, f"{class_name}/{name}"))
 
 
 _SERVICE: Final = "service_"

@@ -153,7 +153,7 @@ async def house() -> AsyncIterator[House]:
     await house.tasks.close()
 
 
-def test_all_classes_whose_objects_can_be_listed_are_followed() -> None:
+def test_all_classes_whose_objects_come_and_go_are_followed() -> None:
     assert followed_classes() == (
         *("pool", "host", "host_metrics", "VM", "VM_metrics", "VM_guest_metrics", "task"),
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from xcpmem.api import fields
 from xcpmem.api.datamodel import load_datamodel
 from xcpmem.api.records import Inventory
+from xcpmem.api.roles import ROLE, SUBJECT
 from xcpmem.refs import opaque_ref
 from xcpmem.units import BYTES_PER_MIB
 
@@ -37,11 +38,13 @@ _VM_METRICS: Final = "VM_metrics"
 _GUEST_METRICS: Final = "VM_guest_metrics"
 _HOST_METRICS: Final = "host_metrics"
 _TASK: Final = "task"
+_UNFOLLOWED: Final = frozenset({ROLE, SUBJECT})
 
 
 def followed_classes() -> tuple[str, ...]:
-    """List the classes whose objects can be listed; sessions cannot, and nobody is told of them."""
-    return tuple(name for name, each in load_datamodel().classes.items() if "get_all" in each.messages)
+    """List the classes whose objects come, change and go; roles never do, users are not told of."""
+    classes = load_datamodel().classes.items()
+    return tuple(name for name, each in classes if "get_all" in each.messages and name not in _UNFOLLOWED)
 
 
 class Watched(Inventory, Protocol):

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Final
-from uuid import NAMESPACE_OID, uuid5
 
 from xcpmem import __version__
 from xcpmem.api.datamodel import load_datamodel
@@ -39,7 +38,7 @@ from xcpmem.law import (
     UNPAUSE,
     check_operation,
 )
-from xcpmem.refs import NULL_REF, opaque_ref
+from xcpmem.refs import NULL_REF, named_uuid, opaque_ref
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping, Sequence
@@ -130,7 +129,7 @@ def metrics_uuid(class_name: str, uuid: str) -> str:
         class_name: ``VM_metrics``, ``VM_guest_metrics`` or ``host_metrics``.
         uuid: of the VM or host.
     """
-    return str(uuid5(NAMESPACE_OID, f"{class_name}/{uuid}"))
+    return named_uuid(class_name, uuid)
 
 
 @lru_cache(maxsize=_NAMES_KEPT)
@@ -257,9 +256,18 @@ def pool_fields(uuid: str, master: str, annotations: Mapping[str, object]) -> Fi
     }
 
 
+def subject_ref(uname: str) -> str:
+    """Give the reference of the subject that a user is."""
+    return opaque_ref("subject", named_uuid("subject", uname))
+
+
 def session_fields(session: Session, host_ref: str) -> Fields:
-    """Say what is known of a session; as in xapi, a local superuser's permissions are not listed."""
+    """Say what is known of a session; as in xapi, a local superuser's permissions are not listed.
+
+    The role stands among the permissions: SDKs find the user's role by that.
+    """
     is_root = session.is_local_superuser
+    permitted = () if is_root else (*load_datamodel().permissions_of(session.role), session.role)
     return {
         "uuid": session.uuid,
         "this_host": host_ref,
@@ -268,7 +276,8 @@ def session_fields(session: Session, host_ref: str) -> Fields:
         "validation_time": session.login_time,
         "auth_user_sid": "" if is_root else session.uname,
         "auth_user_name": session.uname,
-        "rbac_permissions": () if is_root else load_datamodel().permissions_of(session.role),
+        "subject": NULL_REF if is_root else subject_ref(session.uname),
+        "rbac_permissions": permitted,
         "originator": session.originator,
     }
 

@@ -18,6 +18,7 @@ from xcpmem.api.history import HistoryMethods
 from xcpmem.api.lifecycle import LifecycleMethods
 from xcpmem.api.policies import PolicyMethods
 from xcpmem.api.registry import RegistryMethods
+from xcpmem.api.roles import RoleMethods
 from xcpmem.api.tasks import TaskMethods
 from xcpmem.api.writers import WRITING, FieldWriters
 from xcpmem.history import History
@@ -71,6 +72,7 @@ def make_handlers(
     handlers.update(_VmMethods(service, records, tasks).handlers())
     handlers.update(LifecycleMethods(service, records, tasks).handlers())
     handlers.update(RegistryMethods(service, records).handlers())
+    handlers.update(RoleMethods(records, service.users.roles).handlers())
     handlers.update(TaskMethods(tasks).handlers())
     handlers.update(EventMethods(events).handlers())
     handlers.update(_MemoryMethods(service, records).handlers())

@@ -12,6 +12,7 @@ from operator import is_
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
 
 from xcpmem.api import fields
+from xcpmem.api.roles import ROLE, SUBJECT, Subjects, role_records
 from xcpmem.api.values import Record, RecordMap
 from xcpmem.errors import HandleInvalid, UuidInvalid
 from xcpmem.refs import opaque_ref
@@ -91,6 +92,7 @@ class Records:
         sessions: the open sessions; whoever has a session's reference may see its record.
         tasks: keep their records themselves.
         now: the time of day, for ``last_updated``.
+        users: every user's role by name; by default there are none but root.
     """
 
     def __init__(
@@ -99,7 +101,13 @@ class Records:
         sessions: Sessions,
         tasks: Tasks,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        *,
+        users: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
+        self._shelves: Mapping[str, Callable[[], RecordMap]] = {
+            ROLE: role_records,
+            SUBJECT: Subjects(users).records,
+        }
         self._inventory = inventory
         self._sessions = sessions
         self._tasks = tasks
@@ -115,10 +123,14 @@ class Records:
             return tuple(self._refs[vm.uuid][class_name] for vm in self._vms_with(class_name))
         if class_name == "task":
             return self._tasks.refs()
+        if class_name in self._shelves:
+            return tuple(self._shelves[class_name]())
         return (self._single_ref(class_name),)
 
     def records(self, class_name: str) -> Mapping[str, Record]:
         """Give all records of a class by reference: the same mapping until one of them changes."""
+        if class_name in self._shelves:
+            return cast("Mapping[str, Record]", self._shelves[class_name]())
         version = self._inventory.version
         before = self._gathered.get(class_name)
         if before is not None and before.version == version and class_name in _OF_VMS:
@@ -153,6 +165,10 @@ class Records:
             session = self._sessions.peek(ref)
             if session is not None:
                 return fields.complete(class_name, fields.session_fields(session, self._single_ref("host")))
+        elif class_name in self._shelves:
+            found = self.records(class_name).get(ref)
+            if found is not None:
+                return found
         elif ref == self._single_ref(class_name):
             return self._single(class_name)
         raise HandleInvalid(class_name, ref)
