@@ -23,7 +23,7 @@ from xcpmem.api.server import Server
 from xcpmem.specs import BalloonSpec, GuestSpec
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 HERE: Final = Path(__file__).parent / "npm"
 DEADLINE_S: Final = 60
@@ -126,8 +126,11 @@ async def node() -> AsyncIterator[Client]:
 
 
 @asynccontextmanager
-async def serving(folder: Path, guest: GuestSpec = WEB, port: int = 0) -> AsyncIterator[tuple[Stack, int]]:
-    clock = EventClock(monotonic_s=count(step=10).__next__, sleep=no_delay)
+async def serving(
+    folder: Path, guest: GuestSpec = WEB, port: int = 0, seconds: Iterator[int] | None = None
+) -> AsyncIterator[tuple[Stack, int]]:
+    seconds = count(step=10) if seconds is None else seconds
+    clock = EventClock(monotonic_s=lambda: next(seconds), sleep=no_delay)
     async with running_stack(folder, [guest], event_clock=clock) as stack:
         assert await stack.controller.settle(DEADLINE_S)
         limits = ConnectionLimits(linger_s=0.1, grace_s=0.1)
@@ -236,6 +239,27 @@ async def test_barrier_comes_back_by_an_event(stack: Stack, client: Client) -> N
     assert stack.service.pool_annotations == {"other_config": {}}
     assert (calls(stack, "VM.get_all_records"), calls(stack, "task.get_all_records")) == (1, 1)
     assert len(stack.sessions) == 1
+
+
+async def test_ten_minutes_of_changes_and_calls_need_one_session_and_no_resync(
+    tmp_path: Path, transport: str
+) -> None:
+    seconds = count(step=10)
+    async with serving(tmp_path, seconds=seconds) as (stack, port), node() as client:
+        await client("connect", address(port), {"transport": transport})
+        halted, web = stack.vm("halted").ref, stack.vm("web1").ref
+        listed = [name for name, _ in stack.observed if name.endswith(".get_all_records")]
+        for number in range(60):
+            assert await client("callAsync", "VM.set_memory", halted, str((1 + number % 3) * GIB)) == ""
+            await client("call", "VM.set_memory_dynamic_range", web, str(GIB), str((2 + number % 2) * GIB))
+            assert int((await client.pass_barrier(web))["memory_dynamic_max"]) == (2 + number % 2) * GIB
+            assert len(stack.sessions) == 1
+        assert next(seconds) >= 600
+        assert all(status == "success" for _, status in stack.observed)
+        assert [name for name, _ in stack.observed if name.endswith(".get_all_records")] == listed
+        assert calls(stack, "session.login_with_password") == 1
+        await client.has_no_tasks()
+        assert stack.tasks.refs() == ()
 
 
 async def test_client_whose_session_expires_logs_in_again_and_goes_on(stack: Stack, client: Client) -> None:
