@@ -63,6 +63,36 @@ def test_a_boost_fades_only_while_somebody_lacks_memory() -> None:
     assert heard(*stalled, late).boost_kib < boosted // 10
 
 
+def extra_kib(*samples: Sample) -> int:
+    """What stalls are worth to a guest at its last sample, while nobody lacks memory."""
+    needs = needs_of(heard(*samples, is_contended=False), CLAIM, samples[-1], PARAMETERS)
+    return needs.boost_kib - needs.room_kib
+
+
+def test_a_boost_that_most_of_the_memory_in_use_called_for_goes_with_the_use() -> None:
+    """A kernel that wastes a tenth of its memory does so of much memory and of little."""
+    full = 1800 * MIB
+    burst = (at(0, full), at(10, full, 5_000_000))
+    resting, again = at(20, full // 2, 5_000_000), at(30, full, 5_000_000)
+    assert extra_kib(*burst) > 400 * MIB
+    assert extra_kib(*burst, resting) == extra_kib(*burst) // 2
+    assert extra_kib(*burst, resting, again) == extra_kib(*burst)
+
+
+def test_a_boost_for_a_cache_stays_when_the_use_falls() -> None:
+    stalled = (at(0, GIB), at(10, GIB, 5_000_000))
+    resting = at(20, GIB // 2, 5_000_000)
+    assert extra_kib(*stalled, resting) == extra_kib(*stalled) > GIB
+
+
+def test_who_stalls_is_not_entitled_to_less_than_who_does_not() -> None:
+    slight = replace(PARAMETERS, sure_room_percent=50.0)
+    for stall_us in (0, 5_000_000):
+        samples = (at(0, 1900 * MIB), at(10, 1900 * MIB, stall_us))
+        demand = heard(*samples)._replace(boost_kib=2 * MIB if stall_us else 0)
+        assert needs_of(demand, CLAIM, samples[-1], slight).need_kib >= 1900 * MIB * 3 // 2 + 64 * MIB
+
+
 def censored(seen_s: float, size_kib: int) -> tuple[Sample, Claim]:
     """What an agent says that calls only free memory available, of a guest of that size."""
     said = Sample(seen_s=seen_s, period_s=60.0, used_kib=size_kib * 97 // 100, is_censored=True)

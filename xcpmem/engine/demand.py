@@ -3,7 +3,8 @@
 A guest that stalls although it uses less than it has waits for what was dropped from its cache: its cache is
 hot and larger than its memory. No amount that it could report as used says so, hence the boost: a size that
 grows while stalls last that the demand does not explain, is held for a while, and fades so slowly that the
-guest is not probed to pieces.
+guest is not probed to pieces. One that stalls while most of its memory is in use has no cache of that size:
+its kernel wastes the rest. Its boost goes with its use, else it would keep at rest what it took in a burst.
 
 Formulas and constants are those of the peers' study, section 9.5, but for what its measurements left to be
 turned. A boost fades only while somebody lacks memory. A guest whose use begins to rise is expected to need
@@ -72,6 +73,10 @@ class DemandParameters(Parameters):
     explained_percent: Annotated[
         float, Parameter("stalls of a guest that uses more of its memory are explained, percent", least=1)
     ] = 98.0
+    full_percent: Annotated[
+        float,
+        Parameter("what one that uses more of its memory is given for its stalls goes with its use", least=0),
+    ] = 75.0
     stalled_s: Annotated[float, Parameter("stalls must last so long, seconds", least=0)] = 2.0
     boost_percent: Annotated[
         float, Parameter("a guest that stalls is to get more by this and its stalls, percent", least=0)
@@ -118,6 +123,8 @@ class Demand(NamedTuple):
         vain: how often it grew and went on saying that all is used, and nothing of stalls.
         doubted_until_s: it is not believed until then.
         is_credible: whether it ever called anything available that it had not just been given.
+        boosted_use_kib: what it used when the boost was asked for, if it was so much of its memory that the
+            boost goes with its use; 0: it does not.
     """
 
     seen_s: float
@@ -137,6 +144,7 @@ class Demand(NamedTuple):
     vain: int = 0
     doubted_until_s: float = 0.0
     is_credible: bool = False
+    boosted_use_kib: int = 0
 
     def peak_at(self, now_s: float, parameters: DemandParameters) -> int:
         """Say what is left of the peak, KiB: it fades towards the demand."""
@@ -156,6 +164,12 @@ class Demand(NamedTuple):
             self.boost_kib * exp(-fading_s / (parameters.fade_calm_s if is_calm else parameters.fade_s))
         )
         return boost_kib if boost_kib >= BOOST_LEAST_KIB else 0
+
+    def boost_for(self, used_kib: int, boost_kib: int) -> int:
+        """Say how much of a boost is called for by a guest that uses so much, KiB."""
+        if used_kib >= self.boosted_use_kib:
+            return boost_kib
+        return boost_kib * used_kib // self.boosted_use_kib
 
     def _faded(self, size_kib: int, now_s: float, fades_s: float) -> int:
         fading_kib = size_kib - self.demand_kib
@@ -230,9 +244,9 @@ def needs_of(demand: Demand, claim: Claim, sample: Sample, parameters: DemandPar
     """Say what a guest is to have; what fades does so from sample to sample, not while nothing is heard."""
     used_kib = demand.demand_kib
     room_kib = _with_room_kib(used_kib, sample, parameters)
-    boost_kib = max(room_kib + demand.boost_kib, claim.regret_kib)
+    boost_kib = max(room_kib + demand.boost_for(used_kib, demand.boost_kib), claim.regret_kib)
     sure_kib = int(used_kib * (PERCENT + parameters.sure_room_percent) / PERCENT) + parameters.room_kib
-    need_kib = boost_kib if parameters.boost_is_need and demand.boost_kib else max(room_kib, sure_kib)
+    need_kib = max(sure_kib, boost_kib if parameters.boost_is_need and demand.boost_kib else room_kib)
     is_rising = demand.seen_s < demand.rising_until_s
     crest_kib = demand.crest_kib + parameters.room_kib
     peak_kib = max(boost_kib, crest_kib if is_rising else demand.peak_kib + parameters.room_kib)
@@ -288,8 +302,14 @@ def _boost(
     more = min(parameters.boost_most_percent, parameters.boost_percent + stall * PERCENT)
     wanted_kib = int(claim.actual_kib * (1 + more / PERCENT))
     holds = min(demand.holds + is_relieved, parameters.hold_doublings) if boost_kib else 0
+    asked_kib = wanted_kib - _with_room_kib(used_kib, sample, parameters)
+    if asked_kib > demand.boost_for(used_kib, boost_kib):
+        is_of_cache = boost_kib > 0 and demand.boosted_use_kib == 0
+        is_full = used_kib * PERCENT >= claim.actual_kib * parameters.full_percent
+        boost_kib = asked_kib
+        demand = demand._replace(boosted_use_kib=used_kib if is_full and not is_of_cache else 0)
     return demand._replace(
-        boost_kib=max(boost_kib, wanted_kib - _with_room_kib(used_kib, sample, parameters)),
+        boost_kib=boost_kib,
         holds=holds,
         held_until_s=seen_s + parameters.hold_s * 2**holds,
         is_relieved=False,

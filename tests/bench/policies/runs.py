@@ -72,9 +72,15 @@ BOUNDS: Final[Mapping[str, Column]] = {
 def run_once(
     case: Case, column: Column, seed: int, circumstances: Circumstances | None = None
 ) -> dict[str, float]:
-    """Run one case under one column and give its figures."""
+    """Run one case under one column and give its figures.
+
+    The column's agents are those of the run as well, unless its circumstances have others than usual.
+    """
     record = Record(from_s=case.from_s)
-    settings = column.agents if circumstances is None else replace(circumstances, agents=column.agents.agents)
+    settings = column.agents
+    if circumstances is not None:
+        has_usual_agents = circumstances.agents is Circumstances().agents
+        settings = replace(circumstances, agents=settings.agents) if has_usual_agents else circumstances
     Rig(case, column.make(case, seed), settings, record, seed).run()
     return figures_of(record, case)
 
