@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tests.bench import calls, comparison, engine, events, planning, records, scrapes, starts
+from tests.bench import calls, comparison, engine, events, looks, planning, records, ring, scrapes, starts
 from tests.bench.figures import HEADINGS, Curve, Figure, curve_rows, rows
 from tests.bench.plot import draw
 from tests.bench.policies import section
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 SECTIONS: Final[Mapping[str, Callable[[Rig], Iterable[Figure | Curve]]]] = {
     "engine": lambda _: engine.figures(),
     "planning": planning.figures,
+    "looks": looks.figures,
+    "ring": ring.figures,
     "calls": calls.figures,
     "records": records.figures,
     "events": events.figures,

@@ -67,7 +67,14 @@ class Rig:
         return {name: tuple(each) for name, each in values.items()}
 
     @contextmanager
-    def daemon(self, shop: Workshop, name: str, *options: str, scenario: str = "quiet") -> Iterator[Daemon]:
+    def daemon(
+        self,
+        shop: Workshop,
+        name: str,
+        *options: str,
+        scenario: str = "quiet",
+        under: tuple[str, ...] = (),
+    ) -> Iterator[Daemon]:
         """Have a daemon, with a profile of its life if profiles are wanted.
 
         Args:
@@ -75,15 +82,16 @@ class Rig:
             name: of the profile, and of its state's folder.
             options: of its command line.
             scenario: of its simulated host.
+            under: a program of Python's that runs it.
         """
         if self.profiles is None:
-            daemon = shop.daemon(*options, scenario=scenario, state=name)
+            daemon = shop.daemon(*options, scenario=scenario, state=name, under=under)
             yield daemon
             daemon.end()
             return
         path = self.profiles / f"{name}.prof"
-        under = ("-m", "cProfile", "-o", str(path.resolve()))
-        daemon = shop.daemon(*options, scenario=scenario, state=name, under=under)
+        profiler = ("-m", "cProfile", "-o", str(path.resolve()))
+        daemon = shop.daemon(*options, scenario=scenario, state=name, under=(*profiler, *under))
         yield daemon
         daemon.end()
         write_top(path)
