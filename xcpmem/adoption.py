@@ -115,12 +115,14 @@ class Adoption:
         targets_kib = {a.domid: a.target_kib for a in report.actions if isinstance(a, SetTarget)}
         touched = {getattr(action, "domid", None) for action in report.actions}
         domains = _by_uuid(report.look.host.domains)
-        veiled = self._ledger.veiled
+        veiled, vms = self._ledger.veiled, self._ledger.vms
         for uuid in self._present - domains.keys() - veiled:
             self._lose(uuid)
         self._present = domains.keys() | (self._present & veiled)
         for uuid, domain in domains.items():
-            if uuid in veiled or (domain.domid not in touched and self._knows_all_of(domain)):
+            agreed_domain, agreed_vm = self._agreed.get(uuid, (None, None))
+            is_agreed = agreed_domain is domain and agreed_vm is vms.get(uuid)
+            if uuid in veiled or (is_agreed and domain.domid not in touched):
                 continue
             self._know(domain, report.look.descriptions.get(domain.domid))
             before = self._ledger.live(uuid)
@@ -135,31 +137,14 @@ class Adoption:
                 built=self._built(uuid, came=came),
             )
             self._ledger.overlay(uuid, live)
-            if domain.lifecycle is not Lifecycle.BUILDING:
-                self._compare(domain, report, is_touched=domain.domid in touched)
-            self._agree(domain, is_touched=domain.domid in touched)
+            is_touched = domain.domid in touched
+            is_building = domain.lifecycle is Lifecycle.BUILDING
+            if not is_building and self._compare(domain, report, is_touched=is_touched) and not is_touched:
+                self._agreed[uuid] = domain, vms[uuid]
+            else:
+                self._agreed.pop(uuid, None)
         self._write()
         self._ledger.publish()
-
-    def _agree(self, domain: DomainState, *, is_touched: bool) -> None:
-        """Remember a domain with which nothing is left to do until it, its VM or a wish changes."""
-        uuid = domain.uuid
-        vm, sight = self._ledger.vms[uuid], self._sights.get(uuid)
-        self._agreed.pop(uuid, None)
-        if (
-            not is_touched
-            and self._ledger.is_stored(uuid)
-            and sight is not None
-            and sight.domid == domain.domid
-            and sight.asked_at_s is None
-            and domain.dynamic_range == vm.dynamic_range
-        ):
-            self._agreed[uuid] = domain, vm
-
-    def _knows_all_of(self, domain: DomainState) -> bool:
-        """Whether a domain, its VM and what is wished of it are as they were when nothing was left to do."""
-        agreed = self._agreed.get(domain.uuid)
-        return agreed is not None and agreed[0] is domain and agreed[1] is self._ledger.vms.get(domain.uuid)
 
     def hold(self, uuid: str) -> None:
         """Pass the stored range of a VM on to the ring, if the VM is on the host."""
@@ -192,8 +177,12 @@ class Adoption:
         if known is None or known.limits != replace(found.limits, target=known.memory_target):
             self._ledger.introduce(found)
 
-    def _compare(self, domain: DomainState, report: CycleReport, *, is_touched: bool) -> None:
-        """Decide whether xenstore's range or the stored one is to follow the other."""
+    def _compare(self, domain: DomainState, report: CycleReport, *, is_touched: bool) -> bool:
+        """Decide whether xenstore's range or the stored one is to follow the other.
+
+        Returns:
+            Whether neither is, nor will be until the domain, its VM or a wish changes.
+        """
         uuid = domain.uuid
         vm, sight = self._ledger.vms[uuid], self._sights.get(uuid)
         agrees = domain.dynamic_range == vm.dynamic_range
@@ -214,8 +203,10 @@ class Adoption:
                 self._ring.forget_range(uuid)
         elif agrees:
             self._foreign.pop(uuid, None)
+            return self._ledger.is_stored(uuid)
         else:
             self._take_over(vm, domain)
+        return False
 
     def _take_over(self, vm: Vm, domain: DomainState) -> None:
         """Make a range that somebody else wrote the VM's, or write the VM's again."""

@@ -237,7 +237,7 @@ class Ledger:
         self._lay(uuid)
         if before.memory_actual != live.memory_actual:
             self.touch("VM_metrics", uuid)
-        if replace(before, memory_actual=live.memory_actual) != live:
+        if before._replace(memory_actual=live.memory_actual) != live:
             self.touch("VM", uuid)
 
     def live(self, uuid: str) -> Live | None:

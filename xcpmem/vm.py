@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from xcpmem.engine.accounting import DOMAIN_TYPES, VmShape
 from xcpmem.engine.limits import MemoryLimits, check_limits
@@ -53,8 +53,7 @@ class Built:
     nested_virt: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Live:
+class Live(NamedTuple):
     """What one look saw of a VM's domain.
 
     Args:

@@ -29,7 +29,7 @@ async def test_idle_hour_has_a_look_each_half_minute_and_no_other(policy: str) -
     controller = Controller(
         VirtualDriver(host),
         policy=find_policy(policy),
-        shadows=Shadows(POLICIES, Caution(), now_s),
+        shadows=Shadows({name: find_policy(name) for name in POLICIES}, Caution(), now_s),
         safety_look_s=SAFETY_LOOK_S,
         clock=now_s,
     )

@@ -231,9 +231,9 @@ async def test_introduced_vm_is_visible_but_not_stored_until_a_change_writes_it(
     ("later", "touched"),
     [
         (LIVE, None),
-        (replace(LIVE, memory_actual=21), {("VM_metrics", VM.uuid)}),
-        (replace(LIVE, memory_target=21), {("VM", VM.uuid)}),
-        (replace(LIVE, memory_target=21, memory_actual=21), {("VM", VM.uuid), ("VM_metrics", VM.uuid)}),
+        (LIVE._replace(memory_actual=21), {("VM_metrics", VM.uuid)}),
+        (LIVE._replace(memory_target=21), {("VM", VM.uuid)}),
+        (LIVE._replace(memory_target=21, memory_actual=21), {("VM", VM.uuid), ("VM_metrics", VM.uuid)}),
         (None, {("VM", VM.uuid), ("VM_metrics", VM.uuid)}),
     ],
 )

@@ -108,10 +108,9 @@ def _party(
     if sample is not None and not sample.is_fresh(now_s):
         sample = None
     regret_kib = 0 if watched is None else watched.regret_at(now_s)
-    if thought is not None:
-        before = thought.party
-        said = (before.claim.weight, before.claim.sample, before.claim.regret_kib)
-        if before.domain is domain and before.belief is belief and said == (weight, sample, regret_kib):
+    if thought is not None and (before := thought.party).domain is domain and before.belief is belief:
+        claim = before.claim
+        if claim.weight == weight and claim.sample is sample and claim.regret_kib == regret_kib:
             return before
     low_kib, high_kib = domain.dynamic_range.min_kib, domain.dynamic_range.max_kib
     claim, probe_kib = (

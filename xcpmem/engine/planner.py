@@ -231,7 +231,8 @@ def _targets(
     """Turn goals into targets: inside the range, quiet within the tolerance, probing at a limit."""
     targets_kib = [_target(party, goal, caution) for party, goal in zip(parties, goals_kib, strict=False)]
     if idle and all(
-        abs(target - party.domain.target_kib) <= _tolerance_kib(party.domain, caution)
+        target == party.domain.target_kib
+        or abs(target - party.domain.target_kib) <= _tolerance_kib(party.domain, caution)
         for party, target in zip(parties, targets_kib, strict=True)
     ):
         return [min(max(p.domain.target_kib, p.claim.min_kib), p.claim.max_kib) for p in parties]

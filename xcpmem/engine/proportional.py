@@ -33,6 +33,9 @@ def share(budget_kib: int, claims: Sequence[Claim]) -> list[int]:
     Returns:
         KiB per claim, rounded down, in the order of the claims.
     """
+    highs_kib = [claim.high_kib for claim in claims]
+    if budget_kib >= sum(highs_kib):
+        return highs_kib
     goals = [0] * len(claims)
     open_claims = list(range(len(claims)))
     left_kib = budget_kib

@@ -132,11 +132,15 @@ class DomainViews:
         views: dict[int, DomainView] = {}
         for info in infos:
             domid = info.domid
-            promise_kib = _most(promises_kib.get(domid), promises_kib.get(info.uuid))
-            words = _Words(info, keys[domid], news[domid], promise_kib)
+            words = (
+                info,
+                keys[domid],
+                news[domid],
+                _most(promises_kib.get(domid), promises_kib.get(info.uuid)),
+            )
             before = self._views.get(domid)
-            is_same = before is not None and before.words.news is words.news and before.words == words
-            views[domid] = before if before is not None and is_same else _view(words, before)
+            is_same = before is not None and before.words.news is words[2] and before.words == words
+            views[domid] = before if before is not None and is_same else _view(_Words(*words), before)
         domains = [views[domid].state for domid in sorted(views)]
         if not _are_same(domains, self._domains):
             self._domains = tuple(domains)

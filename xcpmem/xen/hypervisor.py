@@ -14,16 +14,17 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 from xcpmem.errors import DomainVanished, DriverDisconnected, DriverError, DriverTimeout
 from xcpmem.units import kib_to_whole_pages_floor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
 _T = TypeVar("_T")
+_Row = TypeVar("_Row")
 
 BINDING_FOLDERS: Final = (
     "/usr/lib/xen-*/lib/python",
@@ -104,24 +105,27 @@ class Hypervisor(Protocol):
         """Give back handles and threads."""
 
 
-class Rows:
-    """Makes domains of rows as they come, anew only of those that differ from the last time's.
+class Rows(Generic[_Row]):
+    """Makes domains of rows as they come, anew only of those that are not as they were the last time.
 
     Args:
-        make: makes one of its row, whose first field is the domid.
+        make: makes one of its row.
     """
 
-    def __init__(self, make: Callable[[Sequence[Any]], DomainInfo]) -> None:
+    def __init__(self, make: Callable[[_Row], DomainInfo]) -> None:
         self._make = make
-        self._known: dict[int, tuple[Sequence[Any], DomainInfo]] = {}
+        self._rows: Sequence[_Row] = ()
+        self._domains: tuple[DomainInfo, ...] = ()
 
-    def take(self, rows: Iterable[Sequence[Any]]) -> tuple[DomainInfo, ...]:
+    def take(self, rows: Sequence[_Row]) -> tuple[DomainInfo, ...]:
         """Turn the rows of one list into domains."""
-        before, self._known = self._known, {}
-        for row in rows:
-            known = before.get(row[0])
-            self._known[row[0]] = known if known and known[0] == row else (row, self._make(row))
-        return tuple(info for _, info in self._known.values())
+        last = len(self._rows)
+        domains = tuple(
+            self._domains[at] if at < last and row == self._rows[at] else self._make(row)
+            for at, row in enumerate(rows)
+        )
+        self._rows, self._domains = rows, domains
+        return domains
 
 
 class XcHypervisor:
@@ -163,7 +167,7 @@ class XcHypervisor:
         self._worker.shutdown(wait=False, cancel_futures=True)
 
     def _survey(self) -> Survey:
-        domains = self._rows.take(map(_ROW, self._xc.domain_getinfo(0, DOMAINS_MOST)))
+        domains = self._rows.take([*map(_ROW, self._xc.domain_getinfo(0, DOMAINS_MOST))])
         info = self._xc.physinfo()
         sizes = (info["total_memory"], info["free_memory"], info["scrub_memory"])
         return Survey(domains, PhysInfo(*sizes, info.get("nr_cpus", 0)))
