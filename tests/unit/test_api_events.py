@@ -461,7 +461,7 @@ async def test_thousand_who_wait_share_one_answer_and_are_left_alone_until_then(
     calls = [await callers[number % 300].let_wait("event.from", *params) for number in range(1000)]
     async with asyncio.timeout(DEADLINE_S):
         untouched = {key: set(futures) for key, futures in waiting.items()}
-        assert len(untouched["vm"]) == 1000
+        assert len(untouched["~vm"]) == 1000
         await client("task.create", "not theirs", "")
         assert waiting == untouched
         await client("VM.set_name_label", ref_of(client, "halted"), "named")
@@ -469,6 +469,27 @@ async def test_thousand_who_wait_share_one_answer_and_are_left_alone_until_then(
     assert {id(answer) for answer in answers} == {id(answers[0])}
     assert [event["ref"] for event in answers[0]["events"]] == [ref_of(client, "named")]
     assert waiting == {}
+
+
+async def test_all_who_wait_for_a_change_let_the_same_moment_pass_and_share_one_encoding(
+    tmp_path: Path,
+) -> None:
+    slept_s: list[float] = []
+
+    async def count_sleeps(seconds: float) -> None:
+        slept_s.append(seconds)
+
+    async with running_stack(tmp_path, event_clock=hasty(count_sleeps)) as stack:
+        client = Client(stack, await stack.login())
+        await client.quiet()
+        slept_s.clear()
+        calls = [await client.waiting("vm") for _ in range(50)]
+        await client("VM.set_name_label", ref_of(client, "halted"), "named")
+        async with asyncio.timeout(DEADLINE_S):
+            answers = await asyncio.gather(*calls)
+        assert slept_s == [BATCH_S]
+        encoded = {id(codec.encode_value(answer)) for answer in answers}
+        assert len(encoded) == 1
 
 
 async def test_answers_kept_for_others_are_few_and_forgotten_with_the_next_change(client: Client) -> None:

@@ -65,16 +65,16 @@ class Mirror:
 
 
 class Waiting(dict[str, set[Any]]):
-    """Stands where events keep who waits, and notices when so many wait for a class."""
+    """Stands where events keep who waits, and notices when so many wait under a key."""
 
-    def __init__(self, class_name: str, number: int) -> None:
+    def __init__(self, key: str, number: int) -> None:
         super().__init__()
-        self._class_name = class_name
+        self._key = key
         self._left = number
         self.enough = asyncio.Event()
 
     def setdefault(self, key: str, default: set[Any] | None = None) -> set[Any]:
-        self._left -= key == self._class_name
+        self._left -= key == self._key
         if not self._left:
             self.enough.set()
         return super().setdefault(key, default or set())
@@ -179,7 +179,7 @@ async def test_sdk_that_waits_is_told_that_its_session_has_ended_and_logs_in_aga
 ) -> None:
     await served.quiet()
     stack, first = served.stack, await served.stack.login()
-    stack.events._waiting = waiting = Waiting("*", 1)
+    stack.events._waiting = waiting = Waiting("~*", 1)
 
     def script(session: Any) -> None:
         mirror = Mirror(session)
@@ -297,7 +297,7 @@ async def test_thousand_long_polls_over_http_end_on_time_and_wake_together(
         assert {len(batch["events"]) for _, batch in ended} == {0}
         took_s = [ended_s - started_s for ended_s, _ in ended]
         assert min(took_s) >= 3.0
-        stack.events._waiting = waiting = Waiting("pool", THOUSAND)
+        stack.events._waiting = waiting = Waiting("~pool", THOUSAND)
         polls = [asyncio.create_task(poll(first["token"], LONG_S)) for _ in range(THOUSAND)]
         await waiting.enough.wait()
         await _direct(stack, session, "event.inject", "pool", pool)

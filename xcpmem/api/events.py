@@ -113,6 +113,7 @@ class Events:
             call_later=self._clock.call_later,
         )
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+        self._alarms: set[asyncio.Task[None]] = set()
         self._registrations: dict[str, _Registration] = {}
         self._answers: dict[tuple[Subscription, int], Record] = {}
         self._is_closed = False
@@ -142,14 +143,11 @@ class Events:
         subscription = Subscription.parse(classes)
         self._open()
         deadline_s = asyncio.get_running_loop().time() + min(max(timeout_s, 0.0), LONGEST_WAIT_S)
-        batch_s = 0.0 if subscription.is_task_only else BATCH_S
+        is_patient = not subscription.is_task_only
+        keys = tuple(_patient_key(key) if is_patient else key for key in subscription.keys)
         while not (answer := self._answer(known, subscription))["events"]:
-            if not await self._wait(session, subscription.keys, deadline_s):
+            if not await self._wait(session, keys, deadline_s):
                 return self._answer(known, subscription)
-            if batch_s:
-                left_s = deadline_s - asyncio.get_running_loop().time()
-                await self._clock.sleep(max(0.0, min(batch_s, left_s)))
-                self._check(session)
         return answer
 
     def inject(self, class_name: str, ref: str) -> str:
@@ -210,6 +208,8 @@ class Events:
         """Follow nothing any more, and tell all who wait that the daemon ends."""
         self._is_closed = True
         self._feed.close()
+        for alarm in self._alarms:
+            alarm.cancel()
         self._wake(*self._waiting)
 
     def _open(self) -> None:
@@ -302,17 +302,36 @@ class Events:
 
     def _tell(self, class_name: str, ref: str) -> None:
         self._answers.clear()
-        self._wake(*keys_of(class_name, ref))
+        keys = keys_of(class_name, ref)
+        self._wake(*keys)
+        if patient := [woken for key in keys for woken in self._waiting.pop(_patient_key(key), ())]:
+            alarm = asyncio.create_task(self._wake_later(patient))
+            self._alarms.add(alarm)
+            alarm.add_done_callback(self._alarms.discard)
+
+    async def _wake_later(self, patient: Iterable[asyncio.Future[None]]) -> None:
+        """Wake all together who know of a first change, when others have had time to follow it."""
+        await self._clock.sleep(BATCH_S)
+        _wake_all(patient)
 
     def _wake(self, *keys: str) -> None:
         for key in keys:
-            for woken in self._waiting.pop(key, ()):
-                if not woken.done():
-                    woken.set_result(None)
+            _wake_all(self._waiting.pop(key, ()))
 
     def _end_session(self, session: Session) -> None:
         self._registrations.pop(session.uuid, None)
         self._wake(_session_key(session))
+
+
+def _wake_all(waiting: Iterable[asyncio.Future[None]]) -> None:
+    for woken in waiting:
+        if not woken.done():
+            woken.set_result(None)
+
+
+def _patient_key(key: str) -> str:
+    """Give the key under which those wait who let `BATCH_S` pass after the first change."""
+    return f"~{key}"
 
 
 def _session_key(session: Session) -> str:
