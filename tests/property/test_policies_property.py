@@ -191,6 +191,21 @@ def test_i5_a_newcomer_that_takes_its_share_raises_nobody(
     assert all(a <= b + len(guests) + 2 for b, a in zip(before, after, strict=False))
 
 
+@pytest.mark.parametrize("silent", [1, 2, 3, 9])
+@pytest.mark.parametrize("tax_percent", [0, 10, 25, 50, 75, 99])
+def test_i5_an_idle_newcomer_raises_another_if_it_lends_more_than_silent_guests_leave(
+    silent: int, tax_percent: int
+) -> None:
+    """What I12 takes from the silent, I2 gives to those that speak: see ``api-spec/policies.md``."""
+    budget_kib, quiet = 8192 * MIB, Guest(0, 8192 * MIB, 1000, None, 0.0, 0.0)
+    needy, idle = replace(quiet, used_kib=8192 * MIB), replace(quiet, used_kib=0)
+    policy = at_once("shares", idle_tax_percent=tax_percent)
+    before = rest(policy, [needy, *[quiet] * silent], budget_kib)
+    after = rest(policy, [needy, *[quiet] * silent, idle], budget_kib)
+    share_kib = budget_kib // (silent + 2)
+    assert (after[0] > before[0]) == (after[-1] < share_kib * silent // (silent + 1))
+
+
 @pytest.mark.parametrize("name", ["proportional", "shares"])
 @steadily
 @given(guests=talking_crowds, newcomer=guests_that_speak, part=parts)
