@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from math import exp
 from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
-from xcpmem.engine.parameters import Parameter, Parameters
+from xcpmem.engine.parameters import Parameter, Parameters, kib, percent, seconds
 from xcpmem.units import KIB_PER_PAGE, mib_to_kib
 
 if TYPE_CHECKING:
@@ -35,67 +35,31 @@ MICROSECONDS_PER_SECOND: Final = 10**6
 class DemandParameters(Parameters):
     """The knobs of a guest's demand, with the defaults of the study."""
 
-    room_percent: Annotated[
-        float, Parameter("more than a guest uses that it needs, percent", least=0, most=400)
-    ] = 6.0
-    room_kib: Annotated[int, Parameter("... and so much more, KiB", least=0)] = mib_to_kib(64)
-    sure_room_percent: Annotated[
-        float,
-        Parameter("the same, of what nobody may take below its entitlement, percent", least=0, most=400),
-    ] = 10.0
-    censored_room_percent: Annotated[
-        float, Parameter("the same for a guest whose use may hide a need, percent", least=0, most=400)
-    ] = 50.0
-    peak_s: Annotated[
-        float, Parameter("time in which the memory of a peak fades to a third, seconds", least=1)
-    ] = 30.0
-    crest_s: Annotated[
-        float, Parameter("the same for the peak that a guest whose use rises is expected to reach", least=1)
-    ] = 7200.0
-    rise_percent: Annotated[
-        float, Parameter("using so much more of its memory than before is a rise, percent", least=0)
-    ] = 5.0
-    rise_s: Annotated[
-        float, Parameter("a rise is expected to reach the crest within so long, seconds", least=0)
-    ] = 10.0
-    trials: Annotated[
-        int, Parameter("a guest whose use may hide a need may grow so often in vain", least=0)
-    ] = 2
-    doubt_s: Annotated[float, Parameter("... and then counts as silent for so long, seconds", least=0)] = (
-        1800.0
-    )
-    stall_percent: Annotated[
-        float, Parameter("stalling for more of the time is a need, percent", least=0.01, most=100)
-    ] = 0.5
-    calm_percent: Annotated[
-        float, Parameter("stalling for less of the time is none, percent", least=0, most=100)
-    ] = 0.1
-    explained_percent: Annotated[
-        float, Parameter("stalls of a guest that uses more of its memory are explained, percent", least=1)
-    ] = 98.0
-    full_percent: Annotated[
-        float,
-        Parameter("what one that uses more of its memory is given for its stalls goes with its use", least=0),
-    ] = 75.0
-    stalled_s: Annotated[float, Parameter("stalls must last so long, seconds", least=0)] = 2.0
-    boost_percent: Annotated[
-        float, Parameter("a guest that stalls is to get more by this and its stalls, percent", least=0)
-    ] = 5.0
-    boost_most_percent: Annotated[float, Parameter("... but by no more at a time, percent", least=0)] = 25.0
-    hold_s: Annotated[
-        float, Parameter("a boost is held so long, twice as long each time it helps, seconds", least=0)
-    ] = 30.0
+    room_percent: Annotated[float, percent("more than a guest uses that it needs", most=400)] = 6.0
+    room_kib: Annotated[int, kib("... and so much more")] = mib_to_kib(64)
+    sure_room_percent: Annotated[float, percent("the same, of what is sure up to its share", most=400)] = 10.0
+    censored_room_percent: Annotated[float, percent("the same if its use may hide a need", most=400)] = 50.0
+    peak_s: Annotated[float, seconds("time in which the memory of a peak fades to a third", least=1)] = 30.0
+    crest_s: Annotated[float, seconds("the same for the peak that a rise of use points to", least=1)] = 7200.0
+    rise_percent: Annotated[float, percent("using so much more of its memory than before is a rise")] = 5.0
+    rise_s: Annotated[float, seconds("a rise is expected to reach the crest within so long")] = 10.0
+    trials: Annotated[int, Parameter("if its use may hide a need, it may grow so often in vain", least=0)] = 2
+    doubt_s: Annotated[float, seconds("... and then counts as silent for so long")] = 1800.0
+    stall_percent: Annotated[float, percent("stalls beyond are a need; of the time", 0.01, 100)] = 0.5
+    calm_percent: Annotated[float, percent("stalls below are none; of the time", most=100)] = 0.1
+    explained_percent: Annotated[float, percent("stalls of one that uses more are explained", least=1)] = 98.0
+    full_percent: Annotated[float, percent("a boost of one that uses more goes with its use")] = 75.0
+    stalled_s: Annotated[float, seconds("stalls must last so long")] = 2.0
+    boost_percent: Annotated[float, percent("who stalls gets a boost of this and its stalls")] = 5.0
+    boost_most_percent: Annotated[float, percent("... but of no more at a time")] = 25.0
+    hold_s: Annotated[float, seconds("a boost is held so long, twice as long each time it helps")] = 30.0
     hold_doublings: Annotated[int, Parameter("... doubled so often at most", least=0, most=16)] = 5
-    fade_calm_s: Annotated[
-        float, Parameter("time in which the boost of a calm guest fades to a third, seconds", least=1)
-    ] = 300.0
-    fade_s: Annotated[float, Parameter("the same for one that stalls a little, seconds", least=1)] = 900.0
-    refault_us: Annotated[
-        int, Parameter("of stall that each page read again costs a guest that cannot tell, us", least=0)
-    ] = 8000
-    boost_is_need: Annotated[
-        bool, Parameter("whether a guest that stalls is guaranteed its entitlement, whatever it uses")
-    ] = True
+    fade_calm_s: Annotated[float, seconds("in which a calm guest's boost fades to a third", least=1)] = 300.0
+    fade_s: Annotated[float, seconds("the same for one that stalls a little", least=1)] = 900.0
+    refault_us: Annotated[int, Parameter("of stall that each page read again stands for, us", least=0)] = 8000
+    boost_is_need: Annotated[bool, Parameter("whether who stalls is sure of its share, whatever it uses")] = (
+        True
+    )
 
 
 BOOST_LEAST_KIB: Final = mib_to_kib(1)
@@ -321,8 +285,8 @@ def _is_censored(sample: Sample) -> bool:
 
 
 def _with_room_kib(used_kib: int, sample: Sample, parameters: DemandParameters) -> int:
-    percent = parameters.censored_room_percent if _is_censored(sample) else parameters.room_percent
-    return int(used_kib * (PERCENT + percent) / PERCENT) + parameters.room_kib
+    more = parameters.censored_room_percent if _is_censored(sample) else parameters.room_percent
+    return int(used_kib * (PERCENT + more) / PERCENT) + parameters.room_kib
 
 
 def _stall(demand: Demand, sample: Sample, parameters: DemandParameters) -> float:

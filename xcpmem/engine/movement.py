@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from xcpmem.engine.demand import PERCENT
-from xcpmem.engine.parameters import Parameter, Parameters
+from xcpmem.engine.parameters import Parameter, Parameters, kib, percent, seconds
 from xcpmem.units import mib_to_kib
 
 if TYPE_CHECKING:
@@ -21,24 +21,15 @@ if TYPE_CHECKING:
 class MovementParameters(Parameters):
     """The knobs of movement, with the defaults of the study."""
 
-    reserve_percent: Annotated[
-        float,
-        Parameter("of all memory is kept free for domains to come, if nobody needs it", least=0, most=50),
-    ] = 1.0
-    dead_band_kib: Annotated[int, Parameter("in scarcity nobody moves for less, KiB", least=0)] = mib_to_kib(
-        8
+    reserve_percent: Annotated[float, percent("is kept free for domains to come, if not needed", most=50)] = (
+        1.0
     )
-    dead_band_percent: Annotated[
-        float, Parameter("... or for less than this part of its size, percent", least=0, most=100)
-    ] = 1.0
-    drift_s: Annotated[float, Parameter("between two steps of levelling, seconds", least=0.1)] = 10.0
+    dead_band_kib: Annotated[int, kib("in scarcity nobody moves for less")] = mib_to_kib(8)
+    dead_band_percent: Annotated[float, percent("... or for less than this part of its size", most=100)] = 1.0
+    drift_s: Annotated[float, seconds("between two steps of levelling", least=0.1)] = 10.0
     drift_steps: Annotated[int, Parameter("each step goes the gap over this", least=1)] = 4
-    uneven_percent: Annotated[
-        float, Parameter("levelling begins when somebody is further off than this, percent", least=0)
-    ] = 15.0
-    idle_pool_kib: Annotated[
-        int, Parameter("... or when so much more than twice the reserve is free, KiB", least=0)
-    ] = mib_to_kib(64)
+    uneven_percent: Annotated[float, percent("levelling begins when somebody is further off")] = 15.0
+    idle_pool_kib: Annotated[int, kib("... or when that and twice the reserve is free")] = mib_to_kib(64)
 
 
 class Pool(NamedTuple):

@@ -40,6 +40,21 @@ class Parameter(NamedTuple):
     choices: tuple[str, ...] = ()
 
 
+def percent(about: str, least: float = 0, most: float | None = None) -> Parameter:
+    """Declare a part of something."""
+    return Parameter(f"{about}, percent", least, most)
+
+
+def seconds(about: str, least: float = 0, most: float | None = None) -> Parameter:
+    """Declare a time."""
+    return Parameter(f"{about}, seconds", least, most)
+
+
+def kib(about: str, least: float = 0, most: float | None = None) -> Parameter:
+    """Declare a size."""
+    return Parameter(f"{about}, KiB", least, most)
+
+
 class Declared(NamedTuple):
     """A parameter as a reader of lists sees it.
 

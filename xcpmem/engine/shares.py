@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final
 
 from xcpmem.engine.note import Note
-from xcpmem.engine.parameters import Parameter, Parameters
+from xcpmem.engine.parameters import Parameter, Parameters, kib, percent, seconds
 from xcpmem.engine.policy import Division
 from xcpmem.engine.waterfill import PERCENT, Vessel, entitlements, fill
 from xcpmem.units import mib_to_kib
@@ -40,16 +40,14 @@ class SharesParameters(Parameters):
     idle_tax_percent: Annotated[
         int, Parameter("of its idle memory a guest may lose, percent; ESX: 75", least=0, most=99)
     ] = 75
-    room_percent: Annotated[
-        int, Parameter("more than it uses that counts as used, percent", least=0, most=400)
-    ] = 25
+    room_percent: Annotated[int, percent("more than it uses that counts as used", most=400)] = 25
     fall_percent: Annotated[
-        int, Parameter("of a fall in use that one sample is believed, percent", least=1, most=100)
+        int, percent("of a fall in use that one sample is believed", least=1, most=100)
     ] = 15
-    period_s: Annotated[float, Parameter("between two decisions, seconds", least=0, most=3600)] = 5.0
-    dead_band_kib: Annotated[int, Parameter("nobody moves for less, KiB", least=0)] = mib_to_kib(16)
+    period_s: Annotated[float, seconds("between two decisions", most=3600)] = 5.0
+    dead_band_kib: Annotated[int, kib("nobody moves for less")] = mib_to_kib(16)
     dead_band_percent: Annotated[
-        float, Parameter("nobody moves for less than this part of its size, percent", least=0, most=100)
+        float, percent("nobody moves for less than this part of its size", most=100)
     ] = 1.0
 
 
