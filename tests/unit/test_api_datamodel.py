@@ -26,10 +26,18 @@ XAPI_MESSAGES = [
 ]
 
 
+def written(history: tuple[tuple[str, str], ...]) -> str:
+    return ", ".join(f"{transition} {release}" for transition, release in history)
+
+
 @pytest.mark.parametrize("api_class", XAPI_CLASSES, ids=lambda api_class: api_class.name)
 def test_fields_are_all_that_xapi_has_with_its_types(api_class: ApiClass) -> None:
-    ours = [[f.name, str(f.type), f.access, f.lifecycle] for f in api_class.fields.values()]
-    assert ours == [[name, *facts[:3]] for name, facts in XAPI[api_class.name]["fields"].items()]
+    ours = [
+        [f.name, str(f.type), f.access, f.lifecycle, written(f.history)] for f in api_class.fields.values()
+    ]
+    theirs = XAPI[api_class.name]["fields"].items()
+    assert ours == [[name, *facts[:3], facts[4]] for name, facts in theirs]
+    assert written(api_class.history) == XAPI[api_class.name]["history"]
 
 
 @pytest.mark.parametrize("message", XAPI_MESSAGES, ids=lambda message: message.wire_name)
@@ -41,6 +49,7 @@ def test_message_is_as_xapi_declares_it(message: Message) -> None:
     assert list(message.roles) == facts["roles"]
     assert list(message.errors) == facts["errors"]
     assert message.lifecycle == facts["lifecycle"]
+    assert written(message.history) == facts["history"]
 
 
 @pytest.mark.parametrize("api_class", XAPI_CLASSES, ids=lambda api_class: api_class.name)

@@ -33,6 +33,8 @@ ROLES: Final = (
     "read-only",
 )
 
+History = tuple[tuple[str, str], ...]
+
 UNDOCUMENTED: Final = ("get_all_records_where", "get_all_where")
 """Served for every class that can be listed; xapi has them too, and leaves them out of its documents."""
 
@@ -47,6 +49,7 @@ class Field:
         access: ``RW``, ``RO/constructor`` or ``RO/runtime``.
         default: what a record has where nothing better is known, of the right type.
         lifecycle: ``published``, ``prototyped``, ``deprecated`` or ``removed``.
+        history: how it came to that: pairs of a transition and xapi's release, the first one first.
         setter: the least role that may write it, empty where nobody may or a message of its own does it.
         doc: what it is, empty where the name says it all.
     """
@@ -56,6 +59,7 @@ class Field:
     access: str
     default: object
     lifecycle: str
+    history: History
     setter: str
     doc: str
 
@@ -111,6 +115,7 @@ class Message:
         needs_session: whether the first parameter on the wire is a session.
         errors: the codes that xapi declares, far from all that can happen.
         lifecycle: as for fields.
+        history: as for fields.
         doc: what it does.
         is_async: whether there is an ``Async.`` form, which answers with a task.
         is_implicit: whether xapi derives it from the class, as it does most that are derived here.
@@ -127,6 +132,7 @@ class Message:
     needs_session: bool = True
     errors: tuple[str, ...] = ()
     lifecycle: str = "published"
+    history: History = ()
     doc: str = ""
     is_async: bool = False
     is_implicit: bool = False
@@ -172,6 +178,7 @@ class ApiClass:
 
     name: str
     doc: str
+    history: History
     fields: Mapping[str, Field]
     messages: Mapping[str, Message]
     enums: Mapping[str, tuple[str, ...]]
@@ -227,14 +234,15 @@ def load_datamodel() -> Datamodel:
 def _read_class(name: str, raw: Mapping[str, Any]) -> ApiClass:
     enums = {enum: tuple(words) for enum, words in raw["enums"].items()}
     fields = {entry["name"]: _read_field(entry, enums) for entry in raw["fields"]}
-    custom = [_read_message(name, entry) for entry in raw["messages"]]
-    derived = _derive_messages(name, raw["generic"], fields)
+    history = _read_history(raw["history"])
+    custom = [_read_message(name, entry, history) for entry in raw["messages"]]
+    derived = _derive_messages(name, raw["generic"], fields, history)
     variants = {
         variant: {tag: parse_type(text) for tag, text in cases.items()}
         for variant, cases in raw.get("variants", {}).items()
     }
     messages = {message.name: message for message in (*derived, *custom)}
-    return ApiClass(name, raw["doc"], fields, messages, enums, variants)
+    return ApiClass(name, raw["doc"], history, fields, messages, enums, variants)
 
 
 def _read_field(raw: Mapping[str, Any], enums: Mapping[str, tuple[str, ...]]) -> Field:
@@ -245,12 +253,19 @@ def _read_field(raw: Mapping[str, Any], enums: Mapping[str, tuple[str, ...]]) ->
         access=raw["access"],
         default=default_of(field_type, raw.get("default"), enums),
         lifecycle=raw.get("lifecycle", "published"),
+        history=_read_history(raw["history"]),
         setter=raw.get("setter", ""),
         doc=raw.get("doc", ""),
     )
 
 
-def _read_message(class_name: str, raw: Mapping[str, Any]) -> Message:
+def _read_history(text: str) -> History:
+    """Read a history: ``published rio, deprecated midnight-ride``."""
+    steps = (step.partition(" ") for step in text.split(", ") if step)
+    return tuple((transition, release) for transition, _, release in steps)
+
+
+def _read_message(class_name: str, raw: Mapping[str, Any], of_class: History) -> Message:
     return Message(
         class_name=class_name,
         name=raw["name"],
@@ -263,6 +278,7 @@ def _read_message(class_name: str, raw: Mapping[str, Any]) -> Message:
         needs_session=raw.get("session", True),
         errors=tuple(raw.get("errors", ())),
         lifecycle=raw.get("lifecycle", "published"),
+        history=_read_history(raw["history"]) if "history" in raw else of_class,
         doc=raw["doc"],
         is_async=raw.get("async", False),
         is_implicit=raw.get("implicit", False),
@@ -270,7 +286,9 @@ def _read_message(class_name: str, raw: Mapping[str, Any]) -> Message:
     )
 
 
-def _derive_messages(class_name: str, generic: list[str], fields: Mapping[str, Field]) -> Iterator[Message]:
+def _derive_messages(
+    class_name: str, generic: list[str], fields: Mapping[str, Field], history: History
+) -> Iterator[Message]:
     """Derive what xapi calls implicit messages; the words for their parameters are xapi's.
 
     Only objects that one can ask for have getters: an event has fields, but comes and goes.
@@ -292,7 +310,15 @@ def _derive_messages(class_name: str, generic: list[str], fields: Mapping[str, F
     for name in (*generic, *filtered):
         kind, result, params = shapes[name]
         yield Message(
-            class_name, name, result, params, "read-only", kind, doc=f"Get {kind}.", is_implicit=True
+            class_name,
+            name,
+            result,
+            params,
+            "read-only",
+            kind,
+            history=history,
+            doc=f"Get {kind}.",
+            is_implicit=True,
         )
     for field in fields.values() if "get_record" in generic else ():
         yield Message(
@@ -304,6 +330,7 @@ def _derive_messages(class_name: str, generic: list[str], fields: Mapping[str, F
             Kind.GET_FIELD,
             field,
             lifecycle=field.lifecycle,
+            history=field.history,
             doc=field.doc or f"Get the field {field.name}.",
             is_implicit=True,
         )
@@ -355,6 +382,7 @@ def _derive_setters(class_name: str, this: Parameter, field: Field) -> Iterator[
             kind,
             field,
             lifecycle=field.lifecycle,
+            history=field.history,
             doc=doc,
             is_implicit=field.access == "RW",
         )

@@ -23,7 +23,7 @@ from xcpmem.law import format_ocaml_float
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from xcpmem.api.datamodel import ApiClass, Datamodel, Field, Message
+    from xcpmem.api.datamodel import ApiClass, Datamodel, Field, History, Message
 
 COMMAND: Final = "python -m xcpmem.api.spec api-spec"
 """What to run when the declaration has changed."""
@@ -81,7 +81,7 @@ def _class(api_class: ApiClass, known: Mapping[str, Mapping[str, Any]]) -> dict[
             {"name": name, "values": [{"name": word, "doc": ""} for word in words]}
             for name, words in api_class.enums.items()
         ],
-        "lifecycle": _lifecycle("published"),
+        "lifecycle": _lifecycle("published", api_class.history),
         "tag": "",
         **({"variants": _variants(api_class)} if api_class.variants else {}),
     }
@@ -101,7 +101,7 @@ def _field(field: Field) -> dict[str, Any]:
         "type": str(field.type),
         "qualifier": field.access,
         "tag": "",
-        "lifecycle": _lifecycle(field.lifecycle),
+        "lifecycle": _lifecycle(field.lifecycle, field.history),
     }
     return described if field.default is None else {**described, "default": _default(field)}
 
@@ -148,14 +148,20 @@ def _message(message: Message, known: Mapping[str, Mapping[str, Any]]) -> dict[s
         ],
         "roles": list(message.roles),
         "tag": "",
-        "lifecycle": _lifecycle(message.lifecycle),
+        "lifecycle": _lifecycle(message.lifecycle, message.history),
         "implicit": message.is_implicit,
         "async": message.is_async,
     }
 
 
-def _lifecycle(state: str) -> dict[str, Any]:
-    return {"state": f"{state.capitalize()}_s", "transitions": []}
+def _lifecycle(state: str, history: History) -> dict[str, Any]:
+    return {
+        "state": f"{state.capitalize()}_s",
+        "transitions": [
+            {"transition": transition, "release": release, "description": ""}
+            for transition, release in history
+        ],
+    }
 
 
 def _role(name: str, served: Datamodel) -> dict[str, Any]:
