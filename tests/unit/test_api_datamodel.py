@@ -182,3 +182,13 @@ def test_memory_has_the_messages_of_the_contract() -> None:
 
 def test_every_message_says_what_it_does() -> None:
     assert [message.wire_name for message in MODEL.messages() if not message.doc.endswith(".")] == []
+
+
+def test_every_parameter_is_explained() -> None:
+    bare = [
+        f"{message.wire_name}({param.name})"
+        for message in MODEL.messages()
+        for param in message.params
+        if not param.doc.endswith(".")
+    ]
+    assert bare == []

@@ -76,6 +76,7 @@ class Parameter:
     name: str
     type: Type
     optional: bool = False
+    doc: str = ""
 
 
 class Kind(StrEnum):
@@ -96,6 +97,8 @@ class Kind(StrEnum):
     ADD_MEMBER = "a member that is now in a set"
     REMOVE_MEMBER = "a member that is no longer in a set"
 
+
+_EXPRESSION: Final = 'Such as: field "power_state"="Running" and not field "is_control_domain"="true".'
 
 _OF_THE_HOST: Final = frozenset({"VM", "host", "Memory"})
 
@@ -271,7 +274,7 @@ def _read_message(class_name: str, raw: Mapping[str, Any], of_class: History) ->
         name=raw["name"],
         result=parse_type(raw["result"]),
         params=tuple(
-            Parameter(param["name"], parse_type(param["type"]), param.get("optional", False))
+            Parameter(param["name"], parse_type(param["type"]), param.get("optional", False), param["doc"])
             for param in raw["params"]
         ),
         role=raw["role"],
@@ -295,16 +298,18 @@ def _derive_messages(
     """
     ref = Ref(class_name)
     record = RecordOf(class_name)
-    this = Parameter("self", ref)
+    this = Parameter("self", ref, doc="The object.")
     text = Simple("string")
+    expression = Parameter("expr", text, doc=_EXPRESSION)
+    label = Parameter("label", text, doc="The name.")
     shapes: Mapping[str, tuple[Kind, Type, tuple[Parameter, ...]]] = {
         "get_all": (Kind.GET_ALL, SetOf(ref), ()),
         "get_all_records": (Kind.GET_ALL_RECORDS, MapOf(ref, record), ()),
         "get_record": (Kind.GET_RECORD, record, (this,)),
-        "get_by_uuid": (Kind.GET_BY_UUID, ref, (Parameter("uuid", text),)),
-        "get_by_name_label": (Kind.GET_BY_NAME_LABEL, SetOf(ref), (Parameter("label", text),)),
-        "get_all_where": (Kind.GET_WHERE, SetOf(ref), (Parameter("expr", text),)),
-        "get_all_records_where": (Kind.GET_RECORDS_WHERE, MapOf(ref, record), (Parameter("expr", text),)),
+        "get_by_uuid": (Kind.GET_BY_UUID, ref, (Parameter("uuid", text, doc="Of the object."),)),
+        "get_by_name_label": (Kind.GET_BY_NAME_LABEL, SetOf(ref), (label,)),
+        "get_all_where": (Kind.GET_WHERE, SetOf(ref), (expression,)),
+        "get_all_records_where": (Kind.GET_RECORDS_WHERE, MapOf(ref, record), (expression,)),
     }
     filtered = UNDOCUMENTED if "get_all_records" in generic else ()
     for name in (*generic, *filtered):
@@ -342,36 +347,23 @@ def _derive_messages(
 def _derive_setters(class_name: str, this: Parameter, field: Field) -> Iterator[Message]:
     """Derive what writes a field that is the clients' own: one message, and two more for a part of it."""
     name = field.name
+    parts: tuple[tuple[str, Kind, tuple[Parameter, ...], str], ...] = ()
     match field.type:
-        case MapOf(key, value):
-            parts: tuple[tuple[str, Kind, tuple[Parameter, ...], str], ...] = (
-                (
-                    f"add_to_{name}",
-                    Kind.ADD_KEY,
-                    (Parameter("key", key), Parameter("value", value)),
-                    f"Add a key that is not yet in the map {name}.",
-                ),
-                (
-                    f"remove_from_{name}",
-                    Kind.REMOVE_KEY,
-                    (Parameter("key", key),),
-                    f"Remove a key from the map {name}, if it is there.",
-                ),
+        case MapOf(key_type, value_type):
+            key = Parameter("key", key_type, doc="The key.")
+            value = Parameter("value", value_type, doc="Its value.")
+            parts = (
+                (f"add_to_{name}", Kind.ADD_KEY, (key, value), f"Add a key that is new to the map {name}."),
+                (f"remove_from_{name}", Kind.REMOVE_KEY, (key,), f"Remove a key from the map {name}."),
             )
         case SetOf(of):
-            member = (Parameter("value", of),)
+            member = Parameter("value", of, doc="The member.")
             parts = (
-                (
-                    f"add_{name}",
-                    Kind.ADD_MEMBER,
-                    member,
-                    f"Add a member to the set {name}, if it is not there.",
-                ),
-                (f"remove_{name}", Kind.REMOVE_MEMBER, member, f"Remove a member of the set {name}."),
+                (f"add_{name}", Kind.ADD_MEMBER, (member,), f"Add a member to the set {name}."),
+                (f"remove_{name}", Kind.REMOVE_MEMBER, (member,), f"Remove a member of the set {name}."),
             )
-        case _:
-            parts = ()
-    whole = (f"set_{name}", Kind.SET_FIELD, (Parameter("value", field.type),), f"Write the field {name}.")
+    new = Parameter("value", field.type, doc="The new value.")
+    whole = (f"set_{name}", Kind.SET_FIELD, (new,), f"Write the field {name}.")
     for message, kind, params, doc in (whole, *parts):
         yield Message(
             class_name,

@@ -134,7 +134,7 @@ def _literal(value: object) -> str:
 
 def _message(message: Message, known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     params = [
-        {"type": str(param.type), "name": param.name, "doc": "", "required": not param.optional}
+        {"type": str(param.type), "name": param.name, "doc": param.doc, "required": not param.optional}
         for param in message.params
     ]
     return {
