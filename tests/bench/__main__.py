@@ -15,7 +15,19 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tests.bench import calls, comparison, engine, events, looks, planning, records, ring, scrapes, starts
+from tests.bench import (
+    calls,
+    comparison,
+    engine,
+    events,
+    looks,
+    memory,
+    planning,
+    records,
+    ring,
+    scrapes,
+    starts,
+)
 from tests.bench.figures import HEADINGS, Curve, Figure, curve_rows, rows
 from tests.bench.plot import draw
 from tests.bench.policies import section
@@ -35,6 +47,7 @@ SECTIONS: Final[Mapping[str, Callable[[Rig], Iterable[Figure | Curve]]]] = {
     "events": events.figures,
     "scrapes": scrapes.figures,
     "starts": starts.figures,
+    "memory": memory.figures,
     "policies": lambda _: section.figures(),
 }
 REPORT: Final = Path("build/bench.json")

@@ -278,6 +278,7 @@ async def test_token_of_a_daemon_that_ended_gets_everything_as_changed(tmp_path:
         objects = len(await first.poll())
     async with running_stack(tmp_path) as stack:
         second = Client(stack, await stack.login())
+        assert await stack.controller.settle(DEADLINE_S)
         second.token = first.token
         events = await second.poll()
         assert [event["operation"] for event in events] == ["mod"] * objects

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -34,10 +35,10 @@ from xcpmem.client import main
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 GREETING = encode(Greeting())
 DEADLINE_S = 10.0
+ROOT = Path(__file__).parents[2]
 
 
 class Server:
@@ -308,3 +309,23 @@ def test_client_imports_no_library_and_ends_quietly_when_nobody_reads(tmp_path: 
         )
     os.close(write)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_command_imports_nothing_but_its_words_and_a_little_of_the_standard_library() -> None:
+    code = (
+        "import sys\n"
+        "from xcpmem.__main__ import main\n"
+        "main(['vm-list', '--minimal', '-s', '/nowhere/x.sock'])\n"
+        "print(*sys.modules)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    found = set(run.stdout.split())
+    slow = {"argparse", "asyncio", "email", "http", "json", "logging", "ssl", "sqlite3", "urllib", "xmlrpc"}
+    assert found & slow == set()
+    assert {name.partition(".")[0] for name in found} <= {*sys.stdlib_module_names, "__main__", "xcpmem"}
+    assert {name for name in found if name.startswith("xcpmem.")} <= {
+        *("xcpmem.__main__", "xcpmem.client", "xcpmem.client_settings", "xcpmem.errors", "xcpmem.units"),
+        *("xcpmem.api", "xcpmem.api.cli_catalog", "xcpmem.api.cli_frames", "xcpmem.api.cli_help"),
+    }
