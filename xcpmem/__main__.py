@@ -48,6 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             sys.stdout.write(f"{teach(names)}\n")
             return 0
+        case [command, *rest] if not command.startswith("-") and {"--help", "-help"} & set(rest):
+            from xcpmem.api.cli_help import teach  # noqa: PLC0415 - only this answer needs it
+
+            sys.stdout.write(f"{teach([command])}\n")
+            return 0
     from xcpmem.client import main as run_client  # noqa: PLC0415 - local tools do without
 
     return run_client(words)

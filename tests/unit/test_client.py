@@ -278,7 +278,10 @@ def test_usage_goes_to_standard_error_and_is_no_failure(
     assert "Usage: xcpmem <cmd> [-s server]" in err
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["help"], ["help", "vm-list"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["help"], ["help", "vm-list"], ["vm-list", "--help"], ["vm-list", "params=all", "-help"]],
+)
 def test_help_needs_no_daemon(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     assert xcpmem(arguments) == 0
     assert "xcpmem vm-list power-state=running" in capfd.readouterr().out

@@ -187,7 +187,7 @@ _ADVICE: Final[Mapping[str, Callable[[_Case], str]]] = {
     "VM_IS_TEMPLATE": _say("a template never runs: make a VM of it"),
     "VM_MEMORY_TARGET_WAIT_TIMEOUT": _say("its guest moves slowly or not at all: explain vm=... says which"),
     "VM_SHUTDOWN_TIMEOUT": _say("its guest does not react: end it with --force"),
-    "NO_HOSTS_AVAILABLE": _say("vm-start prints what each host lacks, as VM.assert_can_boot_here tells"),
+    "NO_HOSTS_AVAILABLE": _say("VM.assert_can_boot_here tells what a host lacks"),
     "HOST_NOT_ENOUGH_PCPUS": _say("lower VCPUs_max while the VM is halted"),
     "UNKNOWN_RESERVATION": _say("a reservation ends when it is transferred, deleted, or its session ends"),
     "NO_RESERVATION": _say("reserve memory and transfer it to the domain first"),
