@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 
 def transfer(reservation_id: str, domid: int) -> Making:
-    """Give a reservation to a domain under construction; to the same one again is no harm.
+    """Give a reservation to a domain under construction.
+
+    To the same one again is no harm: once it is built, what it was given then may be with others by now.
 
     The command raises UnknownReservation, also when the memory went to another domain that is still there, or
     InvalidValue when there is no such domain.
@@ -35,8 +37,11 @@ def transfer(reservation_id: str, domid: int) -> Making:
 
     def make(host: HostState) -> tuple[Action, ...]:
         reservation = _find(host, reservation_id, domid)
-        if any(domain.domid == reservation.domid != domid for domain in host.domains):
+        given = next((d for d in host.domains if d.domid == reservation.domid), None)
+        if given is not None and given.domid != domid:
             raise UnknownReservation(reservation_id)
+        if given is not None and given.lifecycle is not Lifecycle.BUILDING:
+            return ()
         return (TransferReservation(reservation, domid),)
 
     return make

@@ -191,14 +191,15 @@ def test_a_reservation_goes_to_a_domain_and_can_be_asked_for() -> None:
     assert answer["totals"]["overcommit_kib"] == 0
 
 
-def test_memory_that_a_domain_was_given_goes_to_no_other_while_it_is_there() -> None:
+def test_memory_that_a_domain_was_given_is_given_once() -> None:
+    reserve = script.ReserveMemory(size_kib=4000, as_name="vm")
     answer = run(
         scene(
-            (1.0, RESERVE),
+            (1.0, reserve),
             (9.0, script.TransferReservation(reservation="vm", domid=1)),
-            (10.0, script.TransferReservation(reservation="vm", domid=1)),
-            (10.0, script.TransferReservation(reservation="vm", domid=2)),
-            guests=(peer(1), peer(2)),
+            (30.0, script.TransferReservation(reservation="vm", domid=1)),
+            (30.0, script.TransferReservation(reservation="vm", domid=2)),
+            guests=(peer(1, dynamic_max_kib=2000, target_kib=2000), peer(2), peer(3)),
         )
     )
     assert [call["error"] for call in answer["calls"]] == [None, None, None, ["UNKNOWN_RESERVATION", "vm"]]

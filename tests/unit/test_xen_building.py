@@ -57,6 +57,22 @@ async def test_domain_counts_as_being_built_while_memory_is_set_aside_for_it_and
     assert look.host.domains[0].lifecycle is Lifecycle.SUSPENDED
 
 
+async def test_what_a_client_transferred_counts_until_the_domain_announces_its_driver(
+    host: SimulatedHost, tmp_path: Path
+) -> None:
+    transferred = RecordReservation(replace(OWN, vm_uuid=""))
+    assert host.store.read(paths.feature_balloon(1)) == "1"
+    look = await fresh_look(host, tmp_path, transferred)
+    assert look.host.domains[0].lifecycle is Lifecycle.RUNNING
+    assert look.host.reserved_kib == 0
+    host.store.write(paths.feature_balloon(1), "0")
+    look = await fresh_look(host, tmp_path, transferred)
+    assert look.host.domains[0].lifecycle is Lifecycle.BUILDING
+    host.store.remove(paths.feature_balloon(1))
+    look = await fresh_look(host, tmp_path, transferred)
+    assert look.host.domains[0].lifecycle is Lifecycle.BUILDING
+
+
 async def test_dying_domain_is_dying_whatever_is_set_aside_for_its_vm(
     host: SimulatedHost, tmp_path: Path
 ) -> None:

@@ -126,18 +126,15 @@ class DomainViews:
             keys: by domid, of each.
             news: by domid, of each.
             reservations: all; a domain is being built as long as one for it stands: that memory is its own.
+                One that a client transferred and keeps counts until the driver has announced itself.
             bystanders: domains that are only described.
         """
         promises_kib = _promises_kib(reservations)
         views: dict[int, DomainView] = {}
         for info in infos:
             domid = info.domid
-            words = (
-                info,
-                keys[domid],
-                news[domid],
-                _most(promises_kib.get(domid), promises_kib.get(info.uuid)),
-            )
+            promise_kib = _promise_kib(promises_kib, info, keys[domid]) if promises_kib else None
+            words = (info, keys[domid], news[domid], promise_kib)
             before = self._views.get(domid)
             is_same = before is not None and before.words.news is words[2] and before.words == words
             views[domid] = before if before is not None and is_same else _view(_Words(*words), before)
@@ -252,16 +249,19 @@ def _balloon_evidence(keys: DomainKeys) -> _Evidence:
     administrator of the guest switched it off. A plain Linux guest announces nothing: under libxl (which
     unlike xenopsd writes no ``domain-type``) it is believed until it fails to follow a target.
     """
-    announced = keys.feature_balloon
-    if announced is not None:
-        if announced.strip() == "0":
-            return _Evidence(
-                believed=False, text="the guest says it does not balloon: control/feature-balloon = 0"
-            )
+    if _has_announced_driver(keys):
         return _Evidence(believed=True, text="the guest announced its driver in control/feature-balloon")
+    if keys.feature_balloon is not None:
+        return _Evidence(
+            believed=False, text="the guest says it does not balloon: control/feature-balloon = 0"
+        )
     if keys.domain_type is not None:
         return _Evidence(believed=False, text="no control/feature-balloon yet: still booting, or no driver")
     return _Evidence(believed=True, text="nothing announced; believed until it does not follow a target")
+
+
+def _has_announced_driver(keys: DomainKeys) -> bool:
+    return keys.feature_balloon is not None and keys.feature_balloon.strip() != "0"
 
 
 def _lifecycle(info: DomainInfo, *, built: bool) -> Lifecycle:
@@ -293,6 +293,12 @@ def _promises_kib(reservations: Iterable[Reservation]) -> dict[int | str, int]:
             if key is not None and key != "":
                 promises_kib[key] = max(reservation.size_kib, promises_kib.get(key, 0))
     return promises_kib
+
+
+def _promise_kib(promises_kib: Mapping[int | str, int], info: DomainInfo, keys: DomainKeys) -> int | None:
+    """Say what is set aside for a domain that is being built, None if it is not."""
+    for_vm_kib = promises_kib.get(info.uuid)
+    return for_vm_kib if _has_announced_driver(keys) else _most(for_vm_kib, promises_kib.get(info.domid))
 
 
 def _most(one_kib: int | None, other_kib: int | None) -> int | None:
