@@ -56,7 +56,7 @@ class Peer:
     @property
     def is_trusted(self) -> bool:
         """Whether it needs no password: root, or the daemon's own user, on the same machine."""
-        return self.uid in {0, os.getuid()}
+        return self.uid is not None and self.uid in {0, os.getuid()}
 
     @property
     def is_on_this_machine(self) -> bool:
