@@ -23,7 +23,7 @@ SIZES: Final = (10, 100, 1000, 10000)
 """At which curves of what needs no daemon are measured."""
 
 FLEETS: Final = (10, 100, 1000, 3000)
-"""The same for daemons: the simulated xenstored allows 10,000 watches, three for each domain."""
+"""The same for daemons: the simulated xenstored allows 16,384 watches, five for each domain."""
 
 REST_S: Final = 0.05
 REST_MS: Final = 0.5
