@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from tests.bench.policies.cases import CASES, RAMP_S, Case, CaseGuest, Turn, Voice, make_case
+from tests.bench.policies.columns import OURS
 from tests.bench.policies.intervals import interval
-from tests.bench.policies.marks import MARKS
+from tests.bench.policies.marks import MARKS, PRESSURE
 from tests.bench.policies.record import Record, figures_of, jain
 from tests.bench.policies.rig import Circumstances, Rig, Seat
 from tests.bench.policies.runs import BOUNDS, PEERS, most_starts_kib, run_once
 from tests.bench.policies.seeds import HELD_OUT, TUNING
+from xcpmem.specs import AgentKind
 from xcpmem.xen.workload import Need
 
 if TYPE_CHECKING:
@@ -174,6 +176,15 @@ def test_a_run_is_the_same_every_time(title: str) -> None:
     first = run_once(case, column, 3)
     assert first == run_once(case, column, 3)
     assert first["overcommit_kib"] <= 0
+
+
+def test_a_run_hears_the_agents_of_its_circumstances_and_else_those_of_the_column() -> None:
+    case = replace(make_case("phase", 3), duration_s=400.0)
+    slow = Circumstances(agents=AgentKind.MEMINFO, period_s=60.0)
+    ours, stock = OURS[PRESSURE], OURS["pressure, stock"]
+    assert run_once(case, ours, 3, slow) == run_once(case, stock, 3)
+    assert run_once(case, stock, 3, Circumstances()) == run_once(case, stock, 3)
+    assert run_once(case, ours, 3, slow)["stall_pct"] > 2 * run_once(case, ours, 3)["stall_pct"]
 
 
 def test_nobody_is_judged_by_the_seeds_that_it_was_tuned_on() -> None:

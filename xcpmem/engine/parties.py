@@ -113,21 +113,19 @@ def _party(
         if claim.weight == weight and claim.sample is sample and claim.regret_kib == regret_kib:
             return before
     low_kib, high_kib = domain.dynamic_range.min_kib, domain.dynamic_range.max_kib
-    claim, probe_kib = (
-        Claim(
-            low_kib,
-            high_kib,
-            low_kib,
-            high_kib,
-            domain.domid,
-            domain.uuid,
-            domain.target_kib,
-            domain.actual_kib,
-            weight,
-            sample,
-            regret_kib,
-        ),
-        0,
+    probe_kib = 0
+    claim = Claim(
+        low_kib,
+        high_kib,
+        low_kib,
+        high_kib,
+        domain.domid,
+        domain.uuid,
+        domain.target_kib,
+        domain.actual_kib,
+        weight,
+        sample,
+        regret_kib,
     )
     if belief.floor_kib is not None or belief.ceiling_kib is not None:
         probe_kib = _probe_kib(high_kib - low_kib)
