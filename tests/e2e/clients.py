@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import xmlrpc.client
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pyxs.client import Client
+from pyxs.exceptions import PyXSError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -108,6 +109,14 @@ class Xenstore:
 
     def domain(self, domid: int, key: str) -> str:
         return self.read(f"/local/domain/{domid}/{key}")
+
+    def domain_names(self) -> set[str]:
+        """The names of all domains; one that ends while they are read has none."""
+        names = set()
+        for domid in self._list("/local/domain"):
+            with suppress(PyXSError):
+                names.add(self.read(f"/local/domain/{domid}/name"))
+        return names
 
     def memory_kib(self, domid: int) -> Mapping[str, int]:
         """A domain's dynamic-min, dynamic-max and target, KiB."""

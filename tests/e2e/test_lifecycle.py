@@ -182,7 +182,7 @@ def test_daemon_killed_during_a_start_leaves_a_whole_vm_or_none(crowd: Crowd, mo
         vm = settled(crowd, api)
         assert vm["power_state"] in {"Halted", "Running"}
         with xenstore(crowd.host) as store:
-            names = {store.read(f"/local/domain/{domid}/name") for domid in store._list("/local/domain")}
+            names = store.domain_names()
         assert (NEWCOMER in names) is (vm["power_state"] == "Running")
         assert crowd.daemon.series("xcpmem_host_memory_reserved_bytes") == {"": 0}
         if vm["power_state"] == "Halted":
