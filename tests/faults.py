@@ -50,11 +50,13 @@ class WorldFault:
         begin: lets it begin.
         end: lets it end.
         felt: waits, while it lasts and the client is at its wish, until the daemon has met it.
+        noticed: waits until the daemon has seen its end, where it may be at rest before.
     """
 
     begin: Step
     end: Step = _nothing
     felt: Step = _nothing
+    noticed: Step = _nothing
 
 
 def _blind(report: CycleReport) -> bool:
@@ -253,6 +255,13 @@ async def _guest_honest(world: FaultyHost) -> None:
     world.host.store.write(paths.feature_balloon(4), "1")
 
 
+async def _driver_is_back(world: FaultyHost) -> None:
+    """Who rang without end is looked at once a second."""
+    await world.until(
+        lambda report: all(d.can_balloon for d in report.look.host.domains), since=world.turns - 1
+    )
+
+
 _READS: Final = (MessageType.READ,)
 _WRITES: Final = (MessageType.WRITE, MessageType.TRANSACTION_START, MessageType.MKDIR)
 
@@ -309,7 +318,7 @@ FAULTS: Final[Mapping[str, WorldFault]] = {
     "the wall clock leaps": WorldFault(_wall_clock_leaps, _wall_clock_leaps_back),
     "an hour is gone": WorldFault(_nothing, _clock_leaps),
     "a guest lies in every key": WorldFault(_guest_lies, _guest_honest),
-    "a guest's driver comes and goes": WorldFault(_nothing, _guest_honest, _guest_flaps),
+    "a guest's driver comes and goes": WorldFault(_nothing, _guest_honest, _guest_flaps, _driver_is_back),
     "a guest reports without end": WorldFault(_nothing, _guest_honest, _guest_floods),
 }
 
@@ -358,6 +367,7 @@ async def story(folder: Path, fault: WorldFault, *, lasting_s: float = 0.0) -> O
                 await world.controller.settle(lasting_s)
             await fault.end(world)
             ended_s, before = time.monotonic(), world.turns
+            await fault.noticed(world)
         await world.rest()
         return Outcome(
             ends=world.ends(),
