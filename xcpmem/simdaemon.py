@@ -9,6 +9,7 @@ host.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -37,6 +38,7 @@ from xcpmem.errors import (
 )
 from xcpmem.plugins import find_installed
 from xcpmem.specs import FOLLOWS, MICROSECONDS_PER_SECOND, microseconds
+from xcpmem.troubles import Orphans
 from xcpmem.units import kib_to_bytes
 
 if TYPE_CHECKING:
@@ -142,6 +144,8 @@ class SimDaemon:
         self._turned_us = host.now_us
         self._requests: dict[str, tuple[MemoryRequest, CallRecord]] = {}
         self._balancing: list[tuple[int, CallRecord]] = []
+        # the one session of a script lives to its end
+        self._orphans = Orphans(is_owner=lambda _: True, patience_s=math.inf)
 
     @property
     def is_stable(self) -> bool:
@@ -185,9 +189,10 @@ class SimDaemon:
 
     def _free_orphans(self) -> None:
         """Give back what was transferred to domains that are gone, as the daemon's ring does."""
-        reservations, guests = self._host.reservations.values(), self._host.guests
-        for each in [each for each in reservations if each.domid is not None and each.domid not in guests]:
-            self._host.apply(DeleteReservation(each))
+        if self._host.reservations:
+            now_s = self._host.now_us / MICROSECONDS_PER_SECOND
+            for orphan in self._orphans.find(self._host.observe().host, now_s):
+                self._host.apply(DeleteReservation(orphan))
 
     def reasons(self) -> dict[int, Reason]:
         """Look and think once more, and say why each domain has the target it has."""

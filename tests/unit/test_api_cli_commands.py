@@ -256,11 +256,12 @@ async def test_host_command_wants_exactly_one_host(selector: str, text: str) -> 
     assert (line.stdout, line.stderr, line.code) == ("", f"Error: {text}\n", 1)
 
 
-async def test_wait_tells_a_watching_person_where_the_vm_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+def slow_until_watched(monkeypatch: pytest.MonkeyPatch, slow: str) -> XenDouble:
+    """Make one call last until somebody has looked how far it is; who waits looks at once."""
     for name in ("LOOK_AGAIN_S", "PATIENCE_S"):
         monkeypatch.setattr(f"xcpmem.api.cli_progress.{name}", 0.0)
     xen = XenDouble()
-    xen.held["VM.wait_memory_target_live"] = hold = asyncio.Event()
+    xen.held[slow] = hold = asyncio.Event()
 
     class Watching(XenDouble):
         async def call(self, method: str, params: Sequence[Value], *, peer: Peer) -> object:
@@ -268,25 +269,23 @@ async def test_wait_tells_a_watching_person_where_the_vm_stands(monkeypatch: pyt
                 hold.set()
             return await xen.call(method, params, peer=peer)
 
-    line = await say(Watching(), "vm-memory-target-wait", "vm=web1", wants_progress=True)
+    return Watching()
+
+
+async def test_wait_tells_a_watching_person_where_the_vm_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = await say(
+        slow_until_watched(monkeypatch, "VM.wait_memory_target_live"),
+        "vm-memory-target-wait",
+        "vm=web1",
+        wants_progress=True,
+    )
     assert "web1 [........................]   0 % 1.172 GiB of 1 GiB" in line.stderr
     assert line.stderr.endswith("\n")
     assert (line.stdout, line.code) == ("", 0)
 
 
 async def test_start_that_takes_its_time_says_how_long_it_has_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LOOK_AGAIN_S", "PATIENCE_S"):
-        monkeypatch.setattr(f"xcpmem.api.cli_progress.{name}", 0.0)
-    xen = XenDouble()
-    xen.held["VM.start"] = hold = asyncio.Event()
-
-    class Watching(XenDouble):
-        async def call(self, method: str, params: Sequence[Value], *, peer: Peer) -> object:
-            if method == "VM_metrics.get_record":
-                hold.set()
-            return await xen.call(method, params, peer=peer)
-
-    line = await say(Watching(), "vm-start", "vm=web1", wants_progress=True)
+    line = await say(slow_until_watched(monkeypatch, "VM.start"), "vm-start", "vm=web1", wants_progress=True)
     assert "\rstarting web1 0 s, holds 1.172 GiB" in line.stderr
     assert line.code == 0
 
