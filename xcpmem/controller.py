@@ -167,7 +167,7 @@ class Controller:
             return standing
         deadline_s = self._clock() + timeout_s
         return await self._inbox.reserve(
-            owner, min_kib, max_kib, deadline_s, vm_uuid=vm_uuid, reservation_id=reservation_id
+            owner, min_kib, max_kib, deadline_s, timeout_s, vm_uuid=vm_uuid, reservation_id=reservation_id
         )
 
     async def transfer(self, reservation_id: str, domid: int) -> None:

@@ -157,7 +157,7 @@ class Foresight:
         if claim_kib is not None:
             order = 1 + max((request.order for request in requests), default=0)
             deadline_s = report.monotonic_s + _WAIT_S
-            request = MemoryRequest(_REQUEST, _REQUEST, *claim_kib, order, deadline_s, vm_uuid)
+            request = MemoryRequest(_REQUEST, _REQUEST, *claim_kib, order, deadline_s, vm_uuid, _WAIT_S)
             requests = (*requests, request)
         return Wishes(ranges, requests), newcomer
 

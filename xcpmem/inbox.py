@@ -97,17 +97,18 @@ class Inbox:
         min_kib: int,
         max_kib: int,
         deadline_s: float,
+        wait_s: float,
         *,
         vm_uuid: str = "",
         reservation_id: str = "",
     ) -> Reservation:
-        """Wait for a reservation; see `Controller.reserve`, ``deadline_s`` on the monotonic clock."""
+        """Wait ``wait_s`` for a reservation, to ``deadline_s`` by the monotonic clock; see `Controller`."""
         self._check_room()
         if reservation_id in self._requests:
             raise InvalidValue("reservation_id", reservation_id)
         self._order += 1
         request_id = reservation_id or str(uuid4())
-        request = MemoryRequest(request_id, owner, min_kib, max_kib, self._order, deadline_s, vm_uuid)
+        request = MemoryRequest(request_id, owner, min_kib, max_kib, self._order, deadline_s, vm_uuid, wait_s)
         future: asyncio.Future[Reservation] = asyncio.get_running_loop().create_future()
         self._requests[request.request_id] = (request, future)
         self._wake()

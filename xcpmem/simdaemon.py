@@ -339,6 +339,7 @@ class SimDaemon:
             max_kib=max_kib,
             order=record.number,
             deadline_s=deadline_us / MICROSECONDS_PER_SECOND,
+            wait_s=WAIT_S,
         )
         self._requests[request_id] = (request, record)
 

@@ -158,6 +158,10 @@ def test_x7_a_guest_known_to_be_stuck_costs_later_calls_nothing() -> None:
     assert guest(result, 1)["state"] == "stuck"
 
 
+def test_a_guest_that_was_asked_too_late_is_not_blamed_beside_the_slow_one() -> None:
+    assert call(answer("asked_too_late"), 1)["error"] == ["VMS_FAILED_TO_COOPERATE", "1"]
+
+
 def test_eight_requests_at_once_take_as_long_as_the_longest() -> None:
     together = max(each["took_s"] for each in answer("eight_requests")["calls"])
     given = scenario("eight_requests")

@@ -88,6 +88,45 @@ def test_new_ask_has_its_own_patience_after_a_long_rest() -> None:
     assert not belief.gave_up(CAUTION)
 
 
+def test_guest_is_in_debt_once_it_had_its_patience_though_it_moves() -> None:
+    moving = list(moving_down(2000 * MIB, asked_kib=1000 * MIB, looks=7))
+    assert not watched(*moving[:5]).is_in_debt(CAUTION, wait_s=60.0)
+    assert watched(*moving).is_in_debt(CAUTION, wait_s=60.0)
+
+
+def test_guest_of_a_hasty_caller_is_in_debt_after_half_of_the_wait() -> None:
+    asked = watched(*stands(2000 * MIB, asked_kib=1000 * MIB, looks=3))
+    assert asked.is_in_debt(CAUTION, wait_s=4.0)
+    assert not asked.is_in_debt(CAUTION, wait_s=5.0)
+
+
+def test_guest_that_is_asked_for_more_is_in_debt_only_for_what_it_was_asked_for_first() -> None:
+    first = list(moving_down(2000 * MIB, asked_kib=1500 * MIB, looks=4))
+    second = list(moving_down(1600 * MIB, asked_kib=1000 * MIB, looks=3))
+    assert not watched(*first, *second).is_in_debt(CAUTION, wait_s=60.0)
+    slow = [seen(1990 * MIB - n, asked_kib=1500 * MIB - n * 10 * MIB) for n in range(8)]
+    assert watched(*slow).is_in_debt(CAUTION, wait_s=60.0)
+
+
+def test_guest_that_is_asked_to_grow_or_is_where_it_was_asked_to_be_is_not_in_debt() -> None:
+    growing = watched(*stands(2000 * MIB, asked_kib=3000 * MIB, looks=9))
+    assert not growing.is_in_debt(CAUTION, wait_s=60.0)
+    arrived = watched(
+        seen(1000 * MIB, asked_kib=1000 * MIB), belief=watched(*stands(2000 * MIB, asked_kib=1000 * MIB))
+    )
+    assert not arrived.is_in_debt(CAUTION, wait_s=60.0)
+
+
+def test_ask_that_is_eased_is_met_when_the_easier_one_is() -> None:
+    eased = watched(
+        *stands(2000 * MIB, asked_kib=1000 * MIB, looks=3),
+        seen(1900 * MIB, asked_kib=1800 * MIB),
+        seen(1800 * MIB + 8, asked_kib=1800 * MIB),
+        seen(1800 * MIB + 4, asked_kib=1000 * MIB),
+    )
+    assert (eased.due_kib, eased.due_s) == (1000 * MIB, 0.0)
+
+
 def test_guest_that_is_asked_the_other_way_has_a_new_patience_and_stays_away_from_its_target() -> None:
     asked = watched(*stands(2000 * MIB, asked_kib=1000 * MIB, looks=5))
     turned = watched(seen(2000 * MIB, asked_kib=3000 * MIB), belief=asked)

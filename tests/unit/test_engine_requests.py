@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tests.builders import MIB, a_claim, a_domain, a_host, a_request, uuid_of
+from tests.builders import CAUTION, MIB, a_claim, a_domain, a_host, a_request, uuid_of
+from xcpmem.engine.belief import Belief
 from xcpmem.engine.draft import Draft
 from xcpmem.engine.model import Granted, RecordReservation, Refused, Reservation
+from xcpmem.engine.parties import Party
 from xcpmem.engine.requests import admit, grant
 from xcpmem.errors import DomainsUncooperative, NotEnoughMemory
 from xcpmem.units import kib_to_bytes
@@ -81,12 +84,32 @@ def test_admit_says_nothing_is_available_when_less_than_nothing_is() -> None:
     assert refusal(verdicts[0])[1][1] == "0"
 
 
+def debtor(domid: int, *, asked_s: float) -> Party:
+    """A guest that was asked so long ago to shrink, and has not yet."""
+    domain, claim = a_domain(1000, 3000, domid=domid, target_kib=1000), a_claim(1000, 3000)
+    belief = Belief(domain.uuid, domain.dynamic_range, direction=-1, due_kib=1000, due_s=asked_s)
+    return Party(domain, belief, claim, probe_kib=0, keeps_maxmem=False)
+
+
 def granted(
-    *requests: MemoryRequest, goals_kib: list[int], draft: Draft, coming: bool = True, now_s: float = 0.0
+    *requests: MemoryRequest,
+    goals_kib: list[int],
+    draft: Draft,
+    coming: bool = True,
+    now_s: float = 0.0,
+    owing: tuple[Party, ...] = (),
 ) -> tuple[list[tuple[MemoryRequest, int]], list[Verdict]]:
     verdicts: list[Verdict] = []
-    slow = [LIMITED[0]]
-    waiting = grant(requests, goals_kib, draft, now_s=now_s, coming=coming, slow=slow, verdicts=verdicts)
+    waiting = grant(
+        requests,
+        goals_kib,
+        draft,
+        now_s=now_s,
+        coming=coming,
+        owing=owing,
+        caution=CAUTION,
+        verdicts=verdicts,
+    )
     return waiting, verdicts
 
 
@@ -123,10 +146,23 @@ def test_grant_gives_what_is_there_at_the_deadline() -> None:
     assert verdicts == [Granted("r1", 600)]
 
 
-def test_grant_refuses_at_the_deadline_and_blames_those_who_still_owe() -> None:
-    draft = Draft(a_host(free_kib=600))
-    waiting, verdicts = granted(a_request(650, 1000), goals_kib=[700], draft=draft, now_s=60.0)
+def test_grant_refuses_at_the_deadline_and_blames_those_who_were_asked_in_time() -> None:
+    draft, owing = Draft(a_host(free_kib=600)), (debtor(1, asked_s=0.1), debtor(2, asked_s=59.0))
+    waiting, verdicts = granted(a_request(650, 1000), goals_kib=[700], draft=draft, now_s=60.0, owing=owing)
     assert waiting == []
+    assert refusal(verdicts[0]) == (DomainsUncooperative, ("2",))
+
+
+def test_grant_blames_nobody_who_had_no_time() -> None:
+    draft, owing = Draft(a_host(free_kib=600)), (debtor(1, asked_s=0.1),)
+    _, verdicts = granted(a_request(650), goals_kib=[650], draft=draft, now_s=60.0, owing=owing)
+    assert refusal(verdicts[0]) == (NotEnoughMemory, (str(kib_to_bytes(650)), str(kib_to_bytes(600))))
+
+
+def test_grant_blames_a_guest_that_had_all_the_time_of_a_hasty_caller() -> None:
+    draft, owing = Draft(a_host(free_kib=600)), (debtor(2, asked_s=0.2),)
+    hasty = replace(a_request(650, deadline_s=0.25), wait_s=0.25)
+    _, verdicts = granted(hasty, goals_kib=[650], draft=draft, now_s=0.25, owing=owing)
     assert refusal(verdicts[0]) == (DomainsUncooperative, ("2",))
 
 

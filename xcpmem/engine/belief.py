@@ -75,6 +75,8 @@ class Belief:
         waited_s: since then.
         away_s: since it was last at its target.
         moved: whether it has moved at all since it was asked.
+        due_kib: the oldest target on this way that it has not reached, as far as later ones did not ease it.
+        due_s: how long it was asked for that.
         floor_kib: where it stopped shrinking, None if not known to.
         ceiling_kib: where it stopped growing, None if not known to.
         pause_s: the longest pause after which it moved on.
@@ -95,6 +97,8 @@ class Belief:
     waited_s: float = 0.0
     away_s: float = 0.0
     moved: bool = False
+    due_kib: int = 0
+    due_s: float = 0.0
     floor_kib: int | None = None
     ceiling_kib: int | None = None
     pause_s: float = 0.0
@@ -118,6 +122,15 @@ class Belief:
     def gave_up(self, caution: Caution) -> bool:
         """Tell whether the guest is, in this ask, past its patience."""
         return self.direction != 0 and self.waited_s > self.patience_s(caution)
+
+    def is_in_debt(self, caution: Caution, wait_s: float) -> bool:
+        """Tell whether the guest had time enough to give memory back, and did not.
+
+        Time enough is its patience, or half of a caller's whole ``wait_s`` if that is less. What it was asked
+        for later counts only once it has given what it was asked for first.
+        """
+        enough_s = min(self.patience_s(caution), wait_s / 2)
+        return self.direction < 0 and (self.due_s >= enough_s or self.gave_up(caution))
 
     def meets_ceiling(self, actual_kib: int, caution: Caution) -> bool:
         """Tell whether a guest of that size stands where it once stopped growing."""
@@ -239,6 +252,8 @@ def learn(belief: Belief | None, domain: DomainState, elapsed_s: float, caution:
             waited_s=0.0,
             away_s=away_s,
             moved=False,
+            due_kib=domain.target_kib,
+            due_s=0.0,
         )
     return _on_the_way(belief, domain, elapsed_s, caution)
 
@@ -285,7 +300,9 @@ def _on_the_way(belief: Belief, domain: DomainState, elapsed_s: float, caution: 
         abs(domain.target_kib - belief.asked_kib) // LEAST_PROGRESS,
     )
     moved_kib = (domain.actual_kib - belief.mark_kib) * belief.direction
-    away_s = belief.away_s + _observed_s(belief, elapsed_s)
+    observed_s = _observed_s(belief, elapsed_s)
+    away_s = belief.away_s + observed_s
+    due_kib, due_s = _due(belief, domain, observed_s, caution)
     if moved_kib >= step_kib:
         taken_s = belief.waited_s + elapsed_s
         floor_kib, ceiling_kib = belief.floor_kib, belief.ceiling_kib
@@ -299,19 +316,31 @@ def _on_the_way(belief: Belief, domain: DomainState, elapsed_s: float, caution: 
             waited_s=0.0,
             away_s=away_s,
             moved=True,
+            due_kib=due_kib,
+            due_s=due_s,
             floor_kib=floor_kib,
             ceiling_kib=ceiling_kib,
             pause_s=max(belief.pause_s, belief.waited_s),
             delay_s=belief.delay_s if belief.moved else belief.waited_s,
             rate_kib_s=moved_kib / taken_s if taken_s > 0 else belief.rate_kib_s,
         )
-    belief = replace(belief, waited_s=belief.waited_s + min(elapsed_s, LOOK_GAP_S), away_s=away_s)
+    waited_s = belief.waited_s + min(elapsed_s, LOOK_GAP_S)
+    belief = replace(belief, waited_s=waited_s, away_s=away_s, due_kib=due_kib, due_s=due_s)
     if not belief.gave_up(caution):
         return belief
     belief = _suspect_offset(belief, domain, caution)
     if belief.direction < 0:
         return replace(belief, floor_kib=domain.actual_kib)
     return replace(belief, ceiling_kib=domain.actual_kib)
+
+
+def _due(belief: Belief, domain: DomainState, observed_s: float, caution: Caution) -> tuple[int, float]:
+    """Follow the oldest ask until the guest has met it; a later one that goes less far takes its place."""
+    nearer = min if belief.direction > 0 else max
+    due_kib = nearer(belief.due_kib, domain.target_kib)
+    if (due_kib - domain.actual_kib) * belief.direction <= caution.inaccuracy_kib:
+        return domain.target_kib, 0.0
+    return due_kib, belief.due_s + observed_s
 
 
 def _suspect_offset(belief: Belief, domain: DomainState, caution: Caution) -> Belief:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import inf
 from typing import TYPE_CHECKING
 
 from xcpmem.errors import HostError, InvalidValue
@@ -201,6 +202,7 @@ class MemoryRequest:
         order: requests are served by arrival.
         deadline_s: monotonic time at which waiting ends.
         vm_uuid: the VM that is to be started with it, or empty.
+        wait_s: how long it waits in all, until ``deadline_s``; infinite: longer than any guest's patience.
     """
 
     request_id: str
@@ -210,6 +212,7 @@ class MemoryRequest:
     order: int
     deadline_s: float
     vm_uuid: str = ""
+    wait_s: float = inf
 
     def __post_init__(self) -> None:
         check_not_negative(min_kib=self.min_kib)

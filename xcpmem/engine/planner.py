@@ -158,7 +158,8 @@ def plan(
         draft,
         now_s=now_s,
         coming=coming or settling or host.scrub_kib > 0 or bool(unmeasured),
-        slow=[p.domain for p, _ in restless if _owes(p, draft.target_kib(p.domain), caution)],
+        owing=[p for p, _ in restless if _owes(p, draft.target_kib(p.domain), caution)],
+        caution=caution,
         verdicts=verdicts,
     )
     grown = [(party.domain, target_kib) for party, target_kib in restless]

@@ -11,8 +11,10 @@ from xcpmem.units import kib_to_bytes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from xcpmem.engine.belief import Caution
     from xcpmem.engine.draft import Draft
     from xcpmem.engine.model import DomainState, MemoryRequest, Verdict
+    from xcpmem.engine.parties import Party
     from xcpmem.engine.policy import Claim
 
 
@@ -55,7 +57,8 @@ def grant(
     *,
     now_s: float,
     coming: bool,
-    slow: Sequence[DomainState],
+    owing: Sequence[Party],
+    caution: Caution,
     verdicts: list[Verdict],
 ) -> list[tuple[MemoryRequest, int]]:
     """Grant, by arrival, what is free now; end the wait of those for whom nothing more will come.
@@ -66,7 +69,8 @@ def grant(
         draft: where reservations are written.
         now_s: monotonic seconds.
         coming: whether memory is still on its way.
-        slow: domains that still owe memory, to blame when the wait ends without success.
+        owing: who still owes memory; who had time enough to give it is blamed when the wait is in vain.
+        caution: how long guests are given.
         verdicts: grants and refusals are added here.
 
     Returns:
@@ -84,7 +88,8 @@ def grant(
             )
             verdicts.append(Granted(request.request_id, size_kib))
         elif over:
-            verdicts.append(_refuse(request, spare_kib, slow))
+            blamed = [party.domain for party in owing if party.belief.is_in_debt(caution, request.wait_s)]
+            verdicts.append(_refuse(request, spare_kib, blamed))
         else:
             waiting.append((request, goal_kib))
             kept_kib += goal_kib
