@@ -11,15 +11,18 @@ from tests.bench.policies.cases import CASES, RAMP_S, Case, CaseGuest, Turn, Voi
 from tests.bench.policies.columns import OURS
 from tests.bench.policies.intervals import interval
 from tests.bench.policies.marks import MARKS, PRESSURE
+from tests.bench.policies.peers import Squeezed
 from tests.bench.policies.record import Record, figures_of, jain
 from tests.bench.policies.rig import Circumstances, Rig, Seat
-from tests.bench.policies.runs import BOUNDS, PEERS, most_starts_kib, run_once
+from tests.bench.policies.runs import BOUNDS, PEERS, Column, most_starts_kib, run_all, run_once
 from tests.bench.policies.seeds import HELD_OUT, TUNING
 from xcpmem.specs import AgentKind
 from xcpmem.xen.workload import Need
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from tests.bench.policies.rig import Controller
 
 MIB: Final = 1024
 GIB: Final = 1024 * MIB
@@ -94,9 +97,47 @@ def test_memory_moves_at_the_balloons_speed_and_only_what_is_free() -> None:
     found = figures((10.0, {0: 3 * GIB, 1: GIB}), needs=[3 * GIB, GIB])
     assert found["overcommit_kib"] == 0
     assert found["moved_gib_per_h"] == pytest.approx(2 * 3600 / 100)
-    assert found["useful"] == 1.0
+    assert found["useful"] == 0.5
     lost_s = found["stall_pct"] / 100 * 200
     assert 10 * 13.3 / 14.3 < lost_s < 10 + 5.5
+
+
+def test_how_long_guests_hold_what_the_slush_is_for_is_counted() -> None:
+    guests = [CaseGuest(turns=(), grows_kib_s=0, shrinks_kib_s=0) for _ in range(2)]
+    case = Case(name="made", guests=tuple(guests), duration_s=10.0, budget_kib=4 * GIB)
+    fits, exceeds = Record(), Record()
+    for record, size_kib in ((fits, 2 * GIB), (exceeds, 2 * GIB + 1)):
+        for step in range(6):
+            record.note_step(step / 2, [Seat(n, g, size_kib, 1.0) for n, g in enumerate(guests)], case)
+    assert (fits.below_slush_s, exceeds.below_slush_s) == (0.0, 3.0)
+    assert exceeds.overcommit_kib == 2
+
+
+def test_a_start_is_refused_falsely_if_the_oracle_grants_that_one() -> None:
+    case = make_case("admission", 3)
+    starts = sum(1 for guest in case.guests if guest.start_kib)
+    refuses = run_once(case, Column(refusing), 3)
+    assert refuses["refused_pct"] == 100.0
+    assert refuses["false_refusals"] == starts
+    crowded = replace(case, budget_kib=case.budget_kib // 5)
+    assert run_once(crowded, Column(refusing), 3)["false_refusals"] < starts
+    assert run_once(case, BOUNDS["oracle"], 3)["false_refusals"] == 0.0
+
+
+def refusing(_case: Case, _seed: int) -> Controller:
+    """Make one that lets nobody start."""
+
+    class Refusing(Squeezed):
+        def admits(self, size_kib: int, seats: Sequence[Seat], free_kib: int) -> bool:
+            return False
+
+    return Refusing()
+
+
+def test_results_do_not_depend_on_how_many_run_at_a_time() -> None:
+    columns = {title: {**PEERS, **OURS}[title] for title in ("ESX", PRESSURE)}
+    alone = run_all(["step"], columns, [3, 4])
+    assert run_all(["step"], columns, [3, 4], processes=2) == alone
 
 
 def test_a_step_is_recovered_from_when_nobody_loses_more_than_five_percent() -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def made(ours: float, theirs: float) -> Results:
     """Results of one case in which all peers come out the same."""
     figures = {"stall_pct": 0.0, "churn": 0.0, "bound_violations": 0.0, "overcommit_kib": -5.0}
-    figures["entitlement_violations"] = 0.0
+    figures["entitlement_violations"] = figures["below_slush_s"] = 0.0
     return {
         ("burst", column): {
             name: [value + (ours if column == PRESSURE else theirs), value] for name, value in figures.items()
@@ -37,8 +37,8 @@ def test_marks_judge_the_mean_over_the_seeds() -> None:
 
 
 def test_what_must_never_happen_is_judged_by_the_worst_run() -> None:
-    assert [figure.verdict for figure in safety_of(made(0.0, 0.0))] == ["pass"] * 3
-    assert [figure.verdict for figure in safety_of(made(1.0, 0.0))] == ["miss", "pass", "miss"]
+    assert [figure.verdict for figure in safety_of(made(0.0, 0.0))] == ["pass"] * 4
+    assert [figure.verdict for figure in safety_of(made(1.0, 0.0))] == ["miss", "pass", "miss", "miss"]
 
 
 def test_every_cell_in_which_a_peer_is_better_is_listed() -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from tests.bench.policies.cases import CASES, make_case
 from tests.bench.policies.columns import COLUMNS
 from tests.bench.policies.kills import figures_of_kills
-from tests.bench.policies.runs import run_all
+from tests.bench.policies.runs import cores, run_all
 from tests.bench.policies.seeds import HELD_OUT, QUICK, TUNING
 from tests.bench.policies.sweeps import sweep, table_of_sweeps
 from tests.bench.policies.verdicts import losses_of, marks_of, safety_of, table_of
@@ -25,8 +25,23 @@ if TYPE_CHECKING:
 
 REPORT: Final = Path("build/policies.json")
 SEEDS: Final = {"held-out": HELD_OUT, "tuning": TUNING, "quick": QUICK}
-SWEEP_SEEDS: Final = 5
-TABLES: Final = ("stall_pct", "churn", "refaults_per_s", "target_writes_per_h")
+SWEEP_SEEDS: Final = 10
+TABLES: Final = (
+    "stall_pct",
+    "p99_pct",
+    "worst_guest_pct",
+    "progress_jain",
+    "churn",
+    "useful",
+    "regrets",
+    "refaults_per_s",
+    "target_writes_per_h",
+    "reversals_per_h",
+    "settled_s",
+    "mean_wait_s",
+    "longest_wait_s",
+    "false_refusals",
+)
 
 
 def main() -> int:
@@ -36,7 +51,7 @@ def main() -> int:
     seeds = _seeds(arguments.seeds)
     cases = arguments.case or list(CASES)
     columns = {name: COLUMNS[name] for name in COLUMNS if not arguments.column or name in arguments.column}
-    results = run_all(cases, columns, seeds)
+    results = run_all(cases, columns, seeds, processes=arguments.processes)
     _say(f"{len(seeds)} seeds ({arguments.seeds}); mean and 95 % interval; each peer is a re-implementation")
     _say("of its published rule, not the program\n")
     for figure in TABLES:
@@ -53,7 +68,7 @@ def main() -> int:
         _say(f"\n{len(losses)} cells are lost to a peer:")
         _say("".join(f"  {loss.text}\n" for loss in losses))
     if arguments.sweeps:
-        swept = list(sweep(seeds[:SWEEP_SEEDS]))
+        swept = list(sweep(seeds[:SWEEP_SEEDS], cases, processes=arguments.processes))
         _say("swept constants: pressure with our agent / the best peer, which is named where it is better")
         _say(table_of_sweeps(swept))
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
@@ -87,6 +102,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--case", action="append", choices=list(CASES), help="a workload; may be repeated")
     parser.add_argument("--column", action="append", choices=list(COLUMNS), help="who; may be repeated")
     parser.add_argument("--sweeps", action="store_true", help="also sweep the model's constants")
+    parser.add_argument(
+        "--processes", type=int, default=cores(), help="so many at a time [one for each core]"
+    )
     parser.add_argument("--json", type=Path, default=REPORT, help=f"where the report goes [{REPORT}]")
     return parser.parse_args()
 

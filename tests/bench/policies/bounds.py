@@ -132,8 +132,8 @@ class Oracle(Peer):
 class FairOracle(Oracle):
     """An oracle that keeps promises: whoever needs it has its share, and whose need nobody says has no less.
 
-    Nobody is given less than what it needs, up to its weighted share; a guest without an agent, or with one
-    that calls all its cache used, stands at that share, since nobody could know that it needs less.
+    Nobody is given less than what it needs, up to its weighted share. A guest without an agent stands at that
+    share; one whose agent calls all its cache used has no less, since nobody could know that it needs less.
     """
 
     name = "fair oracle"
@@ -142,14 +142,21 @@ class FairOracle(Oracle):
         self, seats: Sequence[Seat], now_kib: Sequence[int], later_kib: Sequence[int], budget_kib: int
     ) -> dict[int, int]:
         shares_kib = weighted_share(budget_kib, [seat.guest for seat in seats])
-        speaks = [seat.guest.voice is Voice.ASKED for seat in seats]
+        speaks = [seat.guest.voice is not Voice.SILENT for seat in seats]
         mute = {
             seat.number: share_kib
             for seat, share_kib, speaking in zip(seats, shares_kib, speaks, strict=True)
             if not speaking
         }
         heard = list(compress(seats, speaks))
-        now, later, shares = (list(compress(each, speaks)) for each in (now_kib, later_kib, shares_kib))
+        shares = list(compress(shares_kib, speaks))
+        now, later = (
+            [
+                max(need_kib, share_kib) if seat.guest.voice is Voice.OLD else need_kib
+                for seat, need_kib, share_kib in zip(heard, compress(needs_kib, speaks), shares, strict=True)
+            ]
+            for needs_kib in (now_kib, later_kib)
+        )
         floors_kib = [min(need_kib, share_kib) for need_kib, share_kib in zip(now, shares, strict=True)]
         return mute | self._served(heard, now, later, budget_kib - sum(mute.values()), floors_kib)
 

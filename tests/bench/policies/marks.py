@@ -66,7 +66,7 @@ MARKS: Final = (
 )
 """All of the study's marks that this suite can measure; plan time is in section ``planning``."""
 
-NEVER: Final = ("bound_violations", "overcommit_kib")
+NEVER: Final = ("bound_violations", "overcommit_kib", "below_slush_s")
 """Figures of ours that must be 0 in every single run, not in the mean."""
 
 ENTITLED: Final = ("entitlement_violations",)

@@ -75,19 +75,18 @@ class Record:
     moved_kib: int = 0
     moved_late_kib: int = 0
     placed_kib: int = 0
-    grown_kib: int = 0
     useful_kib: int = 0
     needs_kib: int = 0
     reversals: int = 0
     largest_reversal: float = 0.0
     late_guest_s: float = 0.0
-    waits_s: list[float | None] = field(default_factory=list)
+    waits_s: dict[int, float | None] = field(default_factory=dict)
     regrets: int = 0
     bound_violations: int = 0
     conservation_violations: int = 0
     overcommit_kib: int = 0
+    below_slush_s: float = 0.0
     entitlement_violations: int = 0
-    longest_below_s: float = 0.0
     settled_s: float = 0.0
     hurt_s: float = nan
     _needs: dict[int, int] = field(default_factory=dict)
@@ -108,14 +107,18 @@ class Record:
         if now_s >= self.from_s:
             self.moved_kib += abs(by_kib)
             if by_kib > 0:
-                self.grown_kib += by_kib
                 self.useful_kib += max(0, min(by_kib, seat.need.whole_kib - seat.size_kib))
         if now_s >= SETTLED_S:
             self.moved_late_kib += abs(by_kib)
 
-    def note_start(self, now_s: float, wait_s: float | None) -> None:
+    @property
+    def refused(self) -> frozenset[int]:
+        """The numbers of the guests that never started."""
+        return frozenset(number for number, wait_s in self.waits_s.items() if wait_s is None)
+
+    def note_start(self, number: int, wait_s: float | None) -> None:
         """A guest starts after so long, or never."""
-        self.waits_s.append(wait_s)
+        self.waits_s[number] = wait_s
 
     def note_plan(
         self, now_s: float, seats: Sequence[Seat], targets: Mapping[int, int], budget_kib: int
@@ -157,6 +160,8 @@ class Record:
             if case.step_s and now_s >= case.step_s and lost_ppm >= CALM_PPM:
                 self.hurt_s = now_s + STEP_S - case.step_s
         self.overcommit_kib = max(self.overcommit_kib, held_kib - case.budget_kib)
+        if held_kib > case.budget_kib:
+            self.below_slush_s += STEP_S
         if case.is_constant and now_s >= SETTLED_S:
             self.late_guest_s += STEP_S * len(seats)
 
@@ -218,7 +223,9 @@ def figures_of(record: Record, case: Case) -> dict[str, float]:
         By name; figures that mean nothing for the case are absent. Names end with their unit: ``_pct``,
         ``_s``, ``_kib``, ``_per_h``; others are ratios and counts. What counts refaults and writes of targets
         counts them for each guest: pages a second, and times an hour. (In the guest model only pages that are
-        touched all the time are read again, within seconds: refaults are time lost in another unit.)
+        touched all the time are read again, within seconds: refaults are time lost in another unit.) Guests
+        hold what the slush leaves: ``below_slush_s`` is for how long they held more. Of all that moves, half
+        is given and half taken: ``useful`` is at most about a half.
     """
     courses = [course for course in record.courses.values() if course.steps]
     means = [course.lost_ppm / course.steps / MILLION for course in courses]
@@ -236,14 +243,15 @@ def figures_of(record: Record, case: Case) -> dict[str, float]:
         "regrets": float(record.regrets),
         "bound_violations": float(record.bound_violations + record.conservation_violations),
         "overcommit_kib": float(record.overcommit_kib),
+        "below_slush_s": record.below_slush_s,
         "entitlement_violations": float(record.entitlement_violations),
     }
     if record.lost_with_dead_balloon_ppm:
         figures["dead_balloons_pct"] = 100 * record.lost_with_dead_balloon_ppm / steps / MILLION
     if record.needs_kib:
         figures["churn"] = record.placed_kib / record.needs_kib
-    if record.grown_kib:
-        figures["useful"] = record.useful_kib / record.grown_kib
+    if record.moved_kib:
+        figures["useful"] = record.useful_kib / record.moved_kib
     if case.is_constant:
         guest_h = max(record.late_guest_s, STEP_S) / HOUR_S
         figures["reversals_per_h"] = record.reversals / guest_h
@@ -257,7 +265,7 @@ def figures_of(record: Record, case: Case) -> dict[str, float]:
         linux, windows = (_family_mean(courses, family) for family in ("linux", "windows"))
         figures["os_gap_points"] = 100 * abs(linux - windows)
     if record.waits_s:
-        granted = [wait_s for wait_s in record.waits_s if wait_s is not None]
+        granted = [wait_s for wait_s in record.waits_s.values() if wait_s is not None]
         figures["started_pct"] = 100 * sum(wait_s <= CALM_S for wait_s in granted) / len(record.waits_s)
         figures["refused_pct"] = 100 * (1 - len(granted) / len(record.waits_s))
         figures["longest_wait_s"] = max(granted, default=WAITED_IN_VAIN_S)

@@ -238,15 +238,15 @@ class Rig:
             if self._controller.admits(size_kib, self._movable(), self.free_kib):
                 self._waiting.append((number, self.now_s))
             else:
-                self._record.note_start(self.now_s, None)
+                self._record.note_start(number, None)
         waiting, self._waiting = self._waiting, []
         for number, since_s in waiting:
             guest = self.case.guests[number]
             if guest.start_kib <= self.free_kib:
-                self._record.note_start(self.now_s, self.now_s - since_s)
+                self._record.note_start(number, self.now_s - since_s)
                 self._seat(number, guest.start_kib)
             elif self.now_s - since_s >= WAIT_S:
-                self._record.note_start(self.now_s, None)
+                self._record.note_start(number, None)
             else:
                 self._waiting.append((number, since_s))
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
+from itertools import islice, product
+from multiprocessing import get_context
+from os import sched_getaffinity
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tests.bench.policies.bounds import FairOracle, Oracle, StaticSplit
@@ -52,21 +57,47 @@ def most_starts_kib(case: Case) -> int:
     )
 
 
+def _alone(make: Callable[[], Controller], _case: Case, _seed: int) -> Controller:
+    """Make one that asks for nothing."""
+    return make()
+
+
+def _esx(_case: Case, seed: int) -> Controller:
+    return Esx(seed)
+
+
+def _static_split(case: Case, _seed: int) -> Controller:
+    return StaticSplit(most_starts_kib(case))
+
+
 PEERS: Final[Mapping[str, Column]] = {
-    "squeezed": Column(lambda _, __: Squeezed()),
-    "qmemman": Column(lambda _, __: Qmemman()),
-    "Proxmox": Column(lambda _, __: Proxmox()),
-    "ESX": Column(lambda _, seed: Esx(seed)),
-    "MOM": Column(lambda _, __: Mom()),
+    "squeezed": Column(partial(_alone, Squeezed)),
+    "qmemman": Column(partial(_alone, Qmemman)),
+    "Proxmox": Column(partial(_alone, Proxmox)),
+    "ESX": Column(_esx),
+    "MOM": Column(partial(_alone, Mom)),
 }
 """Re-implementations of published rules."""
 
 BOUNDS: Final[Mapping[str, Column]] = {
-    "static split": Column(lambda case, _: StaticSplit(most_starts_kib(case))),
-    "fair oracle": Column(lambda _, __: FairOracle()),
-    "oracle": Column(lambda _, __: Oracle()),
+    "static split": Column(_static_split),
+    "fair oracle": Column(partial(_alone, FairOracle)),
+    "oracle": Column(partial(_alone, Oracle)),
 }
 """What costs nothing, and what nobody can do."""
+
+
+class Job(NamedTuple):
+    """One run of a workload from a seed under a column, in other circumstances than its own if given."""
+
+    case: str
+    seed: int
+    column: Column
+    circumstances: Circumstances | None = None
+
+    def run(self) -> dict[str, float]:
+        """Run it and give its figures."""
+        return run_once(make_case(self.case, self.seed), self.column, self.seed, self.circumstances)
 
 
 def run_once(
@@ -74,31 +105,53 @@ def run_once(
 ) -> dict[str, float]:
     """Run one case under one column and give its figures.
 
-    The column's agents are those of the run as well, unless its circumstances have others than usual.
+    The column's agents are those of the run as well, unless its circumstances have others than usual. A start
+    that was refused is looked up with the oracle: if it grants that one, it was refused falsely.
     """
-    record = Record(from_s=case.from_s)
     settings = column.agents
     if circumstances is not None:
         has_usual_agents = circumstances.agents is Circumstances().agents
         settings = replace(circumstances, agents=settings.agents) if has_usual_agents else circumstances
-    Rig(case, column.make(case, seed), settings, record, seed).run()
-    return figures_of(record, case)
+    record = _recorded(case, column, seed, settings)
+    figures = figures_of(record, case)
+    if record.waits_s:
+        could = _recorded(case, BOUNDS["oracle"], seed, settings).refused if record.refused else frozenset()
+        figures["false_refusals"] = float(len(record.refused - could))
+    return figures
 
 
 def run_all(
     names: Iterable[str],
     columns: Mapping[str, Column],
-    seeds: Iterable[int],
+    seeds: Sequence[int],
     circumstances: Circumstances | None = None,
+    *,
+    processes: int = 1,
 ) -> Results:
-    """Run workloads under columns."""
+    """Run workloads under columns, in so many processes at a time; the results do not depend on how many."""
+    cells = list(product(names, columns))
+    jobs = [Job(name, seed, columns[title], circumstances) for name, title in cells for seed in seeds]
+    if processes == 1:
+        runs = iter([job.run() for job in jobs])
+    else:
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            runs = iter(list(pool.map(Job.run, jobs, chunksize=len(seeds))))
     results: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for name in names:
-        cases = [(seed, make_case(name, seed)) for seed in seeds]
-        for title, column in columns.items():
-            found: dict[str, list[float]] = defaultdict(list)
-            for seed, case in cases:
-                for figure, value in run_once(case, column, seed, circumstances).items():
-                    found[figure].append(value)
-            results[name, title] = dict(found)
+    for cell in cells:
+        found: dict[str, list[float]] = defaultdict(list)
+        for figures in islice(runs, len(seeds)):
+            for figure, value in figures.items():
+                found[figure].append(value)
+        results[cell] = dict(found)
     return results
+
+
+def cores() -> int:
+    """Tell how many processes can run at the same time."""
+    return len(sched_getaffinity(0))
+
+
+def _recorded(case: Case, column: Column, seed: int, circumstances: Circumstances) -> Record:
+    record = Record(from_s=case.from_s)
+    Rig(case, column.make(case, seed), circumstances, record, seed).run()
+    return record

@@ -9,16 +9,13 @@ from tests.bench.policies.columns import COLUMNS
 from tests.bench.policies.intervals import interval
 from tests.bench.policies.marks import PRESSURE
 from tests.bench.policies.rig import Circumstances
-from tests.bench.policies.runs import run_all
+from tests.bench.policies.runs import PEERS, Results, run_all
 from tests.bench.policies.verdicts import SLACK
 from xcpmem.specs import AgentKind
 from xcpmem.xen.workload import Slowness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-
-SWEPT_CASES: Final = ("cache", "phase", "steady", "burst", "osmix", "slow", "stuck", "big")
-"""Those that have a mark on time lost."""
 
 SWEPT_COLUMNS: Final = ("qmemman", "ESX", PRESSURE)
 """Ours, and the peers that are best anywhere in the table of stalls."""
@@ -51,13 +48,27 @@ class Swept(NamedTuple):
     stalls: Mapping[str, float]
 
 
-def sweep(seeds: Sequence[int], sweeps: Mapping[str, Circumstances] = SWEEPS) -> Iterator[Swept]:
-    """Run all variations; peers keep their own inputs and cadences, ours listen to the agents of each."""
-    columns = {name: COLUMNS[name] for name in SWEPT_COLUMNS}
+def sweep(
+    seeds: Sequence[int],
+    cases: Sequence[str],
+    sweeps: Mapping[str, Circumstances] = SWEEPS,
+    *,
+    processes: int = 1,
+) -> Iterator[Swept]:
+    """Run all variations; peers keep their own inputs and cadences, ours listen to the agents of each.
+
+    What agents say is nothing to the peers: they are not run again where nothing else is changed.
+    """
+    peers = {name: COLUMNS[name] for name in SWEPT_COLUMNS if name in PEERS}
+    ours = {name: COLUMNS[name] for name in SWEPT_COLUMNS if name not in PEERS}
+    found: dict[tuple[Slowness, float], Results] = {}
     for name, circumstances in sweeps.items():
-        results = run_all(SWEPT_CASES, columns, seeds, circumstances)
-        for case in SWEPT_CASES:
-            stalls = {column: interval(results[case, column]["stall_pct"]).mean for column in columns}
+        heard_by_peers = (circumstances.slowness, circumstances.rate)
+        if heard_by_peers not in found:
+            found[heard_by_peers] = run_all(cases, peers, seeds, circumstances, processes=processes)
+        results = {**found[heard_by_peers], **run_all(cases, ours, seeds, circumstances, processes=processes)}
+        for case in cases:
+            stalls = {column: interval(results[case, column]["stall_pct"]).mean for column in SWEPT_COLUMNS}
             yield Swept(name, case, dict(sorted(stalls.items(), key=lambda item: item[1])))
 
 
