@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Final
 from uuid import NAMESPACE_OID, UUID, uuid5
 
@@ -15,7 +16,10 @@ CURRENT_TASK: Final[ContextVar[str]] = ContextVar("task", default=NULL_REF)
 
 _NAMESPACE: Final = UUID("5f6c8d0e-30c5-4b5f-9d52-6a1f0c7a2b11")
 
+_REFS_KEPT: Final = 8192
 
+
+@lru_cache(_REFS_KEPT)
 def opaque_ref(class_name: str, uuid: str) -> str:
     """Make the reference of an object from its class and uuid: the same one after every restart.
 

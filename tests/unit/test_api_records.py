@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +19,7 @@ from xcpmem.api.records import Records
 from xcpmem.api.sessions import SessionClock, Sessions
 from xcpmem.api.tasks import Tasks
 from xcpmem.api.typenames import EPOCH
-from xcpmem.api.values import Record, Wire
+from xcpmem.api.values import PAGE_RECORDS, Record, RecordMap, Wire
 from xcpmem.errors import HandleInvalid, UuidInvalid
 from xcpmem.refs import NULL_REF, opaque_ref
 from xcpmem.vm import HostFacts, Vm
@@ -86,6 +87,10 @@ class Fixed:
 
     def vms(self) -> Mapping[str, Vm]:
         return self.all_vms
+
+    def rename(self, uuid: str, name_label: str) -> None:
+        vm = self.all_vms[uuid]
+        self.all_vms[uuid] = replace(vm, name_label=name_label, version=vm.version + 1)
 
     def host(self) -> HostFacts:
         return self.facts
@@ -323,7 +328,7 @@ def test_nothing_is_kept_of_a_vm_that_is_gone(records: Records, inventory: Fixed
     with pytest.raises(UuidInvalid):
         records.find_by_uuid("VM", gone.uuid)
     records.refs("VM")
-    assert [key for key in records._made if key[1] == gone.uuid] == []
+    assert [name for name, made in records._made.items() if gone.uuid in made] == []
     assert gone.uuid not in records._uuids.values()
     inventory.all_vms[RUNNING] = gone
     assert records.vm_uuid(gone.ref) == RUNNING
@@ -412,19 +417,46 @@ def test_no_vm_is_asked_while_nothing_has_changed(sessions: Sessions) -> None:
     assert inventory.times == asked
 
 
+def a_fleet() -> tuple[Fixed, list[str]]:
+    """Have a hundred VMs."""
+    uuids = [f"00000000-0000-4000-8000-{number:012d}" for number in range(100)]
+    return Fixed({uuid: a_vm(uuid, f"vm {uuid}") for uuid in uuids}), uuids
+
+
+def test_only_the_page_of_a_vm_that_changed_is_joined_again(sessions: Sessions) -> None:
+    inventory, uuids = a_fleet()
+    records = Records(inventory, sessions, Tasks(HOST), lambda: NOW)
+    request = jsonrpc.Request("VM.get_all_records", (), 1, is_version_2=True)
+
+    for parts_of in (codec.success_parts, partial(jsonrpc.success_parts, request)):
+        before = parts_of(records.records("VM"))
+        inventory.rename(uuids[PAGE_RECORDS], f"renamed for {parts_of}")
+        after = parts_of(records.records("VM"))
+        new = [part for part, known in zip(after, before, strict=True) if part is not known]
+        assert [part.count(b"renamed for") for part in new if len(part) > PAGE_RECORDS] == [1]
+        gone = inventory.all_vms.pop(uuids.pop())
+        fewer = parts_of(records.records("VM"))
+        assert fewer[1:4] == after[1:4]
+        assert not any(gone.ref.encode() in part for part in fewer)
+        assert b"".join(fewer) == b"".join(parts_of(dict(records.records("VM"))))
+
+
+def test_class_without_objects_is_an_empty_mapping() -> None:
+    for encode in (codec.encode_value, jsonrpc.encode_value):
+        assert encode(RecordMap({})) == encode({})
+
+
 def test_only_the_fields_of_the_vms_that_changed_are_encoded(sessions: Sessions) -> None:
     written: list[str] = []
 
-    def write_member(name: str, _: object) -> bytes:
+    def write_member(name: str, value: object) -> bytes:
+        if isinstance(value, Record):
+            return value.encoded(wire)
         written.append(name)
         return name.encode()
 
-    def write_all(found: Mapping[str, object]) -> bytes:
-        return b"".join(record.encoded(wire) for record in found.values() if isinstance(record, Record))
-
-    wire = Wire(write_member, b"".join, write_all)
-    uuids = [f"00000000-0000-4000-8000-{number:012d}" for number in range(100)]
-    inventory = Fixed({uuid: a_vm(uuid, f"vm {uuid}") for uuid in uuids})
+    wire = Wire(write_member, b"", b"", b"")
+    inventory, uuids = a_fleet()
     records = Records(inventory, sessions, Tasks(HOST), lambda: NOW)
 
     def encode() -> int:
@@ -436,6 +468,6 @@ def test_only_the_fields_of_the_vms_that_changed_are_encoded(sessions: Sessions)
 
     at_first = encode()
     assert encode() == 0
-    inventory.all_vms[uuids[7]] = replace(inventory.all_vms[uuids[7]], name_label="other", version=1)
+    inventory.rename(uuids[7], "other")
     fields_of_one = (at_first - len(load_datamodel().classes["VM"].fields)) / len(uuids)
     assert encode() == fields_of_one

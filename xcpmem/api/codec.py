@@ -26,6 +26,7 @@ from xcpmem.api.values import (
     DateTime,
     Nil,
     Record,
+    RecordMap,
     Value,
     Wire,
     format_datetime,
@@ -35,7 +36,7 @@ from xcpmem.api.values import (
 from xcpmem.errors import WireError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
 _NAMES = (
     rb"methodCall|methodName|params|param|value|string|int|i4|i8|boolean|double|dateTime\.iso8601|base64|array"
@@ -295,12 +296,6 @@ _SCALAR_WRITERS: Final[Mapping[type, Callable[[Any], bytes]]] = {
 }
 
 
-def _encode_struct(fields: Mapping[str, object]) -> bytes:
-    out: list[bytes] = []
-    _write_struct(fields, out)
-    return b"".join(out)
-
-
 def _write_struct(fields: Mapping[str, object], out: list[bytes]) -> None:
     out.append(b"<value><struct>")
     for name, value in fields.items():
@@ -325,11 +320,7 @@ def _write_member(name: str, value: object, out: list[bytes]) -> None:
     out.append(b"</member>")
 
 
-def _join_members(members: Iterable[bytes]) -> bytes:
-    return b"".join((b"<value><struct>", *members, b"</struct></value>"))
-
-
-_WIRE: Final = Wire(_encode_member, _join_members, _encode_struct)
+_WIRE: Final = Wire(_encode_member, b"<value><struct>", b"", b"</struct></value>")
 
 
 def _escape(text: str) -> str:
@@ -349,7 +340,8 @@ def encode_success(value: object) -> bytes:
 
 def success_parts(value: object) -> tuple[bytes, ...]:
     """Write the same in parts, so that a long value need not be copied into it."""
-    return (_SUCCESS_HEAD, encode_value(value), _ENVELOPE_TAIL)
+    parts = value.parts(_WIRE) if isinstance(value, RecordMap) else (encode_value(value),)
+    return (_SUCCESS_HEAD, *parts, _ENVELOPE_TAIL)
 
 
 def encode_failure(code: str, params: Sequence[str]) -> bytes:

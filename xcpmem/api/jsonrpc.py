@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from json.encoder import encode_basestring
 from typing import Final
 
-from xcpmem.api.values import MAX_DEPTH, NAMES_KEPT, Record, Value, Wire, format_datetime
+from xcpmem.api.values import MAX_DEPTH, NAMES_KEPT, Record, RecordMap, Value, Wire, format_datetime
 from xcpmem.errors import WireError
 
 _ERROR_CODE: Final = 1  # xapi's only one; older clients take 0 for success
@@ -112,7 +112,8 @@ def success_parts(request: Request, value: object) -> tuple[bytes, ...]:
         if request.is_version_2
         else (b'{"result":', b',"error":null,"id":')
     )
-    return (head, encode_value(value), middle, encode_value(request.id), b"}")
+    parts = value.parts(_WIRE) if isinstance(value, RecordMap) else (encode_value(value),)
+    return (head, *parts, middle + encode_value(request.id) + b"}")
 
 
 def encode_failure(request: Request, code: str, params: Sequence[str]) -> bytes:
@@ -160,12 +161,6 @@ def _write(value: object, out: list[bytes]) -> None:
         out.append(_encode_scalar(value))
 
 
-def _encode_object(fields: Mapping[str, object]) -> bytes:
-    out: list[bytes] = []
-    _write_object(fields, out)
-    return b"".join(out)
-
-
 def _write_object(fields: Mapping[str, object], out: list[bytes]) -> None:
     mark = b"{"
     for name, value in fields.items():
@@ -186,11 +181,7 @@ def _encode_member(name: str, value: object) -> bytes:
     return b"".join(out)
 
 
-def _join_members(members: Iterable[bytes]) -> bytes:
-    return b"{" + b",".join(members) + b"}"
-
-
-_WIRE: Final = Wire(_encode_member, _join_members, _encode_object)
+_WIRE: Final = Wire(_encode_member, b"{", b",", b"}")
 
 
 def _encode_scalar(value: object) -> bytes:

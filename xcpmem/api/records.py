@@ -1,14 +1,14 @@
 """Every object that XenAPI shows, found by reference, uuid or name, as a full record.
 
 A record is made anew only when its object has changed, and keeps its encoded forms, so that
-``VM.get_all_records`` of a thousand VMs is a join of bytes that exist already; and where nothing at all has
-changed since the last call, the joined bytes are there as well.
+``VM.get_all_records`` of a thousand VMs consists of bytes that exist already, joined by the page; only pages
+in which something has changed since the last call are joined again.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from datetime import UTC, datetime
-from operator import is_
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
 
 from xcpmem.api import fields
@@ -49,11 +49,6 @@ class Inventory(Protocol):
     @property
     def pool_annotations(self) -> Mapping[str, Any]:
         """What clients wrote on it, by field; a new map after each change."""
-
-
-def _are_same(found: Mapping[str, Record], before: Record) -> bool:
-    """Tell whether two mappings hold the very same records in the same order; equal ones will not do."""
-    return len(found) == len(before) and all(map(is_, found.values(), before.values()))
 
 
 class _Same:
@@ -114,7 +109,7 @@ class Records:
         self._now = now
         self._refs: dict[str, dict[str, str]] = {}  # of the classes made of VMs, by VM uuid and class
         self._uuids: dict[tuple[str, str], str] = {}  # the same the other way round
-        self._made: dict[tuple[str, str], _Made] = {}  # by class and uuid
+        self._made: defaultdict[str, dict[str, _Made]] = defaultdict(dict)  # by class and uuid
         self._gathered: dict[str, _Gathered] = {}  # by class
 
     def refs(self, class_name: str) -> tuple[str, ...]:
@@ -135,11 +130,11 @@ class Records:
         before = self._gathered.get(class_name)
         if before is not None and before.version == version and class_name in _OF_VMS:
             return cast("Mapping[str, Record]", before.records)
-        found = self._gather(class_name)
-        if before is None or not _are_same(found, before.records):
-            before = _Gathered(version, RecordMap(found))
-        self._gathered[class_name] = before._replace(version=version)
-        return cast("Mapping[str, Record]", before.records)
+        found = RecordMap(self._gather(class_name), before.records if before is not None else None)
+        if before is not None and found.is_still(before.records):
+            found = before.records
+        self._gathered[class_name] = _Gathered(version, found)
+        return cast("Mapping[str, Record]", found)
 
     def _gather(self, class_name: str) -> dict[str, Record]:
         if class_name in _OF_VMS:
@@ -219,10 +214,12 @@ class Records:
     def _index(self) -> None:
         """Learn the references of new VMs, forget what was kept of those that are gone."""
         vms = self._inventory.vms()
+        if self._refs.keys() == vms.keys():
+            return
         for uuid in self._refs.keys() - vms.keys():
             for class_name, ref in self._refs.pop(uuid).items():
                 del self._uuids[class_name, ref]
-                self._made.pop((class_name, uuid), None)
+                self._made[class_name].pop(uuid, None)
         for uuid in vms.keys() - self._refs.keys():
             self._refs[uuid] = {
                 "VM": opaque_ref("VM", uuid),
@@ -232,20 +229,19 @@ class Records:
             self._uuids.update(dict.fromkeys(self._refs[uuid].items(), uuid))
 
     def _of_vm(self, class_name: str, vm: Vm) -> Record:
-        made = self._made.get((class_name, vm.uuid))
+        made = self._made[class_name].get(vm.uuid)
         if made is not None and made.version == vm.version:
             return made.record
+        return self._keep(class_name, vm.uuid, vm.version, lambda: self._describe(class_name, vm))
 
-        def make() -> fields.Fields:
-            match class_name:
-                case "VM":
-                    return fields.vm_fields(vm, self._single_ref("host"))
-                case "VM_metrics":
-                    return fields.vm_metrics_fields(vm)
-                case _:
-                    return fields.vm_guest_metrics_fields(vm)
-
-        return self._keep(class_name, vm.uuid, vm.version, make)
+    def _describe(self, class_name: str, vm: Vm) -> fields.Fields:
+        match class_name:
+            case "VM":
+                return fields.vm_fields(vm, self._single_ref("host"))
+            case "VM_metrics":
+                return fields.vm_metrics_fields(vm)
+            case _:
+                return fields.vm_guest_metrics_fields(vm)
 
     def _single_ref(self, class_name: str) -> str:
         """Give the reference of the one object of a class."""
@@ -287,7 +283,7 @@ class Records:
 
         Objects share a version, so a new one need not mean that this record says anything new.
         """
-        made = self._made.get((class_name, uuid))
+        made = self._made[class_name].get(uuid)
         if made is None or made.version != version:
             known = make()
             if made is not None and made.known == known:
@@ -295,5 +291,5 @@ class Records:
             else:
                 moment = {_MOMENT: self._now()} if class_name in _DATED else {}
                 record = fields.complete(class_name, known | moment)
-            made = self._made[class_name, uuid] = _Made(version, known, record)
+            made = self._made[class_name][uuid] = _Made(version, known, record)
         return made.record

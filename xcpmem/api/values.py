@@ -10,7 +10,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from operator import is_
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 INT64_MIN: Final = -(2**63)
 INT64_MAX: Final = 2**63 - 1
@@ -18,6 +22,9 @@ UINT64_MAX: Final = 2**64 - 1
 MAX_DEPTH: Final = 64
 NAMES_KEPT: Final = 8192
 """Each wire keeps the encoded forms of so many names of members: fields, and references of a class."""
+
+PAGE_RECORDS: Final = 32
+"""So many records of a class are joined anew when one of them has changed."""
 
 _INT64 = re.compile(r"([+-]?)(?:0([xXoObBuU]))?([0-9a-fA-F][0-9a-fA-F_]*)", re.ASCII)
 _BASES: Final = {"x": 16, "o": 8, "b": 2, "u": 10}
@@ -51,19 +58,25 @@ NIL: Final = Nil()
 Value = None | bool | int | float | str | bytes | DateTime | list["Value"] | dict[str, "Value"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Wire:
-    """How a codec writes a structure, in two steps, so that parts that are known already can be reused.
+    """How a codec writes a structure, member by member, so that parts that are known already can be reused.
 
     Args:
         member: writes one name and value.
-        struct: joins members.
-        whole: writes a mapping in one step, which copies the bytes of records in it only once.
+        opening: stands before the first member.
+        mark: stands between two.
+        closing: stands after the last one.
     """
 
     member: Callable[[str, object], bytes]
-    struct: Callable[[Iterable[bytes]], bytes]
-    whole: Callable[[Mapping[str, object]], bytes]
+    opening: bytes
+    mark: bytes
+    closing: bytes
+
+    def struct(self, members: Iterable[bytes]) -> bytes:
+        """Join all members."""
+        return self.opening + self.mark.join(members) + self.closing
 
 
 class Record(Mapping[str, object]):
@@ -116,15 +129,70 @@ class Record(Mapping[str, object]):
 
 
 class RecordMap(Record):
-    """All records of a class by reference; their bytes are copied together once per wire, and then kept."""
+    """All records of a class by reference, whose bytes are kept page by page.
 
-    __slots__ = ()
+    Args:
+        records: by reference.
+        before: the same class as it was; what is still the same of it is kept.
+    """
+
+    __slots__ = ("pages",)
+
+    def __init__(self, records: Mapping[str, Record], before: RecordMap | None = None) -> None:
+        super().__init__(records)
+        refs, values = tuple(records), tuple(records.values())
+        known = iter(before.pages if before is not None else ())
+        self.pages: tuple[_Page, ...] = tuple(
+            _Page(
+                refs[start : start + PAGE_RECORDS], values[start : start + PAGE_RECORDS], start == 0
+            ).or_same(next(known, None))
+            for start in range(0, len(refs), PAGE_RECORDS)
+        )
+
+    def is_still(self, before: RecordMap) -> bool:
+        """Tell whether nothing has changed, come or gone."""
+        return self.pages == before.pages
+
+    def parts(self, wire: Wire) -> tuple[bytes, ...]:
+        """Give the mapping's bytes on a wire in parts, joining only those pages that are new."""
+        if not self.pages:
+            return (wire.struct(()),)
+        return (*(page.encoded(wire) for page in self.pages), wire.closing)
 
     def encoded(self, wire: Wire) -> bytes:
-        """Give the mapping's bytes on a wire, joining at the first call only."""
+        """Give the mapping's bytes on a wire."""
+        return b"".join(self.parts(wire))
+
+
+class _Page:
+    """Some records that follow each other.
+
+    Args:
+        refs: of the records.
+        records: in the same order; each has the same reference for ever.
+        is_first: whether no page comes before.
+    """
+
+    __slots__ = ("_forms", "_is_first", "_refs", "records")
+
+    def __init__(self, refs: Sequence[str], records: Sequence[Record], is_first: bool) -> None:
+        self._refs = refs
+        self.records = records
+        self._is_first = is_first
+        self._forms: dict[Wire, bytes] = {}
+
+    def or_same(self, before: _Page | None) -> _Page:
+        """Give the page that was in this place before if it holds the very same records, else this one."""
+        if before is None or len(before.records) != len(self.records):
+            return self
+        return before if all(map(is_, self.records, before.records)) else self
+
+    def encoded(self, wire: Wire) -> bytes:
+        """Give the page's bytes on a wire with what stands before it, joining at the first call only."""
         form = self._forms.get(wire)
         if form is None:
-            form = self._forms[wire] = wire.whole(self._fields)
+            members = wire.mark.join(map(wire.member, self._refs, self.records))
+            form = self._forms[wire] = (wire.opening if self._is_first else wire.mark) + members
         return form
 
 
