@@ -8,6 +8,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.e2e.clients import logged_in
 from tests.e2e.programs import Daemon, workshop
@@ -108,7 +109,7 @@ def test_bars_move_with_the_memory(browser: Browser, slow: Daemon) -> None:
         told = shown.page.evaluate("window.told")
         on_the_way = {text for text in told if re.match(r"holds 2\.\d+ GiB, target 2 GiB", text)}
         assert len(on_the_way) >= 3
-        assert shown.row("lazy").locator(".reason").inner_text() == (
+        expect(shown.row("lazy").locator(".reason")).to_have_text(
             "Is pinned: dynamic-min = dynamic-max = 2 GiB."
         )
         shown.page.wait_for_selector(".decisions .sentence:has-text('lazy 3 GiB → 2 GiB')")
@@ -120,17 +121,16 @@ def test_range_is_edited_in_place_after_a_look_at_what_would_come_of_it(
     with logged_in(slow) as api, dashboard(browser, slow) as shown:
         page = shown.page
         page.get_by_role("button", name="Edit the dynamic range of lazy").click()
-        assert page.locator("#login-why").inner_text() == "Changing the memory of lazy needs a login."
+        expect(page.locator("#login-why")).to_have_text("Changing the memory of lazy needs a login.")
         shown.log_in(password="wrong")
         page.get_by_text("Wrong user or password.").wait_for()
         shown.log_in()
         apply = page.get_by_role("button", name="Apply")
-        apply.wait_for()
-        assert apply.is_disabled()
+        expect(apply).to_be_disabled()
         page.get_by_role("textbox", name="dynamic-max").fill("1.5 GiB")
-        first = page.locator(".outlook tbody tr").first
-        first.wait_for()
-        assert first.inner_text().split("\t")[:4] == ["lazy", "3 GiB", "1.5 GiB", "\N{MINUS SIGN}1.5 GiB"]
+        first = page.locator(".outlook tbody tr").first.locator("th, td")
+        expect(first).to_have_count(5)
+        assert first.all_inner_texts()[:4] == ["lazy", "3 GiB", "1.5 GiB", "\N{MINUS SIGN}1.5 GiB"]
         assert api.vm("lazy")["memory_dynamic_max"] == str(3 * GIB)
         shown.shoot("editor")
         apply.click()
@@ -153,17 +153,44 @@ def test_bad_order_is_refused_in_words_and_changes_nothing(browser: Browser, slo
         page.get_by_role("textbox", name="dynamic-min").fill("3.5 GiB")
         page.get_by_text("Refused: dynamic-min 3.5 GiB is above dynamic-max 3 GiB.").wait_for()
         apply = page.get_by_role("button", name="Apply")
-        assert apply.is_disabled()
+        expect(apply).to_be_disabled()
         shown.shoot("refusal")
         page.get_by_role("textbox", name="dynamic-min").fill("much")
         page.get_by_text("dynamic-min: “much” is no size; type for example 512 MiB or 1.5 GiB.").wait_for()
-        assert apply.is_disabled()
+        expect(apply).to_be_disabled()
         page.get_by_role("textbox", name="dynamic-min").press("Enter")
         page.keyboard.press("Escape")
         page.wait_for_selector(".editor", state="detached")
         after = api.vm("lazy")
         limits = ("memory_static_min", "memory_dynamic_min", "memory_dynamic_max", "memory_static_max")
         assert [after[name] for name in limits] == [before[name] for name in limits]
+
+
+def test_preview_of_what_was_typed_before_allows_nothing(browser: Browser, slow: Daemon) -> None:
+    with dashboard(browser, slow) as shown:
+        page = shown.page
+        held: list[Route] = []
+
+        def hold_previews(route: Route) -> None:
+            if "Memory.plan" in (route.request.post_data or ""):
+                held.append(route)
+            else:
+                route.continue_()
+
+        page.route("**/jsonrpc", hold_previews)
+        page.get_by_role("button", name="Edit the dynamic range of lazy").click()
+        shown.log_in()
+        high = page.get_by_role("textbox", name="dynamic-max")
+        with page.expect_request(lambda request: "Memory.plan" in (request.post_data or "")):
+            high.fill("2 GiB")
+        high.fill("much")
+        page.get_by_text("dynamic-max: “much” is no size; type for example 512 MiB or 1.5 GiB.").wait_for()
+        with page.expect_response("**/jsonrpc") as answered:
+            held.pop().continue_()
+        answered.value.finished()
+        page.evaluate("new Promise((done) => setTimeout(done))")
+        expect(page.get_by_role("button", name="Apply")).to_be_disabled()
+        expect(page.locator(".outlook")).to_be_empty()
 
 
 def test_reader_by_role_sees_what_would_come_of_it_and_may_not_do_it(browser: Browser, slow: Daemon) -> None:
@@ -176,8 +203,8 @@ def test_reader_by_role_sees_what_would_come_of_it_and_may_not_do_it(browser: Br
         page.get_by_text("Your role may look but not change this").wait_for()
         page.get_by_role("textbox", name="dynamic-max").fill("2 GiB")
         page.locator(".outlook tbody tr").first.wait_for()
-        assert page.get_by_role("button", name="Apply").is_disabled()
-        assert page.locator("#who").inner_text() == "eve (may look)"
+        expect(page.get_by_role("button", name="Apply")).to_be_disabled()
+        expect(page.locator("#who")).to_have_text("eve (may look)")
 
 
 def test_daemon_that_only_looks_says_so(browser: Browser, shop: Workshop) -> None:
@@ -204,7 +231,7 @@ def test_data_that_is_old_is_grey_and_dated_until_the_daemon_is_back(
     words = ("--listen", f"127.0.0.1:{slow.port}", "--scenario", str(shop.folder / "slow.toml"))
     with closing(Daemon(shop.folder, *words, "--state-dir", str(slow.state_dir))):
         page.wait_for_selector("body.live")
-        assert page.locator("#banner").is_hidden()
+        expect(page.locator("#banner")).to_be_hidden()
         context.close()
 
 
@@ -212,17 +239,17 @@ def test_a_thousand_vms_are_scrolled_filtered_and_sorted(browser: Browser, shop:
     fleet = shop.daemon(scenario="fleet:1000")
     with dashboard(browser, fleet) as shown:
         page = shown.page
-        assert page.locator("#vm-count").inner_text() == "1001"
+        expect(page.locator("#vm-count")).to_have_text("1001")
         shown.shoot("thousand")
         page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
         shown.row("guest-1000").wait_for()
         assert page.locator(".vm-row").count() < 60
-        assert page.locator(".vm-row").last.get_attribute("aria-setsize") == "1001"
+        expect(page.locator(".vm-row").last).to_have_attribute("aria-setsize", "1001")
         page.evaluate("window.scrollTo(0, document.body.scrollHeight / 2)")
         page.locator(".vm-row .name", has_text=re.compile(r"^guest-50\d$")).first.wait_for()
         page.fill("#filter", "guest-77")
         page.get_by_text("11 of 1001").wait_for()
-        assert page.locator(".vm-row").count() == 11
+        assert page.locator(".vm-row").count() == 11, "rows and their number are drawn together"
         page.select_option("#sort", "name")
         names = sorted([f"guest-77{n}" for n in ("", *range(10))])
         for place, name in enumerate(names, start=1):
@@ -276,7 +303,7 @@ def test_everything_can_be_done_by_the_keyboard_alone(browser: Browser, slow: Da
         slider = page.get_by_role("slider", name="dynamic-max")
         slider.focus()
         keys.press("ArrowLeft")
-        assert page.get_by_role("textbox", name="dynamic-max").input_value() == "1984 MiB"
+        expect(page.get_by_role("textbox", name="dynamic-max")).to_have_value("1984 MiB")
         keys.press("Escape")
         page.wait_for_selector(".editor", state="detached")
 
@@ -332,7 +359,7 @@ def test_both_themes_and_a_phone_for_people_to_look_at(browser: Browser, shop: W
         assert shown.page.evaluate("getComputedStyle(document.body).backgroundColor") != ground
         shown.page.reload()
         shown.page.wait_for_selector(".vm-row")
-        assert shown.page.locator("#theme").inner_text() == f"Theme: {other}"
+        expect(shown.page.locator("#theme")).to_have_text(f"Theme: {other}")
     with dashboard(browser, served, color_scheme=scheme, viewport=PHONE, has_touch=True) as shown:
         shown.shoot(f"phone-{scheme}")
         width = shown.page.evaluate("document.documentElement.scrollWidth")

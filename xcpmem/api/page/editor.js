@@ -65,6 +65,8 @@ export class Editor {
 
   #changed() {
     this.isPreviewed = false;
+    this.asked += 1; // An answer that is still to come is about another range.
+    this.outlook.removeAttribute("aria-busy");
     this.#drawBand();
     this.#complain("");
     this.#allow();

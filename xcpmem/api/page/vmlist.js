@@ -42,6 +42,7 @@ export class VmList {
     this.panel = null;
     this.panelHeight = 0;
     this.sortedAt = -Infinity;
+    this.isFiltered = false;
     this.isDrawing = false;
     this.rowHeight = 0;
     this.#listen();
@@ -68,10 +69,8 @@ export class VmList {
     };
     this.shown = [...this.vms.values()].filter((vm) => fits(vm) || vm.uuid === this.panel?.uuid);
     this.shown.sort((a, b) => compare(key(a), key(b)) || compare(a.name_label, b.name_label) || compare(a.uuid, b.uuid));
+    this.isFiltered = words.length > 0;
     this.sortedAt = performance.now();
-    setText(this.count, words.length ? `${this.shown.length} of ${this.vms.size}` : String(this.vms.size));
-    this.empty.hidden = this.shown.length > 0;
-    setText(this.empty, this.vms.size ? "No VM fits the filter." : "There are no VMs.");
     this.draw();
   }
 
@@ -225,6 +224,7 @@ export class VmList {
   }
 
   #draw() {
+    this.#tell();
     if (!this.rowHeight) this.rowHeight = parseFloat(getComputedStyle(this.root).getPropertyValue("--row-height")) || 76;
     if (this.#indexOf(this.current) < 0) this.current = this.shown[0]?.uuid ?? "";
     const opened = this.panel === null ? -1 : this.#indexOf(this.panel.uuid);
@@ -248,6 +248,13 @@ export class VmList {
     if (this.panel !== null && opened >= 0) {
       this.panel.node.style.transform = `translateY(${(opened + 1) * this.rowHeight}px)`;
     }
+  }
+
+  /** Say how many there are. Drawn with the rows, so that the two never contradict each other. */
+  #tell() {
+    setText(this.count, this.isFiltered ? `${this.shown.length} of ${this.vms.size}` : String(this.vms.size));
+    this.empty.hidden = this.shown.length > 0;
+    setText(this.empty, this.vms.size ? "No VM fits the filter." : "There are no VMs.");
   }
 
   /** @param {number} at */
