@@ -170,7 +170,14 @@ async def attached(
     ring = SteppedController(driver)
     identity = HostIdentity(boot_id="a boot", domain_zero=DomainZero(512 * MIB_KIB))
     settings = ServiceSettings(host=identity, reservation_s=reservation_s)
-    service = Service(Store(folder / "state"), ring, settings, toolstack=host.toolstack, clock=time.monotonic)
+    service = Service(
+        Store(folder / "state"),
+        ring,
+        settings,
+        toolstack=host.toolstack,
+        images=folder / "images",
+        clock=time.monotonic,
+    )
     await service.start()
     await service.seed([WEB])
     task = asyncio.create_task(ring.run())

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from xcpmem.engine.model import Reservation
+    from xcpmem.images import Images
     from xcpmem.lookout import Lookout, Sight
     from xcpmem.ring import Ring
     from xcpmem.vm import Vm
@@ -40,7 +41,15 @@ class Errand(StrEnum):
 
     START = "xcpmem-start"
     START_PAUSED = "xcpmem-start-paused"
+    RESUME = "xcpmem-resume"
+    RESUME_PAUSED = "xcpmem-resume-paused"
     REBOOT = "xcpmem-reboot"  # the toolstack itself replaces the domain: none is ever destroyed for this
+
+
+RESUMING: Final = frozenset({Errand.RESUME, Errand.RESUME_PAUSED})
+"""A domain that is built for these comes from an image, and holds what it says."""
+
+_LEFT_PAUSED: Final = frozenset({Errand.START_PAUSED, Errand.RESUME_PAUSED})
 
 
 class Construction:
@@ -50,12 +59,14 @@ class Construction:
         ring: the controller.
         toolstack: does the work.
         lookout: sees what became of it.
+        images: from which suspended ones are built.
     """
 
-    def __init__(self, ring: Ring, toolstack: Toolstack, lookout: Lookout) -> None:
+    def __init__(self, ring: Ring, toolstack: Toolstack, lookout: Lookout, images: Images) -> None:
         self._ring = ring
         self._toolstack = toolstack
         self._lookout = lookout
+        self._images = images
 
     async def clear_ground(self, vm: Vm) -> None:
         """Wait until a former domain of a VM is gone: until then its pages would count as the next one's.
@@ -72,7 +83,8 @@ class Construction:
     async def build(self, vm: Vm, reservation: Reservation) -> None:
         """Build a VM's domain with the memory that was set aside for it, and hand it over to the balancer.
 
-        Whatever goes wrong: afterwards no domain of it is left, and the memory is given back.
+        Whatever goes wrong: afterwards no domain of it is left, and the memory is given back; only what was
+        resumed past its image stays, paused.
 
         Raises:
             XcpmemError: why the VM does not run.
@@ -83,7 +95,7 @@ class Construction:
             await self._give_up(vm, self._ring.delete(reservation.reservation_id))
             raise
         try:
-            await self._toolstack.create(blueprint_of(vm), size_of(vm, reservation.size_kib))
+            await self._make(vm, reservation)
             complaint = f"{title_of(vm)}: its new domain was not seen"
             sight = await self._lookout.until(vm.uuid, _is_built, SEEN_S, complaint)
             await self._ring.confirm(reservation.reservation_id, domid_of(sight, vm))
@@ -91,11 +103,14 @@ class Construction:
         except ConnectionLost:
             raise  # the next daemon brings it to an end
         except XcpmemError:
-            await self._give_up(vm, self.abandon(reservation, title_of(vm)))
+            if reservation.owner in RESUMING and not self._images.is_suspended(vm.uuid):
+                await self._give_up(vm, self._ring.delete(reservation.reservation_id))
+            else:
+                await self._give_up(vm, self.abandon(reservation, title_of(vm)))
             raise
 
     async def hand_over(self, vm: Vm, reservation: Reservation) -> None:
-        """Let a complete domain go: its range to xenstore, the guest to run, and the reservation away.
+        """Let a complete domain go: range to xenstore, image away, guest to run, reservation away.
 
         In this order, so that a daemon that dies in between leaves a reservation that says what is left.
 
@@ -114,7 +129,8 @@ class Construction:
         finally:
             self._ring.forget_range(vm.uuid)
         domid = domid_of(sight, vm)
-        if reservation.owner != Errand.START_PAUSED and sight and sight.lifecycle is Lifecycle.PAUSED:
+        await self._images.drop(vm.uuid)
+        if reservation.owner not in _LEFT_PAUSED and sight and sight.lifecycle is Lifecycle.PAUSED:
             await self._toolstack.unpause(Subject(domid, title_of(vm)))
             complaint = f"{title_of(vm)}: domain {domid} was not unpaused"
             await self._lookout.until(vm.uuid, _is_not_paused, SEEN_S, complaint)
@@ -163,6 +179,13 @@ class Construction:
             return
         complaint = f"{subject.title}: domain {subject.domid} was destroyed and lives on"
         await self._lookout.until(uuid, is_over, GONE_S, complaint)
+
+    async def _make(self, vm: Vm, reservation: Reservation) -> None:
+        blueprint, size = blueprint_of(vm), size_of(vm, reservation.size_kib)
+        if reservation.owner in RESUMING:
+            await self._toolstack.restore(blueprint, size, await self._images.find(vm.uuid))
+        else:
+            await self._toolstack.create(blueprint, size)
 
     async def _give_up(self, vm: Vm, ending: Awaitable[None]) -> None:
         """Clean up after an error; what does not work now is left standing, for `xcpmem.recovery` to see."""

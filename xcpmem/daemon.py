@@ -55,6 +55,7 @@ from xcpmem.errors import ConfigError, DriverError, XcpmemError
 from xcpmem.history import History
 from xcpmem.host import HostIdentity
 from xcpmem.hosts import open_host
+from xcpmem.images import IMAGES_FOLDER
 from xcpmem.journal import open_journal
 from xcpmem.metrics import Metrics, Sources
 from xcpmem.narration import Narrator
@@ -188,6 +189,7 @@ async def _assemble(
             formula=NEW_FORMULA if settings.overhead_formula is OverheadFormula.NEW else OLD_FORMULA,
         ),
         toolstack=host.toolstack,
+        images=settings.state_dir / IMAGES_FOLDER,
     )
     await service.start()
     stack.push_async_callback(service.close)

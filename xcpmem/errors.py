@@ -32,6 +32,7 @@
     │   ├── OnlyTemplates             ONLY_PROVISION_TEMPLATE []
     │   ├── VmIsSnapshot              VM_IS_SNAPSHOT [vm, operation]
     │   ├── NoSuspendSr               VM_NO_SUSPEND_SR [vm]
+    │   ├── SrFull                    SR_FULL [requested, maximum]
     │   ├── VmUsesNestedVirt          VM_IS_USING_NESTED_VIRT [vm]
     │   ├── UnknownReservation        UNKNOWN_RESERVATION [id]
     │   ├── NoReservation             NO_RESERVATION [domid]
@@ -212,6 +213,10 @@ class VmIsSnapshot(ApiError, code="VM_IS_SNAPSHOT"):
 
 class NoSuspendSr(ApiError, code="VM_NO_SUSPEND_SR"):
     """There is no storage in which the VM's memory could be kept: [vm]."""
+
+
+class SrFull(ApiError, code="SR_FULL"):
+    """The disk has no room for what a VM holds that is to be suspended: [requested, maximum], bytes."""
 
 
 class VmUsesNestedVirt(ApiError, code="VM_IS_USING_NESTED_VIRT"):

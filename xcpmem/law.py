@@ -65,7 +65,8 @@ class Operation:
         on_templates: whether it makes sense for what never runs.
         on_snapshots: the same for what only remembers.
         snapshot_states: power states in which it is allowed on snapshots; empty: the same as on others.
-        rebuilds: whether the VM's domain comes or is replaced by it, so that a look in between means nothing.
+        rebuilds: whether the VM's domain comes, is kept on disk or is replaced by it, so that a look in
+            between means nothing.
     """
 
     name: str
@@ -108,9 +109,9 @@ HARD_SHUTDOWN: Final = Operation(
 SHUTDOWN: Final = Operation("shutdown", ("paused", "suspended", "running"), on_templates=False)
 CLEAN_REBOOT: Final = Operation("clean_reboot", ("running",), on_templates=False, rebuilds=True)
 HARD_REBOOT: Final = Operation("hard_reboot", ("paused", "running"), on_templates=False, rebuilds=True)
-SUSPEND: Final = Operation("suspend", ("running",), on_templates=False)
-RESUME: Final = Operation("resume", ("suspended",), on_templates=False)
-RESUME_ON: Final = Operation("resume_on", ("suspended",), on_templates=False)
+SUSPEND: Final = Operation("suspend", ("running",), on_templates=False, rebuilds=True)
+RESUME: Final = Operation("resume", ("suspended",), on_templates=False, rebuilds=True)
+RESUME_ON: Final = Operation("resume_on", ("suspended",), on_templates=False, rebuilds=True)
 POOL_MIGRATE: Final = Operation("pool_migrate", ("running",), on_templates=False)
 CLONE: Final = Operation("clone", ("halted",), on_snapshots=True, snapshot_states=("halted", "suspended"))
 COPY: Final = Operation("copy", ("halted",), on_snapshots=True, snapshot_states=("halted", "suspended"))

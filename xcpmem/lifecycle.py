@@ -11,6 +11,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
+from xcpmem.conduct import Conductor
 from xcpmem.construction import (
     Construction,
     Errand,
@@ -22,8 +23,6 @@ from xcpmem.construction import (
 )
 from xcpmem.engine.model import Lifecycle
 from xcpmem.errors import (
-    ConnectionLost,
-    HostError,
     NotSeen,
     ShutdownTimeout,
     ToolstackError,
@@ -44,12 +43,13 @@ from xcpmem.law import (
 )
 from xcpmem.lookout import Lookout
 from xcpmem.recovery import Recovery
+from xcpmem.suspension import VmSuspension
 from xcpmem.xen.toolstack import Subject
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
-    from xcpmem.law import Operation
+    from xcpmem.images import Images
     from xcpmem.ledger import Entry, Ledger
     from xcpmem.lookout import Sight
     from xcpmem.operations import Operations
@@ -86,6 +86,7 @@ class VmLifecycle:
         law: what xapi allows.
         placement: tests whether a VM fits.
         reservations: sets memory aside.
+        images: of suspended VMs.
         clock: the one by which the ring stamps its reports, monotonic seconds.
     """
 
@@ -99,28 +100,42 @@ class VmLifecycle:
         law: VmLaw,
         placement: VmPlacement,
         reservations: Reservations,
+        images: Images,
         clock: Callable[[], float],
     ) -> None:
         self._ring = ring
         self._toolstack = toolstack
         self._lookout = Lookout(ring, clock)
-        self._construction = Construction(ring, toolstack, self._lookout)
-        self._recovery = Recovery(ring, self._construction, self._lookout, operations, ledger.vms)
+        self._construction = Construction(ring, toolstack, self._lookout, images)
+        self._conductor = Conductor(operations, self._lookout)
+        self.suspension = VmSuspension(
+            conductor=self._conductor,
+            toolstack=toolstack,
+            construction=self._construction,
+            lookout=self._lookout,
+            images=images,
+            ledger=ledger,
+            placement=placement,
+            reservations=reservations,
+        )
+        self._recovery = Recovery(
+            ring=ring,
+            construction=self._construction,
+            lookout=self._lookout,
+            operations=operations,
+            suspension=self.suspension,
+            vms=ledger.vms,
+        )
+        self._images = images
         self._operations = operations
         self._ledger = ledger
         self._law = law
         self._placement = placement
         self._reservations = reservations
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._is_closed = False
 
     async def close(self) -> None:
         """Leave what is under way to the next daemon; whoever waits for it is told."""
-        self._is_closed = True
-        tasks = set(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._conductor.close()
         await self._recovery.close()
 
     def absorb(self, report: CycleReport) -> None:
@@ -142,7 +157,9 @@ class VmLifecycle:
             DomainsUncooperative: these VMs did not give back what they were asked for.
             ToolstackError: it cannot be built, and why. Further errors as `Operations.begin`.
         """
-        await self._conduct(uuid, START, lambda vm: self._start(vm, start_paused=start_paused, force=force))
+        await self._conductor.conduct(
+            uuid, START, lambda vm: self._start(vm, start_paused=start_paused, force=force)
+        )
 
     async def start_on(self, uuid: str, *, start_paused: bool = False, force: bool = False) -> None:
         """Serve ``VM.start_on`` this host: as `start`, but with xapi's memory test before anything moves.
@@ -151,7 +168,7 @@ class VmLifecycle:
             NotEnoughPcpus: the VM has more CPUs than the host.
             NotEnoughMemory: the host has not so much left at maximum compression; bytes.
         """
-        await self._conduct(
+        await self._conductor.conduct(
             uuid,
             START_ON,
             lambda vm: self._start(vm, start_paused=start_paused, force=force, is_tested=True),
@@ -165,35 +182,35 @@ class VmLifecycle:
             TaskCancelled: a hard shutdown or reboot came in between.
             ToolstackError: it could not be asked. Further errors as `Operations.begin`.
         """
-        await self._conduct(uuid, CLEAN_SHUTDOWN, self._shut_down)
+        await self._conductor.conduct(uuid, CLEAN_SHUTDOWN, self._shut_down)
 
     async def hard_shutdown(self, uuid: str) -> None:
-        """Serve ``VM.hard_shutdown``: end the domain, return when it has gone.
+        """Serve ``VM.hard_shutdown``: end the domain, or discard the image; return when it has gone.
 
         Raises:
             ToolstackError: it could not be ended. Further errors as `Operations.begin`.
         """
         self._operations.cancel(uuid, _ASKED)
-        await self._conduct(uuid, HARD_SHUTDOWN, self._destroy)
+        await self._conductor.conduct(uuid, HARD_SHUTDOWN, self._destroy)
 
     async def shutdown(self, uuid: str) -> None:
         """Serve ``VM.shutdown``: cleanly if that works, else hard; raises as both."""
-        await self._conduct(uuid, SHUTDOWN, self._shut_down_somehow)
+        await self._conductor.conduct(uuid, SHUTDOWN, self._shut_down_somehow)
 
     async def pause(self, uuid: str) -> None:
         """Serve ``VM.pause``. Raises ToolstackError, further errors as `Operations.begin`."""
-        await self._conduct(uuid, PAUSE, self._pause)
+        await self._conductor.conduct(uuid, PAUSE, self._pause)
 
     async def unpause(self, uuid: str) -> None:
         """Serve ``VM.unpause``. Raises ToolstackError, further errors as `Operations.begin`."""
-        await self._conduct(uuid, UNPAUSE, self._unpause)
+        await self._conductor.conduct(uuid, UNPAUSE, self._unpause)
 
     async def clean_reboot(self, uuid: str) -> None:
         """Serve ``VM.clean_reboot``: ask the guest, return when its next domain runs.
 
         Raises as `clean_shutdown`, and as `start` if nobody else builds the next domain.
         """
-        await self._conduct(uuid, CLEAN_REBOOT, self._reboot)
+        await self._conductor.conduct(uuid, CLEAN_REBOOT, self._reboot)
 
     async def hard_reboot(self, uuid: str) -> None:
         """Serve ``VM.hard_reboot``: end the domain, and build the next one with the same memory.
@@ -202,7 +219,7 @@ class VmLifecycle:
             ToolstackError: it could not be ended, or not built again. Further errors as `Operations.begin`.
         """
         self._operations.cancel(uuid, _ASKED)
-        await self._conduct(uuid, HARD_REBOOT, self._rebuild)
+        await self._conductor.conduct(uuid, HARD_REBOOT, self._rebuild)
 
     def give_up(self, uuid: str, task: str) -> bool:
         """Stop waiting for a guest that a task has asked to go; the task ends with TaskCancelled.
@@ -215,45 +232,6 @@ class VmLifecycle:
         if has_begun:
             self._operations.cancel(uuid, _ASKED)
         return has_begun
-
-    async def _conduct(self, uuid: str, operation: Operation, work: Callable[[Vm], Awaitable[None]]) -> None:
-        """Do something to a VM with nobody else at it, to the end even if the caller goes away."""
-        vm = await self._operations.begin(uuid, operation)
-        task = asyncio.create_task(self._carry_out(vm, operation, work), name=f"{operation.name} {uuid}")
-        self._tasks.add(task)
-        task.add_done_callback(self._note_end)
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.cancelled():
-                raise ConnectionLost from None
-            raise
-
-    async def _carry_out(self, vm: Vm, operation: Operation, work: Callable[[Vm], Awaitable[None]]) -> None:
-        try:
-            try:
-                await work(vm)
-            except XcpmemError as error:
-                _log.info("%s of %s failed: %s", operation.name, title_of(vm), error)
-                raise
-            finally:
-                self._operations.unveil(vm.uuid)
-                if not self._is_closed:
-                    await self._show(vm)
-        finally:
-            self._operations.end(vm.uuid)
-
-    async def _show(self, vm: Vm) -> None:
-        """Let the records show what was done before the call is answered."""
-        try:
-            await self._lookout.look(vm.uuid)
-        except HostError as error:
-            _log.warning("%s: what became of it will show later: %s", title_of(vm), error)
-
-    def _note_end(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # told to the caller and logged; a caller that went away does not ask
 
     async def _start(self, vm: Vm, *, start_paused: bool, force: bool, is_tested: bool = False) -> None:
         vm = await self._count_overhead(vm, force=force)
@@ -295,7 +273,10 @@ class VmLifecycle:
         await self._destroy(vm)
 
     async def _destroy(self, vm: Vm) -> None:
-        await self._construction.end(vm.uuid, await self._find(vm))
+        sight = await self._lookout.look(vm.uuid)
+        if sight is not None or not self._images.is_suspended(vm.uuid):
+            await self._construction.end(vm.uuid, Subject(domid_of(sight, vm), title_of(vm)))
+        await self._images.drop(vm.uuid)
 
     async def _pause(self, vm: Vm) -> None:
         subject = await self._find(vm)
@@ -304,6 +285,7 @@ class VmLifecycle:
 
     async def _unpause(self, vm: Vm) -> None:
         subject = await self._find(vm)
+        await self._images.drop(vm.uuid)
         await self._toolstack.unpause(subject)
         await self._wait_for(vm, subject, Lifecycle.RUNNING, "was not unpaused")
 

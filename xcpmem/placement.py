@@ -1,22 +1,11 @@
-"""Whether a VM can be here: xapi's memory test, and the calls that would take a VM elsewhere and back.
-
-There is one host and no storage: a VM that is to move to this host is there already, and nothing can be kept
-of a VM's memory while it does not run. Such calls are checked as in xapi, and refused in its words.
-"""
+"""Whether a VM can be here: xapi's memory test, before whatever brings one to the host."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from xcpmem.engine.accounting import check_fits, required_to_start
-from xcpmem.errors import (
-    NoHostsAvailable,
-    NoSuspendSr,
-    NotEnoughMemory,
-    NotEnoughPcpus,
-    OperationNotAllowed,
-)
-from xcpmem.law import POOL_MIGRATE, RESUME, RESUME_ON, SUSPEND
+from xcpmem.errors import NoHostsAvailable, NotEnoughMemory, NotEnoughPcpus
 
 if TYPE_CHECKING:
     from xcpmem.host import HostRecord
@@ -83,37 +72,6 @@ class VmPlacement:
         except (NotEnoughPcpus, NotEnoughMemory):
             return False
         return True
-
-    async def pool_migrate(self, uuid: str) -> None:
-        """Serve ``VM.pool_migrate`` to this host: tested as if the VM came, and then it is where it shall be.
-
-        Raises:
-            NotEnoughMemory: a second one would not fit; further errors as `check_operation`.
-        """
-        self.check_fits(await self._operations.check(uuid, POOL_MIGRATE))
-
-    async def suspend(self, uuid: str) -> None:
-        """Serve ``VM.suspend``, for which there is no storage.
-
-        Raises:
-            NoSuspendSr: always, if not an error of `check_operation`.
-        """
-        vm = await self._operations.check(uuid, SUSPEND)
-        raise NoSuspendSr(vm.ref)
-
-    async def resume(self, uuid: str) -> None:
-        """Serve ``VM.resume``.
-
-        Raises:
-            OperationNotAllowed: always, if not an error of `check_operation`.
-        """
-        await self._operations.check(uuid, RESUME)
-        raise OperationNotAllowed("the image of the suspended domain is not in xcpmem's hands")
-
-    async def resume_on(self, uuid: str) -> None:
-        """Serve ``VM.resume_on`` this host; as `resume`, after the memory test."""
-        self.check_fits(await self._operations.check(uuid, RESUME_ON))
-        raise OperationNotAllowed("the image of the suspended domain is not in xcpmem's hands")
 
     def _lacks_cpus(self, vm: Vm) -> bool:
         cpu_count = self._host.facts.cpu_count

@@ -12,32 +12,43 @@ there, paused              it is a ruin: destroyed, and the memory is given back
 not there                  the memory is given back
 =========================  =========================================================================
 
-Memory that was held for a reboot by the toolstack itself is only ever given back.
+Memory that was held for a reboot by the toolstack itself is only ever given back. A resuming is a start whose
+domain comes from an image, which stays until its guest runs; what is left of a suspending has no reservation,
+and `xcpmem.suspension` knows what to do about it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.construction import Errand
 from xcpmem.engine.model import Lifecycle
 from xcpmem.errors import XcpmemError
-from xcpmem.law import CLEAN_REBOOT, START
+from xcpmem.law import CLEAN_REBOOT, RESUME, START, SUSPEND
 from xcpmem.lookout import LOOK_S, sight_of
 from xcpmem.units import format_kib
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from xcpmem.construction import Construction
     from xcpmem.engine.model import Reservation
+    from xcpmem.law import Operation
     from xcpmem.lookout import Lookout, Sight
     from xcpmem.operations import Operations
     from xcpmem.report import CycleReport
     from xcpmem.ring import Ring
+    from xcpmem.suspension import VmSuspension
     from xcpmem.vm import Vm
+
+_OPERATIONS: Final[Mapping[str, Operation]] = {
+    Errand.REBOOT: CLEAN_REBOOT,
+    Errand.RESUME: RESUME,
+    Errand.RESUME_PAUSED: RESUME,
+}
 
 RETRY_S: Final = (1.0, 30.0)
 """First and longest wait after an end that could not be reached; doubles in between."""
@@ -53,21 +64,25 @@ class Recovery:
         construction: finishes domains, or clears them away.
         lookout: sees what there is.
         operations: keeps everybody else from the VM meanwhile.
+        suspension: knows what is left of suspending a VM.
         vms: all VMs by uuid; a view that follows every change.
     """
 
     def __init__(
         self,
+        *,
         ring: Ring,
         construction: Construction,
         lookout: Lookout,
         operations: Operations,
+        suspension: VmSuspension,
         vms: Mapping[str, Vm],
     ) -> None:
         self._ring = ring
         self._construction = construction
         self._lookout = lookout
         self._operations = operations
+        self._suspension = suspension
         self._vms = vms
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -76,13 +91,12 @@ class Recovery:
         if not report.saw_host:
             return
         for reservation in report.look.host.reservations:
-            operation = CLEAN_REBOOT if reservation.owner == Errand.REBOOT else START
-            if reservation.vm_uuid and self._operations.claim(reservation.vm_uuid, operation):
-                task = asyncio.create_task(
-                    self._bring_to_an_end(reservation), name=f"recovery of {reservation.vm_uuid}"
-                )
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+            operation = _OPERATIONS.get(reservation.owner, START)
+            if reservation.vm_uuid:
+                finish = partial(self._try, reservation.reservation_id)
+                self._take_on(reservation.vm_uuid, operation, finish)
+        for uuid in self._suspension.unsettled(report):
+            self._take_on(uuid, SUSPEND, self._suspension.settle)
 
     async def close(self) -> None:
         """Leave the rest for the next daemon."""
@@ -91,17 +105,26 @@ class Recovery:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _bring_to_an_end(self, reservation: Reservation) -> None:
+    def _take_on(self, uuid: str, operation: Operation, finish: Callable[[str], Awaitable[None]]) -> None:
+        if self._operations.claim(uuid, operation):
+            task = asyncio.create_task(
+                self._bring_to_an_end(uuid, operation, finish), name=f"recovery of {uuid}"
+            )
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _bring_to_an_end(
+        self, uuid: str, operation: Operation, finish: Callable[[str], Awaitable[None]]
+    ) -> None:
         pause_s, longest_s = RETRY_S
-        uuid = reservation.vm_uuid
         try:
             while True:
                 try:
-                    await self._try(reservation.reservation_id, uuid)
+                    await finish(uuid)
                     self._operations.unveil(uuid)
                     await self._lookout.look(uuid)
                 except XcpmemError as error:
-                    _log.warning("VM %s: cannot bring its start to an end yet: %s", uuid, error)
+                    _log.warning("VM %s: cannot bring its %s to an end yet: %s", uuid, operation.name, error)
                 else:
                     return
                 await asyncio.sleep(pause_s)

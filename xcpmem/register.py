@@ -24,6 +24,7 @@ from xcpmem.law import (
 )
 
 if TYPE_CHECKING:
+    from xcpmem.images import Images
     from xcpmem.law import Operation, VmLaw
     from xcpmem.ledger import Entry, Ledger
     from xcpmem.operations import Operations
@@ -49,11 +50,20 @@ class VmRegister:
         ledger: of the VMs.
         operations: one thing at a time on each VM.
         law: what xapi allows.
+        images: of suspended ones.
         most_vms: with so many records, clients may create no further ones.
     """
 
-    def __init__(self, ledger: Ledger, operations: Operations, law: VmLaw, most_vms: int = MOST_VMS) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        operations: Operations,
+        law: VmLaw,
+        images: Images,
+        most_vms: int = MOST_VMS,
+    ) -> None:
         self._ledger = ledger
+        self._images = images
         self._operations = operations
         self._law = law
         self._most_vms = most_vms
@@ -90,13 +100,17 @@ class VmRegister:
         return await self._clone(uuid, new_name, COPY)
 
     async def destroy(self, uuid: str) -> None:
-        """Serve ``VM.destroy``. Raises UuidInvalid, HostError, further as `check_operation`."""
+        """Serve ``VM.destroy``: the record goes, and the image if it is suspended.
+
+        Raises UuidInvalid, HostError, further as `check_operation`.
+        """
 
         def drop(vm: Vm, entry: Entry) -> None:
             check_operation(vm, DESTROY)
             entry.drop_vm(uuid)
 
         await self._operations.decide(uuid, drop)
+        await self._images.drop(uuid)
 
     async def provision(self, uuid: str) -> None:
         """Serve ``VM.provision``: a template becomes a VM; it has no disks to be made.
@@ -194,6 +208,7 @@ def _copy_of(vm: Vm, new_name: str) -> Vm:
         is_a_snapshot=False,
         is_control_domain=False,
         requires_reboot=False,
+        memory_suspended=-1,
         other_config=notes,
         blocked_operations={},
         annotations=annotations,

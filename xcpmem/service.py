@@ -20,6 +20,7 @@ from xcpmem.engine.limits import MemoryLimits
 from xcpmem.errors import TargetWaitTimeout
 from xcpmem.foresight import Foresight
 from xcpmem.host import HostIdentity, HostRecord
+from xcpmem.images import Images
 from xcpmem.labels import VmLabels
 from xcpmem.law import AWAITING_MEMORY_LIVE, CHANGING_MEMORY_LIVE, VmLaw
 from xcpmem.ledger import Entry, Ledger, Touched
@@ -36,6 +37,7 @@ from xcpmem.xen.toolstack import NO_TOOLSTACK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
 
     from xcpmem.annotations import Edit
     from xcpmem.report import CycleReport
@@ -86,6 +88,7 @@ class Service:
         ring: the controller; whoever runs it starts it after the service.
         settings: by the composition root.
         toolstack: starts and stops VMs.
+        images: the folder for those of suspended VMs; None: nothing can be suspended.
         clock: the one by which the ring stamps its reports, monotonic seconds.
     """
 
@@ -96,6 +99,7 @@ class Service:
         settings: ServiceSettings | None = None,
         *,
         toolstack: Toolstack = NO_TOOLSTACK,
+        images: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings or ServiceSettings()
@@ -105,6 +109,7 @@ class Service:
         self._host = HostRecord(self._ledger, self._law, self._settings.host)
         self._pool = PoolRecord(self._ledger, self._settings.pool_uuid)
         self._operations = Operations(self._ledger, first_look_s=self._settings.first_look_s)
+        self._images = Images(self._ledger, images)
         self.placement = VmPlacement(self._ledger, self._operations, self._law, self._host)
         self._adoption = Adoption(self._ledger, self._host, self._law, ring, clock)
         self.reservations = Reservations(
@@ -121,10 +126,13 @@ class Service:
             law=self._law,
             placement=self.placement,
             reservations=self.reservations,
+            images=self._images,
             clock=clock,
         )
         self.labels = VmLabels(self._ledger)
-        self.register = VmRegister(self._ledger, self._operations, self._law, self._settings.most_vms)
+        self.register = VmRegister(
+            self._ledger, self._operations, self._law, self._images, self._settings.most_vms
+        )
         self.foresight = Foresight(ring, self._ledger, self._law, self._host, self._name_domain)
         self.users = Users(self._ledger)
         self.answers = Answers(self._ledger)
@@ -142,6 +150,7 @@ class Service:
         await self._ledger.start()
         await self._host.start()
         await self._pool.start()
+        self._images.start()
         self.users.start()
         self.answers.start()
         self.policies.start()

@@ -25,10 +25,14 @@ if TYPE_CHECKING:
 
     _T = TypeVar("_T")
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 """Kept as SQLite's user_version; files of a newer xcpmem are refused, older ones brought up to it."""
 
-_BEFORE_ANNOTATIONS: Final = 1
+_ADDED: Final = (
+    (2, "annotations TEXT NOT NULL DEFAULT '{}'"),
+    (3, "memory_suspended INTEGER NOT NULL DEFAULT -1"),
+)
+"""Columns of the table of VMs that were not there from the first schema on, each with its schema."""
 
 FILE_NAME: Final = "state.db"
 
@@ -151,8 +155,9 @@ class Store:
             if version == 0:
                 connection.execute(_vm_table())
                 connection.execute("CREATE TABLE value (name TEXT PRIMARY KEY, text TEXT NOT NULL)")
-            if version == _BEFORE_ANNOTATIONS:
-                connection.execute("ALTER TABLE vm ADD COLUMN annotations TEXT NOT NULL DEFAULT '{}'")
+            for since, column in _ADDED if version > 0 else ():
+                if version < since:
+                    connection.execute(f"ALTER TABLE vm ADD COLUMN {column}")
             if version != SCHEMA_VERSION:
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()

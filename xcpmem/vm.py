@@ -34,7 +34,7 @@ _LIVE_FIELDS: Final = frozenset(
     }
 )
 
-_STARTS: Final = frozenset({"start", "start_on"})
+_STARTS: Final = frozenset({"start", "start_on", "resume", "resume_on"})
 """XenAPI's operations that bring a VM to a host."""
 
 
@@ -107,6 +107,7 @@ class Vm:
         annotations: XenAPI's fields that mean nothing here, as clients gave them: texts, numbers, flags,
             tuples and maps of texts, by the field's name.
         requires_reboot: a change waits for the host's next boot.
+        memory_suspended: what its domain held when it was suspended; -1: there is no image of it.
         start_time_s: Unix time at which its present domain was first seen; 0: none.
         uncooperative: its domain does not follow its target.
         current_operations: what is being done to it: the operation by its task.
@@ -142,6 +143,7 @@ class Vm:
     blocked_operations: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, Any] = field(default_factory=dict)
     requires_reboot: bool = False
+    memory_suspended: int = -1
     start_time_s: float = 0.0
     uncooperative: bool = False
     current_operations: Mapping[str, str] = field(default_factory=dict)
@@ -237,7 +239,7 @@ class Vm:
         if live is None:
             return replace(
                 self,
-                power_state="Halted",
+                power_state="Suspended" if self.memory_suspended >= 0 else "Halted",
                 domid=-1,
                 memory_actual=0,
                 start_time_s=0.0,

@@ -153,6 +153,36 @@ def test_vm_is_started_paused_rebooted_and_ended_from_the_command_line(crowd: Cr
     assert api.vm(NEWCOMER)["power_state"] == "Halted"
 
 
+def test_suspended_vm_survives_a_killed_daemon_and_comes_back_as_large_as_it_was(crowd: Crowd) -> None:
+    select = f"vm={NEWCOMER}"
+    crowd.xcpmem("vm-start", select)
+    with logged_in(crowd.daemon) as api:
+        ref = api.ref(NEWCOMER)
+        api.call("VM.set_memory_dynamic_range", ref, 512 * MIB, 512 * MIB)
+        api.call("VM.wait_memory_target_live", ref)
+        crowd.xcpmem("vm-suspend", select)
+        vm = api.vm(NEWCOMER)
+        assert (vm["power_state"], vm["domid"], vm["current_operations"]) == ("Suspended", "-1", {})
+        assert vm["resident_on"] == vm["scheduled_to_be_resident_on"] == "OpaqueRef:NULL"
+        assert api.call("VM_metrics.get_memory_actual", vm["metrics"]) == "0"
+        allowed = {"resume", "resume_on", "hard_shutdown", "shutdown", "destroy"}
+        assert allowed <= set(vm["allowed_operations"])
+        assert not {"start", "suspend", "pause", "changing_dynamic_range"} & set(vm["allowed_operations"])
+    crowd.daemon.kill()
+    crowd.restart_daemon()
+    with logged_in(crowd.daemon) as api:
+        assert api.vm(NEWCOMER)["power_state"] == "Suspended"
+        api.call("VM.resume", ref, False, False)
+        vm = api.vm(NEWCOMER)
+        assert vm["power_state"] == "Running"
+        assert int(api.call("VM_metrics.get_memory_actual", vm["metrics"])) == pytest.approx(
+            512 * MIB, abs=MIB
+        )
+        sizes = (0, 1024 * MIB, *(mib * MIB for mib in SIZES_MIB))
+        api.call("VM.hard_shutdown", ref)
+        api.call("VM.set_memory_limits", ref, *sizes)
+
+
 @contextmanager
 def counting_changes(path: Path) -> Iterator[TargetChanges]:
     """See each change in a host's xenstore, of reservations and of domains."""

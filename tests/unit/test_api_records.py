@@ -240,7 +240,7 @@ def test_allowed_operations_are_those_that_would_pass(records: Records) -> None:
         DOM0: ("changing_dynamic_range", "changing_static_range"),
         RUNNING: (
             *("pause", "clean_shutdown", "clean_reboot", "hard_shutdown", "hard_reboot", "shutdown"),
-            "changing_dynamic_range",
+            *("suspend", "pool_migrate", "changing_dynamic_range"),
         ),
         PAUSED: ("unpause", "hard_shutdown", "hard_reboot", "shutdown"),
         HALTED: (

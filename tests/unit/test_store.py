@@ -265,11 +265,22 @@ async def test_vm_that_is_to_be_forgotten_is_gone(store: Store) -> None:
     assert {vm.uuid: vm.name_label for vm in (await reload(store)).values()} == {make_vm().uuid: "web2"}
 
 
+async def test_file_of_the_second_schema_is_brought_up_to_date(store: Store) -> None:
+    await store.save([make_vm(annotations={"PV_args": "quiet"})])
+    await store.close()
+    connection = sqlite3.connect(store.path)
+    connection.execute("ALTER TABLE vm DROP COLUMN memory_suspended")
+    connection.execute("PRAGMA user_version = 2")
+    connection.close()
+    assert await reload(store) == {make_vm().uuid: make_vm(annotations={"PV_args": "quiet"})}
+
+
 async def test_file_of_the_first_schema_is_brought_up_to_date(store: Store) -> None:
     await store.save([make_vm()])
     await store.close()
     connection = sqlite3.connect(store.path)
     connection.execute("ALTER TABLE vm DROP COLUMN annotations")
+    connection.execute("ALTER TABLE vm DROP COLUMN memory_suspended")
     connection.execute("PRAGMA user_version = 1")
     connection.close()
     assert await reload(store) == {make_vm().uuid: make_vm()}

@@ -18,7 +18,7 @@ from xcpmem.specs import DOMID_END, AgentKind, AgentSpec
 from xcpmem.xen import paths
 from xcpmem.xen.simtoolstack import RemoteToolstack
 from xcpmem.xen.simulated import MAXMEM_SLACK_KIB, TOOLSTACK_SUFFIX, SimulatedHost
-from xcpmem.xen.toolstack import NO_TOOLSTACK, Blueprint, Size, Subject
+from xcpmem.xen.toolstack import NO_TOOLSTACK, Blueprint, Holding, Size, Subject
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -225,3 +225,45 @@ def test_size_that_cannot_be_is_refused(memory_mib: int, static_max_mib: int) ->
         Size(memory_mib, static_max_mib)
     with pytest.raises(InvalidValue):
         Blueprint(uuid="x", name_label="y", vcpus=0)
+
+
+async def test_domain_that_was_written_down_is_built_again_as_large_as_it_was(
+    host: SimulatedHost, toolstack: Toolstack, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "image")
+    await toolstack.create(NEW, SIZE)
+    web = Subject(8, NEW.title)
+    with pytest.raises(ToolstackError, match="it does not run"):
+        await toolstack.save(web, path, Holding(0, 0))
+    await toolstack.unpause(web)
+    await toolstack.save(web, path, Holding(300 * MIB_KIB, 300 * MIB_KIB))
+    assert lifecycle(host, 8) is Lifecycle.PAUSED
+    await toolstack.destroy(web)
+    await toolstack.restore(NEW, SIZE, path)
+    back = host.catch_up().guest(9)
+    assert (back.uuid, back.actual_kib, back.lifecycle) == (NEW.uuid, 300 * MIB_KIB, Lifecycle.PAUSED)
+    assert host.store.read(paths.target(9)) == str(300 * MIB_KIB)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [(None, "No such file"), ("{", "Expecting"), ('{"uuid": "x", "actual_kib": 1}', "it is none of this VM")],
+)
+async def test_file_that_is_no_image_of_the_vm_is_refused(
+    host: SimulatedHost, toolstack: Toolstack, tmp_path: Path, text: str | None, why: str
+) -> None:
+    path = tmp_path / "image"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    with pytest.raises(ToolstackError, match=why):
+        await toolstack.restore(NEW, SIZE, str(path))
+    with pytest.raises(ToolstackError):
+        await toolstack.save(Subject(1, "one"), str(tmp_path / "no" / "where"), Holding(0, 0))
+    assert lifecycle(host, 1) is Lifecycle.RUNNING
+
+
+async def test_host_without_a_toolstack_keeps_no_images() -> None:
+    with pytest.raises(ToolstackError, match="this host has no toolstack"):
+        await NO_TOOLSTACK.save(Subject(1, "one"), "", Holding(0, 0))
+    with pytest.raises(ToolstackError, match="this host has no toolstack"):
+        await NO_TOOLSTACK.restore(NEW, SIZE, "")

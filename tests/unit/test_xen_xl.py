@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import select
 import signal
@@ -13,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from xcpmem.errors import ToolstackError
-from xcpmem.xen.toolstack import Blueprint, Size, Subject
+from xcpmem.errors import SrFull, ToolstackError
+from xcpmem.xen.toolstack import Blueprint, Holding, Size, Subject
 from xcpmem.xen.xl import CONFIG_KEY, OUTPUT_BYTES_MOST, XlToolstack, outside_sandbox
 
 if TYPE_CHECKING:
@@ -253,3 +254,76 @@ def test_without_systemd_xl_is_run_as_it_is(tmp_path: Path) -> None:
     assert outside_sandbox(environ)
     assert outside_sandbox({key: value for key, value in environ.items() if key != "INVOCATION_ID"}) == ()
     assert outside_sandbox({"INVOCATION_ID": "1", "PATH": str(tmp_path)}) == ()
+
+
+HOLDING = Holding(actual_kib=524288, target_kib=524288)
+
+
+def image(folder: Path) -> Path:
+    path = folder / "image"
+    path.touch()
+    return path
+
+
+def is_locked(path: Path) -> bool:
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+async def test_domain_is_written_and_left_paused_and_its_file_locked_meanwhile(tmp_path: Path) -> None:
+    path = image(tmp_path)
+    toolstack = script(tmp_path, f"flock -s -n {path} -c true; echo $? > {tmp_path / 'locked'}")
+    await toolstack.save(WEB, str(path), HOLDING)
+    assert words(tmp_path) == ["save", "-p", "7", str(path)]
+    assert (tmp_path / "locked").read_text(encoding="utf-8") == "1\n"
+    assert not is_locked(path)
+
+
+async def test_domain_is_built_again_from_its_file(tmp_path: Path) -> None:
+    await script(tmp_path).restore(blueprint(tmp_path, settings={}), SIZE, "/images/web")
+    assert words(tmp_path) == ["restore", "-p", "/images/web"]
+
+
+async def test_domain_that_cannot_be_written_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ToolstackError) as failure:
+        await script(tmp_path, "echo 'no such device' >&2; exit 5").save(WEB, str(image(tmp_path)), HOLDING)
+    assert str(failure.value) == f"{TITLE}: xl save failed (status 5): no such device"
+
+
+async def test_domain_for_which_the_disk_has_no_room_is_not_begun(tmp_path: Path) -> None:
+    huge_kib = 2**45
+    with pytest.raises(SrFull) as failure:
+        await script(tmp_path).save(WEB, str(image(tmp_path)), Holding(huge_kib, huge_kib))
+    requested, maximum = (int(text) for text in failure.value.params)
+    assert requested == (huge_kib + 100 * 1024) * 1024
+    assert maximum < requested
+    assert not (tmp_path / "words").exists()
+
+
+async def test_domain_that_xl_could_not_build_again_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ToolstackError, match="it holds 4 GiB and was told to hold 3 GiB"):
+        await script(tmp_path).save(WEB, str(image(tmp_path)), Holding(4 * 2**20, 3 * 2**20))
+    assert not (tmp_path / "words").exists()
+
+
+async def test_xl_that_writes_is_left_to_its_end_when_we_go_away(tmp_path: Path) -> None:
+    pipe, path = Pipe(tmp_path), image(tmp_path)
+    ended = tmp_path / "ended"
+    body = f"{pipe.hold}; head -n 1 {tmp_path / 'go'} > /dev/null; touch {ended}"
+    os.mkfifo(tmp_path / "go")
+    saving = asyncio.create_task(script(tmp_path, body).save(WEB, str(path), HOLDING))
+    process = int(await asyncio.to_thread(pipe.read))
+    saving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await saving
+    assert is_locked(path)
+    await asyncio.to_thread((tmp_path / "go").write_text, "on\n")
+    assert await asyncio.to_thread(pipe.read) == b""
+    assert await asyncio.to_thread(os.waitpid, process, 0) == (process, 0)
+    assert ended.exists()
+    assert not is_locked(path)
+    pipe.close()

@@ -47,6 +47,7 @@ DESCRIPTIONS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "VM_IS_SNAPSHOT": ("A snapshot cannot be changed.", ("vm", "operation")),
     "VM_IS_TEMPLATE": ("This cannot be done with a template.", ("vm", "operation")),
     "VM_NO_SUSPEND_SR": ("There is no storage in which the VM's memory could be kept.", ("vm",)),
+    "SR_FULL": ("The disk has no room for the memory of the VM; bytes.", ("requested", "maximum")),
     "ONLY_PROVISION_TEMPLATE": ("Only a template can be provisioned.", ()),
     "FIELD_TYPE_ERROR": ("A field of the record is missing or has another type.", ("field",)),
     "VM_IS_USING_NESTED_VIRT": (

@@ -31,10 +31,14 @@ from xcpmem.law import (
     HARD_SHUTDOWN,
     MAKE_INTO_TEMPLATE,
     PAUSE,
+    POOL_MIGRATE,
     PROVISION,
+    RESUME,
+    RESUME_ON,
     SHUTDOWN,
     START,
     START_ON,
+    SUSPEND,
     UNPAUSE,
     check_operation,
 )
@@ -61,6 +65,7 @@ _SOFTWARE_VERSION: Final[Mapping[str, str]] = {
 # Of the operations that are served, those that xapi ever lists as allowed.
 _LISTED_OPERATIONS: Final = (
     *(START, START_ON, PAUSE, UNPAUSE, CLEAN_SHUTDOWN, CLEAN_REBOOT, HARD_SHUTDOWN, HARD_REBOOT, SHUTDOWN),
+    *(SUSPEND, RESUME, RESUME_ON, POOL_MIGRATE),
     *(COPY, CLONE, DESTROY, PROVISION, MAKE_INTO_TEMPLATE),
     *(CHANGING_DYNAMIC_RANGE, CHANGING_STATIC_RANGE, CHANGING_SHADOW_MEMORY),
 )

@@ -1,4 +1,4 @@
-"""The messages that start and stop VMs."""
+"""The messages that start and stop VMs, suspend them and bring them back."""
 
 from __future__ import annotations
 
@@ -40,6 +40,10 @@ class LifecycleMethods:
             "VM.shutdown": self._asking(lifecycle.shutdown),
             "VM.clean_reboot": self._asking(lifecycle.clean_reboot),
             "VM.hard_reboot": self._on_vm(lifecycle.hard_reboot),
+            "VM.suspend": self._on_vm(lifecycle.suspension.suspend),
+            "VM.resume": self._resume,
+            "VM.resume_on": self._resume_on,
+            "VM.pool_migrate": self._pool_migrate,
         }
 
     def _on_vm(self, act: Callable[..., Awaitable[None]]) -> Handler:
@@ -67,3 +71,17 @@ class LifecycleMethods:
         uuid = self._records.vm_uuid(ref)
         self._records.record("host", host_ref)
         await self._service.lifecycle.start_on(uuid, start_paused=start_paused, force=force)
+
+    async def _resume(self, _: Caller, ref: str, start_paused: bool, _force: bool) -> None:
+        uuid = self._records.vm_uuid(ref)
+        await self._service.lifecycle.suspension.resume(uuid, start_paused=start_paused)
+
+    async def _resume_on(self, _: Caller, ref: str, host_ref: str, start_paused: bool, _force: bool) -> None:
+        uuid = self._records.vm_uuid(ref)
+        self._records.record("host", host_ref)
+        await self._service.lifecycle.suspension.resume_on(uuid, start_paused=start_paused)
+
+    async def _pool_migrate(self, _: Caller, ref: str, host_ref: str, _options: dict[str, str]) -> None:
+        uuid = self._records.vm_uuid(ref)
+        self._records.record("host", host_ref)
+        await self._service.lifecycle.suspension.pool_migrate(uuid)

@@ -30,7 +30,7 @@ class RegistryMethods:
 
     def handlers(self) -> dict[str, Handler]:
         """Give the handlers by ``Class.message``."""
-        register, placement = self._register, self._placement
+        register = self._register
         return {
             "VM.create": self._create,
             "VM.destroy": self._on_vm(register.destroy),
@@ -45,10 +45,6 @@ class RegistryMethods:
             "VM.update_allowed_operations": self._on_vm(register.update_allowed_operations),
             "VM.assert_can_boot_here": self._assert_can_boot_here,
             "VM.get_possible_hosts": self._get_possible_hosts,
-            "VM.suspend": self._on_vm(placement.suspend),
-            "VM.resume": self._resume,
-            "VM.resume_on": self._resume_on,
-            "VM.pool_migrate": self._pool_migrate,
         }
 
     def _on_vm(self, act: Callable[..., Awaitable[None]]) -> Handler:
@@ -74,16 +70,3 @@ class RegistryMethods:
     async def _get_possible_hosts(self, _: Caller, ref: str) -> tuple[str, ...]:
         can_boot = await self._placement.can_boot_here(self._records.vm_uuid(ref))
         return self._records.refs("host") if can_boot else ()
-
-    async def _resume(self, _: Caller, ref: str, _start_paused: bool, _force: bool) -> None:
-        await self._placement.resume(self._records.vm_uuid(ref))
-
-    async def _resume_on(self, _: Caller, ref: str, host_ref: str, _start_paused: bool, _force: bool) -> None:
-        uuid = self._records.vm_uuid(ref)
-        self._records.record("host", host_ref)
-        await self._placement.resume_on(uuid)
-
-    async def _pool_migrate(self, _: Caller, ref: str, host_ref: str, _options: dict[str, str]) -> None:
-        uuid = self._records.vm_uuid(ref)
-        self._records.record("host", host_ref)
-        await self._placement.pool_migrate(uuid)

@@ -6,8 +6,10 @@ a dynamic range. A guest that was there before keeps its character.
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from xcpmem.engine.model import Lifecycle
@@ -15,7 +17,7 @@ from xcpmem.errors import DomainVanished, DriverError, InvalidValue, ToolstackEr
 from xcpmem.specs import DomainType, GuestSpec
 from xcpmem.units import format_kib, mib_to_kib
 from xcpmem.xen.simline import LineClient, LineServer
-from xcpmem.xen.toolstack import Blueprint, Size, Subject
+from xcpmem.xen.toolstack import Blueprint, Holding, Size, Subject
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -45,8 +47,10 @@ class SimulatedToolstack:
 
     async def create(self, blueprint: Blueprint, size: Size) -> None:
         """Build a paused domain."""
-        await self._pass("create", blueprint.title)
-        memory_kib, static_max_kib = mib_to_kib(size.memory_mib), mib_to_kib(size.static_max_mib)
+        await self._build("create", blueprint, mib_to_kib(size.memory_mib), mib_to_kib(size.static_max_mib))
+
+    async def _build(self, step: str, blueprint: Blueprint, memory_kib: int, static_max_kib: int) -> None:
+        await self._pass(step, blueprint.title)
         known = self._host.character(blueprint.uuid)
         domid = self._host.next_domid()
         spec = replace(
@@ -101,6 +105,24 @@ class SimulatedToolstack:
         with _named(subject.title):
             self._host.remove_guest(subject.domid)
 
+    async def save(self, subject: Subject, path: str, holding: Holding) -> None:  # noqa: ARG002 any size is small
+        """Write down what a guest holds, and pause it."""
+        await self._pass("save", subject.title)
+        with _named(subject.title), _on_disk(subject.title, path):
+            guest = self._host.catch_up().guest(subject.domid)
+            if guest.lifecycle is not Lifecycle.RUNNING:
+                raise ToolstackError(f"{subject.title}: it does not run")
+            _write_image(path, guest.uuid, guest.actual_kib)
+            self._host.set_lifecycle(subject.domid, Lifecycle.PAUSED)
+        await self._pass("saved", subject.title)
+
+    async def restore(self, blueprint: Blueprint, size: Size, path: str) -> None:
+        """Build a paused domain that holds what was written down."""
+        with _on_disk(blueprint.title, path):
+            actual_kib = _read_image(path, blueprint.uuid)
+        memory_kib = min(actual_kib, mib_to_kib(size.memory_mib))
+        await self._build("restore", blueprint, memory_kib, mib_to_kib(size.static_max_mib))
+
     async def _set_lifecycle(self, step: str, subject: Subject, lifecycle: Lifecycle) -> None:
         await self._pass(step, subject.title)
         with _named(subject.title):
@@ -118,6 +140,26 @@ def _named(title: str) -> Iterator[None]:
         yield
     except DomainVanished as error:
         raise ToolstackError(f"{title}: {error}") from error
+
+
+@contextmanager
+def _on_disk(title: str, path: str) -> Iterator[None]:
+    """Say which file is not as it should be."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise ToolstackError(f"{title}: the image {path}: {error}") from error
+
+
+def _write_image(path: str, uuid: str, actual_kib: int) -> None:
+    Path(path).write_text(json.dumps({"uuid": uuid, "actual_kib": actual_kib}), encoding="utf-8")
+
+
+def _read_image(path: str, uuid: str) -> int:
+    match json.loads(Path(path).read_text(encoding="utf-8")):
+        case {"uuid": str(whose), "actual_kib": int(actual_kib)} if whose == uuid:
+            return actual_kib
+    raise ValueError("it is none of this VM")
 
 
 class ToolstackServer(LineServer):
@@ -143,6 +185,10 @@ class ToolstackServer(LineServer):
             match request:
                 case {"call": "create", "blueprint": dict(blueprint), "size": dict(size)}:
                     return await self._toolstack.create(Blueprint(**blueprint), Size(**size))
+                case {"call": "restore", "blueprint": dict(plan), "size": dict(size), "path": str(path)}:
+                    return await self._toolstack.restore(Blueprint(**plan), Size(**size), path)
+                case {"call": "save", "subject": dict(who), "path": str(path), "holding": dict(holding)}:
+                    return await self._toolstack.save(Subject(**who), path, Holding(**holding))
                 case {"call": str(call), "subject": dict(subject)} if call in self._acts:
                     return await self._acts[call](Subject(**subject))
         except TypeError as error:
@@ -165,8 +211,7 @@ class RemoteToolstack:
 
     async def create(self, blueprint: Blueprint, size: Size) -> None:
         """Build a paused domain."""
-        facts = asdict(replace(blueprint, settings=dict(blueprint.settings)))
-        await self._call(blueprint.title, call="create", blueprint=facts, size=asdict(size))
+        await self._call(blueprint.title, call="create", blueprint=_facts(blueprint), size=asdict(size))
 
     async def unpause(self, subject: Subject) -> None:
         """Let a paused domain run."""
@@ -188,6 +233,18 @@ class RemoteToolstack:
         """End a domain."""
         await self._act("destroy", subject)
 
+    async def save(self, subject: Subject, path: str, holding: Holding) -> None:
+        """Write down what a guest holds, and pause it."""
+        await self._call(
+            subject.title, call="save", subject=asdict(subject), path=path, holding=asdict(holding)
+        )
+
+    async def restore(self, blueprint: Blueprint, size: Size, path: str) -> None:
+        """Build a paused domain that holds what was written down."""
+        await self._call(
+            blueprint.title, call="restore", blueprint=_facts(blueprint), size=asdict(size), path=path
+        )
+
     def close(self) -> None:
         """Hang up."""
         self._line.close()
@@ -200,3 +257,7 @@ class RemoteToolstack:
             await self._line.call(request)
         except DriverError as error:
             raise ToolstackError(f"{title}: {error}") from error
+
+
+def _facts(blueprint: Blueprint) -> dict[str, Any]:
+    return asdict(replace(blueprint, settings=dict(blueprint.settings)))

@@ -64,6 +64,22 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
+class Holding:
+    """How a domain stands to its target when it is to be written to disk, KiB.
+
+    Args:
+        actual_kib: what it holds.
+        target_kib: what it was told to hold.
+    """
+
+    actual_kib: int
+    target_kib: int
+
+    def __post_init__(self) -> None:
+        check_not_negative(actual_kib=self.actual_kib, target_kib=self.target_kib)
+
+
+@dataclass(frozen=True, slots=True)
 class Subject:
     """A domain to which something is to be done.
 
@@ -110,6 +126,23 @@ class Toolstack(Protocol):
     async def destroy(self, subject: Subject) -> None:
         """End a domain, whatever state it is in."""
 
+    async def save(self, subject: Subject, path: str, holding: Holding) -> None:
+        """Write a running domain to a file; it is paused when this returns, and runs on after an error.
+
+        What was begun goes on to its end when the caller goes away; the file is locked (flock) meanwhile.
+
+        Args:
+            subject: the domain.
+            path: of a file that is there and empty.
+            holding: how large it is.
+
+        Raises:
+            SrFull: the disk has not so much room.
+        """
+
+    async def restore(self, blueprint: Blueprint, size: Size, path: str) -> None:
+        """Build a domain from what `save` wrote, as `create`; it holds what it held then."""
+
 
 class NoToolstack:
     """A `Toolstack` where there is none: everything is refused in words."""
@@ -141,6 +174,14 @@ class NoToolstack:
     async def destroy(self, subject: Subject) -> None:
         """Refuse."""
         self._refuse(subject.title)
+
+    async def save(self, subject: Subject, path: str, holding: Holding) -> None:  # noqa: ARG002 nothing is kept
+        """Refuse."""
+        self._refuse(subject.title)
+
+    async def restore(self, blueprint: Blueprint, size: Size, path: str) -> None:  # noqa: ARG002 nothing is built
+        """Refuse."""
+        self._refuse(blueprint.title)
 
     def _refuse(self, title: str) -> None:
         raise ToolstackError(f"{title}: this host has no toolstack")

@@ -8,6 +8,7 @@ as words, never through a shell.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
 import shutil
@@ -18,12 +19,13 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, Final
 
-from xcpmem.errors import ToolstackError
+from xcpmem.errors import SrFull, ToolstackError
+from xcpmem.units import format_kib, kib_to_bytes, mib_to_bytes, mib_to_kib
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from xcpmem.xen.toolstack import Blueprint, Size, Subject
+    from xcpmem.xen.toolstack import Blueprint, Holding, Size, Subject
 
 CONFIG_KEY: Final = "xcpmem-xl-config"
 """Key of other_config: the absolute path of the VM's file for `xl`."""
@@ -33,6 +35,14 @@ CREATE_S: Final = 300.0
 
 ACT_S: Final = 60.0
 """Any other command of `xl` may take so long."""
+
+RESTORE_S: Final = 3600.0
+"""`xl restore` may take so long: it reads all that the domain holds from the disk."""
+
+IMAGE_EXTRA_BYTES: Final = mib_to_bytes(100)
+"""A domain's file is larger than what it holds by no more than this (what xapi adds for a suspend image)."""
+
+_TARGET_SLACK_KIB: Final = mib_to_kib(1)
 
 KILLED_S: Final = 5.0
 """A process that was killed has ended after so long."""
@@ -98,6 +108,7 @@ class XlToolstack:
         outside: what stands before it to run it outside our sandbox, see `outside_sandbox`.
         create_s: how long building may take, seconds.
         act_s: how long anything else may take, seconds.
+        restore_s: how long building from a file may take, seconds.
     """
 
     def __init__(
@@ -107,11 +118,13 @@ class XlToolstack:
         outside: tuple[str, ...] = (),
         create_s: float = CREATE_S,
         act_s: float = ACT_S,
+        restore_s: float = RESTORE_S,
     ) -> None:
         self._program = program
         self._outside = outside
         self._create_s = create_s
         self._act_s = act_s
+        self._restore_s = restore_s
 
     def check(self, blueprint: Blueprint) -> None:
         """Refuse a VM that names no file to build it from."""
@@ -147,6 +160,36 @@ class XlToolstack:
         """End a domain."""
         await self._act(subject, "destroy")
 
+    async def save(self, subject: Subject, path: str, holding: Holding) -> None:
+        """Write a domain to a file and leave it paused; an `xl` that has begun is left to its end.
+
+        Or else its guest would stay suspended for ever: no command of `xl` wakes it up again.
+
+        Raises:
+            SrFull: the file would not fit.
+            ToolstackError: the domain holds more than its target, with which `xl` would build it again;
+                or as every call.
+        """
+        if holding.actual_kib > holding.target_kib + _TARGET_SLACK_KIB:
+            held, told = format_kib(holding.actual_kib), format_kib(holding.target_kib)
+            raise ToolstackError(
+                f"{subject.title}: it holds {held} and was told to hold {told}; xl would fail"
+            )
+        needed = kib_to_bytes(holding.actual_kib) + IMAGE_EXTRA_BYTES
+        free = shutil.disk_usage(path).free
+        if free < needed:
+            raise SrFull(needed, free)
+        command = self._command(subject.title)
+        words = (*self._outside, command, "save", "-p", str(subject.domid), path)
+        with TemporaryFile() as output, _locked(path) as image:
+            process = _spawn(words, image, output)
+            await _end_of(process)
+            _check_end(subject.title, "save", _reap(process), output)
+
+    async def restore(self, blueprint: Blueprint, size: Size, path: str) -> None:  # noqa: ARG002 the file knows
+        """Build a paused domain from a file; `xl` stays behind as after `create`."""
+        await self._run(blueprint.title, self._restore_s, "restore", "-p", path)
+
     def _config(self, blueprint: Blueprint) -> str:
         path = blueprint.settings.get(CONFIG_KEY)
         if path is None:
@@ -170,9 +213,7 @@ class XlToolstack:
         Raises:
             ToolstackError: it could not be run, failed, or took too long.
         """
-        command = shutil.which(self._program)
-        if command is None:
-            raise ToolstackError(f"{title}: there is no command {self._program} on this host")
+        command = self._command(title)
         with TemporaryFile() as output:
             watched = (*self._outside, sys.executable, "-I", "-S", "-c", _WATCHER) if self._outside else ()
             process = await asyncio.create_subprocess_exec(
@@ -195,11 +236,56 @@ class XlToolstack:
                     async with asyncio.timeout(KILLED_S):
                         await process.wait()
             _log.debug("ran", extra={"command": f"xl {' '.join(words)}", "status": status})
-            if status != 0:
-                lines = _last_lines(output) or ["it did not say why"]
-                failed = f"{title}: xl {words[0]} failed ({_ending(status)})"
-                _log.warning("%s; it said: %s", failed, " | ".join(lines))
-                raise ToolstackError(f"{failed}: {lines[-1][:LINE_MOST]}")
+            _check_end(title, words[0], status, output)
+
+    def _command(self, title: str) -> str:
+        command = shutil.which(self._program)
+        if command is None:
+            raise ToolstackError(f"{title}: there is no command {self._program} on this host")
+        return command
+
+
+def _locked(path: str) -> IO[bytes]:
+    """Open a file, locked for as long as anybody has it from here."""
+    file = Path(path).open("rb")  # noqa: SIM115 the caller closes it
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return file
+
+
+def _spawn(words: tuple[str, ...], image: IO[bytes], output: IO[bytes]) -> int:
+    """Start a child that outlives us, as those of asyncio do not; the image is its standard input."""
+    actions = (
+        (os.POSIX_SPAWN_DUP2, image.fileno(), 0),
+        (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+        (os.POSIX_SPAWN_DUP2, output.fileno(), 2),
+    )
+    return os.posix_spawn(words[0], words, {**os.environ, "LC_ALL": "C"}, file_actions=actions, setsid=True)
+
+
+async def _end_of(process: int) -> None:
+    """Wait for the end of a child."""
+    loop = asyncio.get_running_loop()
+    ended, descriptor = asyncio.Event(), os.pidfd_open(process)
+    loop.add_reader(descriptor, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+
+
+def _reap(process: int) -> int:
+    """Give the status of a child that has ended, as `subprocess` does."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def _check_end(title: str, word: str, status: int, output: IO[bytes]) -> None:
+    """Raise ToolstackError with what `xl` said last unless it succeeded."""
+    if status != 0:
+        lines = _last_lines(output) or ["it did not say why"]
+        failed = f"{title}: xl {word} failed ({_ending(status)})"
+        _log.warning("%s; it said: %s", failed, " | ".join(lines))
+        raise ToolstackError(f"{failed}: {lines[-1][:LINE_MOST]}")
 
 
 def _last_lines(output: IO[bytes]) -> list[str]:
