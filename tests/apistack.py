@@ -194,7 +194,7 @@ async def running_stack(
     )
     controller.know_owners(sessions.is_open)
     tasks = Tasks(opaque_ref("host", service.host().uuid))
-    records = Records(service, sessions, tasks, users=service.users.roles)
+    records = Records(service, sessions, tasks, users=service.users.all)
     events = Events(service, tasks, records, sessions, event_clock)
     journal, wishbook = Journal(state_dir, rows=1000, size_kib=mib_to_kib(4)), Wishbook(clock)
     names = Narrator(lambda uuid: service.vms()[uuid].name_label if uuid in service.vms() else "")
@@ -207,7 +207,7 @@ async def running_stack(
         make_handlers(service, records, sessions, tasks, events, trail=trail, history=History(journal)),
         tasks,
         adviser=Adviser(records),
-        auditor=Auditor(trail, records, dict.fromkeys(USER_CHANGES, service.users.roles)),
+        auditor=Auditor(trail, records, dict.fromkeys(USER_CHANGES, service.users.all_roles)),
         observe=lambda method, status, _: observed.append((method, status)),
         witness=Petitions(wishbook, service.vms).watch,
         answers_removed=answers_removed,

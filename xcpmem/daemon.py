@@ -231,7 +231,7 @@ async def _assemble(
     trail = AuditTrail(settings.state_dir)
     trail.open()
     stack.callback(trail.close)
-    records = Records(service, sessions, tasks, users=service.users.roles)
+    records = Records(service, sessions, tasks, users=service.users.all)
     events = Events(service, tasks, records, sessions)
     dispatcher = Dispatcher(
         sessions,
@@ -239,7 +239,7 @@ async def _assemble(
         tasks,
         observe=metrics.observe_rpc,
         adviser=Adviser(records),
-        auditor=Auditor(trail, records, dict.fromkeys(USER_CHANGES, service.users.roles)),
+        auditor=Auditor(trail, records, dict.fromkeys(USER_CHANGES, service.users.all_roles)),
         witness=Petitions(wishbook, service.vms).watch,
         refusal=OBSERVING if settings.observe else "",
         answers_removed=settings.removed_getters,

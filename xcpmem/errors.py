@@ -21,8 +21,9 @@
     │   ├── SubscriptionInvalid       EVENT_SUBSCRIPTION_PARSE_FAILURE [subscription]
     │   ├── EventsLost                EVENTS_LOST []
     │   ├── HandleInvalid             HANDLE_INVALID [class, handle]
-    │   ├── UserUnknown               HANDLE_INVALID [user, uname]
     │   ├── UserExists                SUBJECT_ALREADY_EXISTS []
+    │   ├── RoleNotFound              ROLE_NOT_FOUND []
+    │   ├── RoleExists                ROLE_ALREADY_EXISTS []
     │   ├── UuidInvalid               UUID_INVALID [class, uuid]
     │   ├── BadPowerState             VM_BAD_POWER_STATE [vm, expected, actual]
     │   ├── OperationNotAllowed       OPERATION_NOT_ALLOWED [reason]
@@ -168,15 +169,16 @@ class HandleInvalid(ApiError, code="HANDLE_INVALID"):
     """The reference names no living object: [class, handle]."""
 
 
-class UserUnknown(ApiError, code="HANDLE_INVALID"):
-    """No user has the name: [user, uname]."""
-
-    def __init__(self, uname: str) -> None:
-        super().__init__("user", uname)
-
-
 class UserExists(ApiError, code="SUBJECT_ALREADY_EXISTS"):
     """A user has the name already: []."""
+
+
+class RoleNotFound(ApiError, code="ROLE_NOT_FOUND"):
+    """There is no such role, or the user does not have it: []."""
+
+
+class RoleExists(ApiError, code="ROLE_ALREADY_EXISTS"):
+    """The user has the role already: []."""
 
 
 class UuidInvalid(ApiError, code="UUID_INVALID"):
@@ -281,11 +283,7 @@ class NotEnoughMemory(HostError, code="HOST_NOT_ENOUGH_FREE_MEMORY"):
 
 
 class DomainsUncooperative(HostError, code="VMS_FAILED_TO_COOPERATE"):
-    """Guests did not give back what they were asked for.
-
-    Args:
-        vms: references of the VMs to blame (domids, as text, before the service names them).
-    """
+    """Guests did not give back what they were asked for; ``vms`` are references (in the ring domids)."""
 
     def __init__(self, *vms: str) -> None:
         self.vms = vms

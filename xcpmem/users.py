@@ -7,10 +7,17 @@ a role may do is XenAPI's business and stands in its datamodel.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Final
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
 
-from xcpmem.errors import ConfigError, InvalidValue, UserExists, UserUnknown
+from xcpmem.errors import (
+    ConfigError,
+    HandleInvalid,
+    InvalidValue,
+    RoleExists,
+    RoleNotFound,
+    UserExists,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,24 +39,32 @@ class User:
 
     Args:
         name: 1 to 64 printable characters without blanks at either end or ``/``; not root's.
-        role: one of `ROLES`.
+        roles: some of `ROLES`, each once; without one nobody may log in.
         password_hash: as `api.passwords.hash_password` makes it; empty: somebody else, such as PAM, knows
             the password.
+        other_config: as clients gave it; means nothing here.
 
     Raises:
         InvalidValue: names the field and the value that is out of its range.
     """
 
     name: str
-    role: str
+    roles: tuple[str, ...]
     password_hash: str = ""
+    other_config: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         is_named = 0 < len(self.name) <= _LONGEST_NAME and self.name.isprintable()
         if not is_named or self.name != self.name.strip() or "/" in self.name or self.name == ROOT:
             raise InvalidValue("uname", self.name)
-        if self.role not in ROLES:
-            raise InvalidValue("role", self.role)
+        for role in self.roles:
+            if role not in ROLES or self.roles.count(role) > 1:
+                raise InvalidValue("role", role)
+
+    @property
+    def role(self) -> str:
+        """The mightiest of the roles, which includes all others; empty if there is none."""
+        return next((role for role in ROLES if role in self.roles), "")
 
 
 class Users:
@@ -81,12 +96,20 @@ class Users:
         return self._users.get(name)
 
     def require(self, name: str) -> User:
-        """Find a user. Raises UserUnknown if there is none of that name."""
+        """Find a user. Raises HandleInvalid if there is none of that name."""
         return _find(self._users, name)
 
+    def all(self) -> Mapping[str, User]:
+        """Give all users by name, in order."""
+        return dict(sorted(self._users.items()))
+
+    def all_roles(self) -> Mapping[str, tuple[str, ...]]:
+        """Give all of every user's roles, by name in order."""
+        return {name: user.roles for name, user in self.all().items()}
+
     def roles(self) -> Mapping[str, str]:
-        """Give every user's role, by name in order."""
-        return {name: user.role for name, user in sorted(self._users.items())}
+        """Give every user's mightiest role, by name in order."""
+        return {name: user.role for name, user in self.all().items()}
 
     async def add(self, user: User) -> None:
         """Add a user.
@@ -107,20 +130,57 @@ class Users:
         await self._change(rule)
 
     async def set_role(self, name: str, role: str) -> None:
-        """Give a user another role.
+        """Give a user another role, and only that.
 
         Raises:
-            UserUnknown: there is no such user.
+            HandleInvalid: there is no such user.
             InvalidValue: there is no such role.
             HostError: it could not be stored.
         """
-        await self._change(lambda present: _put(present, replace(_find(present, name), role=role)))
+        await self._change(lambda present: _put(present, replace(_find(present, name), roles=(role,))))
+
+    async def add_role(self, name: str, role: str) -> None:
+        """Give a user one more role.
+
+        Raises:
+            HandleInvalid: there is no such user.
+            RoleNotFound: there is no such role.
+            RoleExists: the user has it.
+            HostError: it could not be stored.
+        """
+
+        def rule(present: dict[str, User]) -> None:
+            user = _find(present, name)
+            if role not in ROLES:
+                raise RoleNotFound
+            if role in user.roles:
+                raise RoleExists
+            _put(present, replace(user, roles=(*user.roles, role)))
+
+        await self._change(rule)
+
+    async def remove_role(self, name: str, role: str) -> None:
+        """Take a role from a user.
+
+        Raises:
+            HandleInvalid: there is no such user.
+            RoleNotFound: the user does not have it.
+            HostError: it could not be stored.
+        """
+
+        def rule(present: dict[str, User]) -> None:
+            user = _find(present, name)
+            if role not in user.roles:
+                raise RoleNotFound
+            _put(present, replace(user, roles=tuple(each for each in user.roles if each != role)))
+
+        await self._change(rule)
 
     async def set_password_hash(self, name: str, password_hash: str) -> None:
         """Give a user another password.
 
         Raises:
-            UserUnknown: there is no such user.
+            HandleInvalid: there is no such user.
             HostError: it could not be stored.
         """
         await self._change(
@@ -131,7 +191,7 @@ class Users:
         """Remove a user.
 
         Raises:
-            UserUnknown: there is no such user.
+            HandleInvalid: there is no such user.
             HostError: it could not be stored.
         """
 
@@ -159,13 +219,20 @@ def _put(present: dict[str, User], user: User) -> None:
 def _find(present: Mapping[str, User], name: str) -> User:
     user = present.get(name)
     if user is None:
-        raise UserUnknown(name)
+        raise HandleInvalid("user", name)
     return user
 
 
 def _load(values: Mapping[str, str]) -> dict[str, User]:
     """Read the list. Raises ValueError, TypeError or InvalidValue when it is none."""
-    users = [User(**fields) for fields in json.loads(values.get(_VALUE, "[]"))]
+    users = [_user(known) for known in json.loads(values.get(_VALUE, "[]"))]
     if any(not isinstance(user.password_hash, str) for user in users):
         raise TypeError("a password hash is no text")
     return {user.name: user for user in users}
+
+
+def _user(known: dict[str, Any]) -> User:
+    """Make a user of what was kept; an older release kept one role."""
+    role = known.pop("role", None)
+    roles = known.pop("roles", [role])
+    return User(**known, roles=tuple(roles))

@@ -52,7 +52,7 @@ def test_pam_without_its_extra_is_a_config_error_that_says_what_to_install(
 
 @pytest.mark.usefixtures("pamela")
 def test_pam_knows_the_password_of_users_who_have_none_here() -> None:
-    users = {"alice": User("alice", "vm-operator"), "bob": User("bob", "pool-admin", "no hash at all")}
+    users = {"alice": User("alice", ("vm-operator",)), "bob": User("bob", ("pool-admin",), "no hash at all")}
     accounts = Accounts(NoRoot(), users.get, open_pam("xcpmem"))
     assert accounts.authenticate("alice", "right") == "vm-operator"
     assert accounts.authenticate("alice", "wrong") is None

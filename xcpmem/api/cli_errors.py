@@ -36,6 +36,8 @@ DESCRIPTIONS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "EVENT_SUBSCRIPTION_PARSE_FAILURE": ("One subscribes to *, class or class/reference.", ("subscription",)),
     "EVENTS_LOST": ("More has happened than is remembered; read all objects anew.", ()),
     "HANDLE_INVALID": ("The object is gone, or never was.", ("class", "handle")),
+    "ROLE_NOT_FOUND": ("There is no such role, or the user does not have it.", ()),
+    "ROLE_ALREADY_EXISTS": ("The user has the role already.", ()),
     "UUID_INVALID": ("No object has this uuid.", ("type", "uuid")),
     "VM_BAD_POWER_STATE": ("The VM is in a power state that forbids this.", ("vm", "expected", "actual")),
     "OPERATION_NOT_ALLOWED": ("This is never allowed on such an object.", ("reason",)),

@@ -78,7 +78,7 @@ def make_handlers(
     handlers.update(_MemoryMethods(service, records).handlers())
     handlers.update(HistoryMethods(history or History(None)).handlers())
     handlers.update(PolicyMethods(service.policies).handlers())
-    handlers.update(AccountMethods(service.users, sessions, trail).handlers())
+    handlers.update(AccountMethods(records, service.users, sessions, trail).handlers())
     return handlers
 
 

@@ -101,7 +101,7 @@ class Accounts:
         )
 
     def authenticate(self, uname: str, pwd: str) -> str | None:
-        """Give a user's role if the password is right."""
+        """Give a user's mightiest role if the password is right."""
         if uname == ROOT:
             return self._root.authenticate(uname, pwd)
         user = self._find_user(uname)
@@ -109,7 +109,7 @@ class Accounts:
             is_right = self._outside is not None and self._outside(uname, pwd)
         else:
             is_right = verify_password(pwd, user.password_hash if user else self._nobodys_hash)
-        return user.role if user is not None and is_right else None
+        return (user.role or None) if user is not None and is_right else None
 
 
 def make_password_file(path: Path) -> None:

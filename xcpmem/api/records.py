@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from xcpmem.api.sessions import Sessions
     from xcpmem.api.tasks import Tasks
+    from xcpmem.users import User
     from xcpmem.vm import HostFacts, Vm
 
 _OF_VMS: Final = ("VM", "VM_metrics", "VM_guest_metrics")
@@ -87,7 +88,7 @@ class Records:
         sessions: the open sessions; whoever has a session's reference may see its record.
         tasks: keep their records themselves.
         now: the time of day, for ``last_updated``.
-        users: every user's role by name; by default there are none but root.
+        users: all of them by name; by default there are none but root.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Records:
         tasks: Tasks,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         *,
-        users: Callable[[], Mapping[str, str]] = dict,
+        users: Callable[[], Mapping[str, User]] = dict,
     ) -> None:
         self._shelves: Mapping[str, Callable[[], RecordMap]] = {
             ROLE: role_records,

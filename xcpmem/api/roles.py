@@ -1,8 +1,8 @@
 """XenAPI's classes ``role`` and ``subject``: what each role permits, and who has which.
 
 As in xapi every permission is a role too, one without subroles; SDKs tell by that, and look the user's role
-up when somebody else than root logs in. Roles never change; subjects are xcpmem's users, who are changed by
-class ``Memory`` alone, since a subject of xapi's has no password.
+up when somebody else than root logs in. Roles never change; subjects are xcpmem's users, whose passwords are
+class ``Memory``'s business, since a subject of xapi's has none.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from xcpmem.api.dispatch import Caller, Handler
     from xcpmem.api.records import Records
     from xcpmem.api.values import Record
+    from xcpmem.users import User
 
 ROLE: Final = "role"
 SUBJECT: Final = "subject"
@@ -67,28 +68,28 @@ class Subjects:
     """The records of all users but root.
 
     Args:
-        roles: every user's role by name.
+        users: all of them by name.
     """
 
-    def __init__(self, roles: Callable[[], Mapping[str, str]]) -> None:
-        self._roles = roles
-        self._made: tuple[Mapping[str, str], RecordMap] = ({}, RecordMap({}))
+    def __init__(self, users: Callable[[], Mapping[str, User]]) -> None:
+        self._users = users
+        self._made: tuple[Mapping[str, User], RecordMap] = ({}, RecordMap({}))
 
     def records(self) -> RecordMap:
         """Give them by reference: the same mapping until a user is changed."""
-        roles = self._roles()
-        if roles != self._made[0]:
-            records = {fields.subject_ref(uname): _record(uname, role) for uname, role in roles.items()}
-            self._made = (dict(roles), RecordMap(records))
+        users = self._users()
+        if users != self._made[0]:
+            records = {fields.subject_ref(uname): _record(user) for uname, user in users.items()}
+            self._made = (users, RecordMap(records))
         return self._made[1]
 
 
-def _record(uname: str, role: str) -> Record:
+def _record(user: User) -> Record:
     known = {
-        "uuid": named_uuid(SUBJECT, uname),
-        "subject_identifier": uname,
-        "other_config": {"subject-name": uname},
-        "roles": (role_ref(role),),
+        "uuid": named_uuid(SUBJECT, user.name),
+        "subject_identifier": user.name,
+        "other_config": {"subject-name": user.name, **user.other_config},
+        "roles": tuple(map(role_ref, user.roles)),
     }
     return fields.complete(SUBJECT, known)
 
@@ -98,7 +99,7 @@ class RoleMethods:
 
     Args:
         records: of roles and subjects.
-        roles: every user's role by name.
+        roles: every user's mightiest role by name, empty where there is none.
     """
 
     def __init__(self, records: Records, roles: Callable[[], Mapping[str, str]]) -> None:
@@ -129,7 +130,8 @@ class RoleMethods:
 
     async def _get_permissions_of_subject(self, _: Caller, ref: str) -> tuple[str, ...]:
         uname = str(self._records.record(SUBJECT, ref)["subject_identifier"])
-        return load_datamodel().permissions_of(self._roles()[uname])
+        role = self._roles()[uname]
+        return load_datamodel().permissions_of(role) if role else ()
 
     def _permissions(self, ref: str) -> tuple[str, ...]:
         """Give what a role is made of; a permission is made of itself."""
