@@ -109,6 +109,29 @@ def test_a_guest_that_grows_in_vain_is_not_believed_for_a_while() -> None:
     assert is_believed(follow(demand, claim, sample, PARAMETERS))
 
 
+def test_who_is_never_satisfied_is_tried_less_and_less_often() -> None:
+    """Else each trial gives it memory of others, for ever, and takes it back again."""
+    demand, believed, trials = None, True, 0
+    for minute in range(3 * 24 * 60):
+        grown = believed and minute % 2
+        sample, claim = censored(60.0 * minute, 3 * GIB if grown else 2 * GIB)
+        demand = follow(demand, claim, sample, PARAMETERS)
+        trials += is_believed(demand) and not believed
+        believed = is_believed(demand)
+    assert 3 <= trials <= 7
+
+
+def test_doubts_are_over_as_soon_as_a_guest_has_something_available_of_its_own() -> None:
+    demand = None
+    for turn, size_kib in enumerate((2 * GIB, 3 * GIB, 4 * GIB)):
+        sample, claim = censored(60.0 * turn, size_kib)
+        demand = follow(demand, claim, sample, PARAMETERS)
+    content = Sample(seen_s=180.0, period_s=60.0, used_kib=GIB)
+    demand = follow(demand, CLAIM._replace(actual_kib=4 * GIB), content, PARAMETERS)
+    assert is_believed(demand)
+    assert demand.doubts == 0
+
+
 def test_growth_that_shows_what_a_guest_needs_is_not_in_vain() -> None:
     first, claim = censored(0.0, 2 * GIB)
     demand = follow(None, claim, first, PARAMETERS)

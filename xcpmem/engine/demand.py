@@ -10,7 +10,7 @@ Formulas and constants are those of the peers' study, section 9.5, but for what 
 turned. A boost fades only while somebody lacks memory. A guest whose use begins to rise is expected to need
 what it needed before. A peak comes last, after what stalls ask for. Nobody is left without any cache. There
 is less room to grow, since what nobody needs stands in the guests as cache anyway. A guest that goes on
-saying that it uses all it is given, and knows of no stalls, is not believed for a while.
+saying that it uses all it is given, and knows of no stalls, is not believed for a while, longer each time.
 ``tests/bench/POLICIES.md`` has the figures.
 """
 
@@ -44,7 +44,10 @@ class DemandParameters(Parameters):
     rise_percent: Annotated[float, percent("using so much more of its memory than before is a rise")] = 5.0
     rise_s: Annotated[float, seconds("a rise is expected to reach the crest within so long")] = 10.0
     trials: Annotated[int, Parameter("if its use may hide a need, it may grow so often in vain", least=0)] = 2
-    doubt_s: Annotated[float, seconds("... and then counts as silent for so long")] = 1800.0
+    doubt_s: Annotated[float, seconds("... and then counts as silent for so long")] = 3600.0
+    doubt_doublings: Annotated[
+        int, Parameter("... doubled each time, so often at most", least=0, most=16)
+    ] = 5
     stall_percent: Annotated[float, percent("stalls beyond are a need; of the time", 0.01, 100)] = 0.5
     calm_percent: Annotated[float, percent("stalls below are none; of the time", most=100)] = 0.1
     explained_percent: Annotated[float, percent("stalls of one that uses more are explained", least=1)] = 98.0
@@ -89,6 +92,7 @@ class Demand(NamedTuple):
         is_credible: whether it ever called anything available that it had not just been given.
         boosted_use_kib: what it used when the boost was asked for, if it was so much of its memory that the
             boost goes with its use; 0: it does not.
+        doubts: how often in a row it was not believed; each time it takes longer until it is heard again.
     """
 
     seen_s: float
@@ -109,6 +113,7 @@ class Demand(NamedTuple):
     doubted_until_s: float = 0.0
     is_credible: bool = False
     boosted_use_kib: int = 0
+    doubts: int = 0
 
     def peak_at(self, now_s: float, parameters: DemandParameters) -> int:
         """Say what is left of the peak, KiB: it fades towards the demand."""
@@ -233,13 +238,17 @@ def _doubt(demand: Demand, claim: Claim, sample: Sample, parameters: DemandParam
     """
     has_grown = claim.actual_kib * PERCENT >= demand.size_kib * (PERCENT + parameters.rise_percent)
     if not _is_censored(sample):
-        return demand._replace(vain=0, is_credible=demand.is_credible or not has_grown)
+        if has_grown:
+            return demand._replace(vain=0)
+        return demand._replace(vain=0, is_credible=True, doubts=0, doubted_until_s=0.0)
     if demand.is_credible:
         return demand
     vain = demand.vain + (has_grown or claim.actual_kib >= claim.high_kib)
     if vain < parameters.trials:
         return demand._replace(vain=vain)
-    return demand._replace(vain=0, doubted_until_s=sample.seen_s + parameters.doubt_s)
+    doubt_s = parameters.doubt_s * 2**demand.doubts
+    doubts = min(demand.doubts + 1, parameters.doubt_doublings)
+    return demand._replace(vain=0, doubts=doubts, doubted_until_s=sample.seen_s + doubt_s)
 
 
 def _boost(

@@ -26,6 +26,7 @@ GUESTS: Final = 8
 RAMP_S: Final = 4
 HALF_HOUR_S: Final = 1800.0
 HOUR_S: Final = 3600.0
+SETTLED_S: Final = 600.0
 
 
 class Voice(StrEnum):
@@ -35,6 +36,10 @@ class Voice(StrEnum):
     """As the run says: a stock agent or ours."""
     OLD = "old"
     """A stock agent from before MemAvailable: page cache looks used."""
+    STOCK = "stock"
+    """A stock agent, whatever the run says."""
+    LIAR = "liar"
+    """Ours, made to say that all is used, much is swapped out and all of the time lost."""
     SILENT = "silent"
 
 
@@ -87,7 +92,8 @@ class Case:
         from_s: what is measured begins here.
         budget_kib: what the guests may have together.
         step_s: when the step comes whose recovery is measured; 0: there is none.
-        is_constant: whether needs stand still.
+        is_constant: whether needs stand still, in the end at least.
+        settles_s: if so, movement is counted as restless from here on.
     """
 
     name: str
@@ -97,6 +103,7 @@ class Case:
     budget_kib: int = mib_to_kib(HOST_MIB)
     step_s: float = 0.0
     is_constant: bool = False
+    settles_s: float = SETTLED_S
 
 
 def make_case(name: str, seed: int) -> Case:
@@ -110,26 +117,28 @@ def make_case(name: str, seed: int) -> Case:
     return CASES[name](random)
 
 
-def _need(hot_mib: float, cache_mib: float = 0, cold_mib: float = 0) -> Need:
+def need_of(hot_mib: float, cache_mib: float = 0, cold_mib: float = 0) -> Need:
+    """Make a need of MiB."""
     return Need(*(mib_to_kib(round(size_mib)) for size_mib in (hot_mib, cache_mib, cold_mib)))
 
 
-def _still(need: Need) -> tuple[Turn, ...]:
+def still(need: Need) -> tuple[Turn, ...]:
+    """Let a need stand still."""
     return (Turn(0.0, need),)
 
 
 def _idle(random: Random) -> Need:
-    return _need(random.uniform(300, 500), random.uniform(20, 80), random.uniform(20, 100))
+    return need_of(random.uniform(300, 500), random.uniform(20, 80), random.uniform(20, 100))
 
 
 def _step(random: Random) -> Case:
     """One guest needs 2.6 GiB more, for good."""
     needs = [
-        _need(random.uniform(500, 900), random.uniform(20, 80), random.uniform(50, 150))
+        need_of(random.uniform(500, 900), random.uniform(20, 80), random.uniform(50, 150))
         for _ in range(GUESTS)
     ]
     at_s = 600 + 0.5 * random.randrange(120)
-    guests = [CaseGuest(turns=_still(need)) for need in needs]
+    guests = [CaseGuest(turns=still(need)) for need in needs]
     chosen = random.randrange(GUESTS)
     more = needs[chosen]._replace(hot_kib=needs[chosen].hot_kib + mib_to_kib(2662))
     guests[chosen] = replace(guests[chosen], turns=(Turn(0.0, needs[chosen]), Turn(at_s, more)))
@@ -139,13 +148,13 @@ def _step(random: Random) -> Case:
 def _hoard(random: Random) -> Case:
     """Six guests idle, two busy; all start at their share."""
     needs = [_idle(random) for _ in range(6)]
-    needs += [_need(random.uniform(3200, 3500), random.uniform(20, 80)) for _ in range(2)]
+    needs += [need_of(random.uniform(3200, 3500), random.uniform(20, 80)) for _ in range(2)]
     return _constant("hoard", random, needs, HALF_HOUR_S)
 
 
 def _cache(random: Random) -> Case:
     """Three guests read the same files again and again; nothing but stalls tells of it."""
-    needs = [_need(random.uniform(300, 500), random.uniform(2400, 2700)) for _ in range(3)]
+    needs = [need_of(random.uniform(300, 500), random.uniform(2400, 2700)) for _ in range(3)]
     needs += [_idle(random) for _ in range(GUESTS - 3)]
     return _constant("cache", random, needs, HOUR_S)
 
@@ -153,16 +162,17 @@ def _cache(random: Random) -> Case:
 def _steady(random: Random) -> Case:
     """A mix that fits and does not move: three busy with memory, one with a cache, the rest idle."""
     needs = [
-        _need(random.uniform(1400, 2300), random.uniform(50, 200), random.uniform(100, 500)) for _ in range(3)
+        need_of(random.uniform(1400, 2300), random.uniform(50, 200), random.uniform(100, 500))
+        for _ in range(3)
     ]
-    needs.append(_need(random.uniform(400, 800), random.uniform(1400, 1900), random.uniform(50, 200)))
+    needs.append(need_of(random.uniform(400, 800), random.uniform(1400, 1900), random.uniform(50, 200)))
     needs += [_idle(random) for _ in range(GUESTS - 4)]
     return _constant("steady", random, needs, HOUR_S)
 
 
 def _constant(name: str, random: Random, needs: list[Need], duration_s: float) -> Case:
     random.shuffle(needs)
-    guests = tuple(CaseGuest(turns=_still(need)) for need in needs)
+    guests = tuple(CaseGuest(turns=still(need)) for need in needs)
     return Case(name=name, guests=guests, duration_s=duration_s, is_constant=True)
 
 
@@ -170,15 +180,15 @@ def _phase(random: Random) -> Case:
     """Two halves take turns at being busy, every five minutes."""
     guests = []
     for number in range(GUESTS):
-        high = _need(random.uniform(2450, 2700), random.uniform(20, 80))
-        low = _need(random.uniform(850, 1050), random.uniform(20, 80))
+        high = need_of(random.uniform(2450, 2700), random.uniform(20, 80))
+        low = need_of(random.uniform(850, 1050), random.uniform(20, 80))
         first, second = (high, low) if number % 2 else (low, high)
         turns = tuple(Turn(300.0 * turn, second if turn % 2 else first) for turn in range(6))
         guests.append(CaseGuest(turns=turns))
     return Case(name="phase", guests=tuple(guests))
 
 
-def _bursts(
+def bursts(
     random: Random,
     duration_s: float,
     *,
@@ -190,7 +200,7 @@ def _bursts(
 
     Nine of ten bursts end within two minutes (Overdriver saw 88 %); the others take up to four.
     """
-    base = base or _need(random.uniform(400, 700), random.uniform(20, 100), random.uniform(50, 150))
+    base = base or need_of(random.uniform(400, 700), random.uniform(20, 100), random.uniform(50, 150))
     turns, now_s = [Turn(0.0, base)], 60 + random.expovariate(1 / rest_s)
     while now_s < duration_s:
         burst_s = random.uniform(20, 120) if random.random() < 0.9 else random.uniform(120, 240)
@@ -210,15 +220,15 @@ def _ramp(at_s: float, base: Need, peak: Need) -> Iterator[Turn]:
 
 def _burst(random: Random) -> Case:
     """Everybody bursts at random times, and all of it fits."""
-    guests = tuple(CaseGuest(turns=_bursts(random, HALF_HOUR_S)) for _ in range(GUESTS))
+    guests = tuple(CaseGuest(turns=bursts(random, HALF_HOUR_S)) for _ in range(GUESTS))
     return Case(name="burst", guests=guests)
 
 
 def _osmix(random: Random) -> Case:
     """Three Linux and three Windows guests with the same bursts in pairs, an old agent, and none."""
-    pairs = [_bursts(random, HALF_HOUR_S, rest_s=260) for _ in range(3)]
+    pairs = [bursts(random, HALF_HOUR_S, rest_s=260) for _ in range(3)]
     guests = [CaseGuest(turns=turns, family=family) for turns in pairs for family in ("linux", "windows")]
-    old, silent = (_bursts(random, HALF_HOUR_S, peak_mib=(1300, 2050)) for _ in range(2))
+    old, silent = (bursts(random, HALF_HOUR_S, peak_mib=(1300, 2050)) for _ in range(2))
     guests += [CaseGuest(turns=old, family="old", voice=Voice.OLD)]
     guests += [CaseGuest(turns=silent, family="silent", voice=Voice.SILENT)]
     return Case(name="osmix", guests=tuple(guests))
@@ -226,14 +236,14 @@ def _osmix(random: Random) -> Case:
 
 def _admission(random: Random) -> Case:
     """Bursts, and VMs that start in the middle of them and live for a few minutes."""
-    guests = [CaseGuest(turns=_bursts(random, HALF_HOUR_S, rest_s=210)) for _ in range(6)]
+    guests = [CaseGuest(turns=bursts(random, HALF_HOUR_S, rest_s=210)) for _ in range(6)]
     now_s = 60.0
     while now_s < HALF_HOUR_S - 120:
         now_s = round(now_s + random.uniform(60, 150), 1)
         ends_s = round(min(now_s + random.uniform(120, 280), HALF_HOUR_S), 1)
-        need = _need(random.uniform(500, 1200), random.uniform(20, 80))
+        need = need_of(random.uniform(500, 1200), random.uniform(20, 80))
         size_kib = mib_to_kib(random.randrange(1024, 1537, 64))
-        turns = tuple(_shifted(_bursts(random, ends_s - now_s, base=need), now_s))
+        turns = tuple(_shifted(bursts(random, ends_s - now_s, base=need), now_s))
         guests.append(CaseGuest(turns=turns, start_kib=size_kib, starts_s=now_s, ends_s=ends_s))
     return Case(name="admission", guests=tuple(guests))
 
@@ -246,7 +256,7 @@ def _shifted(turns: tuple[Turn, ...], by_s: float) -> Iterator[Turn]:
 def _slow(random: Random) -> Case:
     """Bursts among guests that give memory back at 15 MiB/s only."""
     guests = tuple(
-        CaseGuest(turns=_bursts(random, HALF_HOUR_S, rest_s=340), shrinks_kib_s=mib_to_kib(15))
+        CaseGuest(turns=bursts(random, HALF_HOUR_S, rest_s=340), shrinks_kib_s=mib_to_kib(15))
         for _ in range(GUESTS)
     )
     return Case(name="slow", guests=guests)
@@ -269,7 +279,7 @@ def _overload(random: Random) -> Case:
     shares = [random.uniform(0.9, 1.1) for _ in weights]
     scale_mib = 1.3 * HOST_MIB / sum(shares)
     guests = tuple(
-        CaseGuest(turns=_still(_need(share * scale_mib - 100, 50, 50)), weight=weight)
+        CaseGuest(turns=still(need_of(share * scale_mib - 100, 50, 50)), weight=weight)
         for share, weight in zip(shares, weights, strict=True)
     )
     return Case(name="overload", guests=guests, is_constant=True)
@@ -280,14 +290,14 @@ def _big(random: Random) -> Case:
     guests = []
     for number in range(24):
         max_mib = (512, 1024, 1536, 2048, 3072, 4096)[number % 6]
-        base = _need(random.uniform(0.10, 0.16) * max_mib, 0.03 * max_mib, 0.03 * max_mib)
+        base = need_of(random.uniform(0.10, 0.16) * max_mib, 0.03 * max_mib, 0.03 * max_mib)
         kind = random.choice(("idle", "busy", "bursts", "bursts"))
         if kind == "busy":
-            base = _need(random.uniform(0.22, 0.36) * max_mib, 0.03 * max_mib, 0.03 * max_mib)
-        turns = _still(base)
+            base = need_of(random.uniform(0.22, 0.36) * max_mib, 0.03 * max_mib, 0.03 * max_mib)
+        turns = still(base)
         if kind == "bursts":
             peak_mib = (0.35 * max_mib, max_mib)
-            turns = _bursts(random, HALF_HOUR_S, peak_mib=peak_mib, rest_s=90, base=base)
+            turns = bursts(random, HALF_HOUR_S, peak_mib=peak_mib, rest_s=90, base=base)
         guests.append(
             CaseGuest(
                 turns=turns,

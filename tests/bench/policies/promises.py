@@ -120,9 +120,10 @@ def main() -> int:
                 f"{word} {fmean(getattr(each, word) for each in least):.3f}" for word in Least._fields
             )
             whole = interval([each.all_pct for each in least])
-            seen = fmean(least_of(make_case(name, seed), sees_old=True).all_pct for seed in seeds)
+            seen_pct = fmean(least_of(make_case(name, seed), sees_old=True).all_pct for seed in seeds)
             sys.stdout.write(f"  {title:9} {whole.mean:.3f} ±{whole.half:.3f}  ({parts})")
-            sys.stdout.write(f"; {seen:.3f} if it were known what the old agent's guest needs\n")
+            more = f"; {seen_pct:.3f} if the old agent said what its guest needs"
+            sys.stdout.write(f"{more if seen_pct != whole.mean else ''}\n")
     return 0
 
 

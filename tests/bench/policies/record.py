@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from math import isfinite, nan
 from typing import TYPE_CHECKING, Final
 
+from tests.bench.policies.cases import SETTLED_S
 from tests.bench.policies.rig import STEP_S, weighted_share
 from xcpmem.units import mib_to_kib
 from xcpmem.xen.workload import FAULT_US
@@ -26,8 +27,7 @@ REVERSAL_KIB: Final = mib_to_kib(16)
 PLACED_S: Final = 60.0
 """What moves before is the first placement, which no change of needs asks for: it is not in ``churn``."""
 
-SETTLED_S: Final = 600.0
-"""With constant needs, reversals and movements are counted from here on."""
+TEN_MINUTES_S: Final = 600.0
 
 CALM_PPM: Final = 50_000
 CALM_S: Final = 10.0
@@ -67,10 +67,12 @@ class Record:
     """One run's notes."""
 
     from_s: float = 0.0
+    settles_s: float = SETTLED_S
     courses: dict[int, _Course] = field(default_factory=dict)
     lost_slices: list[int] = field(default_factory=list)
     slices: int = 0
     lost_with_dead_balloon_ppm: int = 0
+    wronged_ppm: int = 0
     target_changes: int = 0
     moved_kib: int = 0
     moved_late_kib: int = 0
@@ -108,7 +110,7 @@ class Record:
             self.moved_kib += abs(by_kib)
             if by_kib > 0:
                 self.useful_kib += max(0, min(by_kib, seat.need.whole_kib - seat.size_kib))
-        if now_s >= SETTLED_S:
+        if now_s >= self.settles_s:
             self.moved_late_kib += abs(by_kib)
 
     @property
@@ -151,6 +153,8 @@ class Record:
                 self.slices += 1
                 if not seat.guest.grows_kib_s:
                     self.lost_with_dead_balloon_ppm += lost_ppm
+                if seat.need.whole_kib <= self._entitled.get(seat.number, 0):
+                    self.wronged_ppm += lost_ppm
                 if lost_ppm:
                     self.lost_slices.append(lost_ppm)
             if lost_ppm > REGRET_PPM and course.was_calm and now_s - course.shrunk_s <= REGRET_S:
@@ -162,7 +166,7 @@ class Record:
         self.overcommit_kib = max(self.overcommit_kib, held_kib - case.budget_kib)
         if held_kib > case.budget_kib:
             self.below_slush_s += STEP_S
-        if case.is_constant and now_s >= SETTLED_S:
+        if case.is_constant and now_s >= self.settles_s:
             self.late_guest_s += STEP_S * len(seats)
 
     def _course(self, seat: Seat) -> _Course:
@@ -208,7 +212,7 @@ class Record:
                 course.direction = 1 if far_kib > 0 else -1
                 course.turned_kib = goal_kib
         elif abs(far_kib) >= REVERSAL_KIB:
-            if now_s >= SETTLED_S:
+            if now_s >= self.settles_s:
                 self.reversals += 1
                 self.largest_reversal = max(self.largest_reversal, abs(far_kib) / course.turned_kib)
             course.direction = -course.direction
@@ -225,7 +229,8 @@ def figures_of(record: Record, case: Case) -> dict[str, float]:
         counts them for each guest: pages a second, and times an hour. (In the guest model only pages that are
         touched all the time are read again, within seconds: refaults are time lost in another unit.) Guests
         hold what the slush leaves: ``below_slush_s`` is for how long they held more. Of all that moves, half
-        is given and half taken: ``useful`` is at most about a half.
+        is given and half taken: ``useful`` is at most about a half. ``wronged_pct`` is lost by guests that
+        need no more than their shares.
     """
     courses = [course for course in record.courses.values() if course.steps]
     means = [course.lost_ppm / course.steps / MILLION for course in courses]
@@ -235,6 +240,7 @@ def figures_of(record: Record, case: Case) -> dict[str, float]:
     figures = {
         "stall_pct": 100 * sum(course.lost_ppm for course in courses) / steps / MILLION,
         "p99_pct": 100 * slices[beyond] / MILLION if beyond < len(slices) else 0.0,
+        "wronged_pct": 100 * record.wronged_ppm / steps / MILLION,
         "worst_guest_pct": 100 * max(means),
         "progress_jain": jain([1 - mean for mean in means]),
         "refaults_per_s": sum(course.lost_ppm for course in courses) / steps / MILLION / READ_BACK_S,
@@ -256,8 +262,10 @@ def figures_of(record: Record, case: Case) -> dict[str, float]:
         guest_h = max(record.late_guest_s, STEP_S) / HOUR_S
         figures["reversals_per_h"] = record.reversals / guest_h
         figures["largest_reversal_pct"] = 100 * record.largest_reversal
-        late_s = max(case.duration_s - SETTLED_S, STEP_S)
-        figures["moved_pct_per_10min"] = 100 * record.moved_late_kib / case.budget_kib * SETTLED_S / late_s
+        late_s = max(case.duration_s - record.settles_s, STEP_S)
+        figures["moved_pct_per_10min"] = (
+            100 * record.moved_late_kib / case.budget_kib * TEN_MINUTES_S / late_s
+        )
         figures["settled_s"] = record.settled_s
     if case.step_s:
         figures["recovery_s"] = recovery_s(record, case)

@@ -11,13 +11,13 @@ Sizes KiB, times seconds unless the name says otherwise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from tests.bench.policies.cases import Voice
-from xcpmem.engine.sample import Sample
 from xcpmem.specs import MICROSECONDS_PER_SECOND, AgentKind, AgentSpec
+from xcpmem.units import mib_to_kib
 from xcpmem.xen.simagent import SimAgent
 from xcpmem.xen.workload import Comfort, Need, Slowness, comfort_of
 
@@ -26,12 +26,16 @@ if TYPE_CHECKING:
 
     from tests.bench.policies.cases import Case, CaseGuest
     from tests.bench.policies.record import Record
+    from xcpmem.engine.sample import Sample
 
 STEP_S: Final = 0.5
 STEP_US: Final = int(STEP_S * MICROSECONDS_PER_SECOND)
 PATIENCE_S: Final = 5.0
 WAIT_S: Final = 60.0
 FAR_US: Final = 2**62
+
+LIED_KIB: Final = mib_to_kib(8192)
+"""What a liar says that it has on swap."""
 
 STOCK_PERIODS_S: Final = {"linux": 60.0, "windows": 120.0, "old": 120.0}
 """How often stock agents report: the Rust agent and xenplus each minute, the others every two (7.2)."""
@@ -210,7 +214,8 @@ class Rig:
     def _seat(self, number: int, size_kib: int) -> None:
         guest = self.case.guests[number]
         seat = Seat(number, guest, size_kib, self._circumstances.rate)
-        kind = AgentKind.MEMINFO if guest.voice is Voice.OLD else self._circumstances.agents
+        is_stock = guest.voice in {Voice.OLD, Voice.STOCK}
+        kind = AgentKind.MEMINFO if is_stock else self._circumstances.agents
         if guest.voice is not Voice.SILENT:
             period_s = self._circumstances.period_s or STOCK_PERIODS_S[guest.family]
             seat.agent = SimAgent(AgentSpec(kind=kind, period_s=period_s), self.now_us)
@@ -280,19 +285,13 @@ class Rig:
         said = agent.sample
         if said is None or (loss and self._random.random() < loss):
             return
+        if seat.guest.voice is Voice.LIAR:
+            used_kib, swapped_kib, stall_us = seat.size_kib, LIED_KIB, self.now_us
+            said = replace(said, used_kib=used_kib, swapped_kib=swapped_kib, stall_us=stall_us)
         if noise:
             error = 1 + self._random.uniform(-noise, noise)
             used_kib = min(int(said.used_kib * error), seat.size_kib)
-            said = Sample(
-                seen_s=said.seen_s,
-                period_s=said.period_s,
-                used_kib=used_kib,
-                swapped_kib=said.swapped_kib,
-                stall_us=said.stall_us,
-                refault_kib=said.refault_kib,
-                is_censored=said.is_censored,
-                source=said.source,
-            )
+            said = replace(said, used_kib=used_kib)
         seat.sample = said
 
     def _movable(self) -> list[Seat]:

@@ -17,6 +17,7 @@ from tests.bench.policies.cases import make_case
 from tests.bench.policies.peers import Esx, Mom, Proxmox, Qmemman, Squeezed
 from tests.bench.policies.record import Record, figures_of
 from tests.bench.policies.rig import Circumstances, Rig
+from tests.bench.policies.strangers import STRANGERS, make_stranger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -97,7 +98,8 @@ class Job(NamedTuple):
 
     def run(self) -> dict[str, float]:
         """Run it and give its figures."""
-        return run_once(make_case(self.case, self.seed), self.column, self.seed, self.circumstances)
+        make = make_stranger if self.case in STRANGERS else make_case
+        return run_once(make(self.case, self.seed), self.column, self.seed, self.circumstances)
 
 
 def run_once(
@@ -152,6 +154,6 @@ def cores() -> int:
 
 
 def _recorded(case: Case, column: Column, seed: int, circumstances: Circumstances) -> Record:
-    record = Record(from_s=case.from_s)
+    record = Record(from_s=case.from_s, settles_s=case.settles_s)
     Rig(case, column.make(case, seed), circumstances, record, seed).run()
     return record

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tests.bench.figures import Figure, Goal
 from tests.bench.policies.intervals import interval
-from tests.bench.policies.marks import ENTITLED, MARKS, NEVER, PRESSURE
+from tests.bench.policies.marks import ENTITLED, MARKS, NEVER, PRESSURE, PROPORTIONAL
 from tests.bench.policies.runs import BOUNDS, PEERS, Results
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+STATIC_SPLIT: Final = "static split"
 
 UNITS: Final = {"pct": "%", "s": "s", "h": "/h", "points": "points", "10min": "%/10 min", "kib": "KiB"}
 
@@ -101,6 +104,23 @@ def stalls_of(results: Results, cases: Sequence[str]) -> Iterator[Figure]:
             None,
             tuple(_beside(results, case, "stall_pct")),
         )
+
+
+def strangers_of(results: Results) -> Iterator[Figure]:
+    """Judge `pressure` on workloads that were made after it: what everybody may expect of any workload.
+
+    But for chance, it loses no more than who moves nothing and than XCP's rule; and it comes to rest.
+    """
+    cases = list(dict.fromkeys(case for case, _ in results))
+    for case, other in product(cases, (PROPORTIONAL, STATIC_SPLIT)):
+        ours, theirs = (results[case, column]["stall_pct"] for column in (PRESSURE, other))
+        more = tuple(mine - its for mine, its in zip(ours, theirs, strict=True))
+        yield MeanFigure(
+            f"{case}: stall beyond that of {other}", "points", more, Goal(most=interval(more).half)
+        )
+    for case in cases:
+        values = tuple(results[case, PRESSURE]["reversals_per_h"])
+        yield MeanFigure(f"{case}: reversals once needs stand still", "/h", values, Goal(most=2))
 
 
 def losses_of(results: Results, cases: Sequence[str]) -> list[Loss]:
