@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
 import pytest
 
 from xcpmem.engine.sample import Sample
+from xcpmem.errors import DriverDisconnected
 from xcpmem.scenario import load_scenario
 from xcpmem.units import mib_to_kib
 from xcpmem.xen import paths
@@ -299,6 +301,8 @@ async def test_a_lost_connection_makes_nobodys_old_words_new(listener: Listener)
     async with asyncio.timeout(10):
         while listener.xenstore.reconnects == 0 or not listener.xenstore.connected:
             await listener.driver.wait(5)
+            with contextlib.suppress(DriverDisconnected):
+                await listener.driver.observe()
     sample = (await listener.driver.observe()).host.domains[0].sample
     assert sample is not None
     assert sample.seen_s == 1000.0
