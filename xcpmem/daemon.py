@@ -131,6 +131,8 @@ async def _serve(settings: Settings, policies: PolicyChoices) -> None:
     async with AsyncExitStack() as stack:
         _own_state_dir(settings.state_dir, stack)
         password_file = _root_password_file(settings)
+        gc.disable()  # until `_settle_memory`: what a start makes stays
+        stack.callback(gc.enable)
         parts = await _assemble(settings, policies, password_file, stack)
         ring = asyncio.create_task(parts.controller.run(), name="ring")
         stack.push_async_callback(_end_ring, parts.controller, ring)
@@ -363,6 +365,7 @@ def _settle_memory() -> None:
     """Spare the garbage collector what stays for good: going through it all holds everybody up for long."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 async def _watch(stop: asyncio.Event, ring: asyncio.Task[None], controller: Controller) -> None:

@@ -34,8 +34,9 @@ READY = re.compile(r"xcpmemd ready url=(http://127\.0\.0\.1:\d+) socket=(\S+) st
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """An environment without anything that a person may have set for xe or xcpmem."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("XE_", "XCPMEM_"))}
+    """An environment without anything that a person may have set for xe or xcpmem; bytecode is kept."""
+    odd = ("XE_", "XCPMEM_", "PYTHONDONTWRITEBYTECODE")  # an installed package is compiled already
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(odd)}
     return {**kept, "HOME": str(home), **more}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.errors import WireError
-from xcpmem.units import mib_to_bytes
+from xcpmem.units import kib_to_bytes, mib_to_bytes
 from xcpmem.xen import wire
 from xcpmem.xen.storedialogue import StoreDialogue, refusal
 from xcpmem.xen.storefault import Misbehaviour
@@ -31,6 +31,8 @@ CONNECTIONS_MAX: Final = 256
 """Clients at the same time; further ones are hung up on."""
 UNREAD_BYTES_MAX: Final = mib_to_bytes(1)
 """Watch events that a client may leave unread before it is hung up on."""
+SENT_AT_ONCE_BYTES: Final = kib_to_bytes(64)
+"""What is answered to requests that came together is sent together, so many bytes at a time."""
 
 _SOCKET_MODE: Final = 0o600
 _SPOILED: Final = frozenset(Misbehaviour) - {
@@ -101,12 +103,15 @@ class _Client(asyncio.Protocol):
         self._decoder = Decoder()
         self._requests: deque[Message] = deque()
         self._paused = False
+        self._is_serving = False
+        self._unsent = bytearray()
         self._dialogue = StoreDialogue(server.store, self._send_event)
         self.gone = asyncio.get_running_loop().create_future()
 
     def hang_up(self) -> None:
-        """Close without sending what is unsent."""
+        """Close; what the client has not taken is not sent any more."""
         self._requests.clear()
+        self._flush()
         self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -142,8 +147,13 @@ class _Client(asyncio.Protocol):
             self._serve()
 
     def _serve(self) -> None:
+        self._is_serving = True
         while self._requests and not self._paused and not self._transport.is_closing():
             self._answer(self._requests.popleft())
+            if len(self._unsent) >= SENT_AT_ONCE_BYTES:
+                self._flush()
+        self._is_serving = False
+        self._flush()
 
     def _answer(self, request: Message) -> None:
         fault = self._fault(request)
@@ -172,8 +182,14 @@ class _Client(asyncio.Protocol):
         return fault
 
     def _send(self, message: Message, fault: Fault | None) -> None:
-        if not self._transport.is_closing():
-            self._transport.write(fault.spoil(message) if fault is not None else wire.encode(message))
+        self._unsent += fault.spoil(message) if fault is not None else wire.encode(message)
+        if not self._is_serving:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._unsent and not self._transport.is_closing():
+            self._transport.write(bytes(self._unsent))
+        self._unsent.clear()
 
 
 def _private_socket(path: Path) -> socket.socket:

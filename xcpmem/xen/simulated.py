@@ -277,20 +277,25 @@ class SimulatedHost:
         """Write what a toolstack writes of a domain (xenopsd a dynamic range too), and introduce it."""
         spec, domid = guest.spec, guest.spec.domid
         self._physics.write_maxmem(domid, guest.target_kib + MAXMEM_SLACK_KIB)
-        for path, value in (
-            (f"{_vm_directory(guest.uuid)}/uuid", guest.uuid),
-            (f"{_vm_directory(guest.uuid)}/name", spec.name_label),
-            (paths.vm(domid), _vm_directory(guest.uuid)),
-            (f"{paths.domain(domid)}/domid", str(domid)),
-            (paths.name(domid), spec.name_label),
-            (paths.domain_type(domid), spec.domain_type.replace("_", "-")),
-            (paths.static_max(domid), str(spec.static_max_kib)),
-            *((paths.dynamic_min(domid), str(spec.dynamic_min_kib)),) * has_range,
-            *((paths.dynamic_max(domid), str(spec.dynamic_max_kib)),) * has_range,
-            (paths.memory_offset(domid), "0"),
-            (paths.target(domid), str(guest.target_kib)),
-        ):
-            self.store.write(path, value)
+        directory, of_vm = paths.domain(domid), _vm_directory(guest.uuid)
+        dynamic_range = {
+            paths.dynamic_min(domid): str(spec.dynamic_min_kib),
+            paths.dynamic_max(domid): str(spec.dynamic_max_kib),
+        }
+        self.store.write_below(of_vm, {f"{of_vm}/uuid": guest.uuid, f"{of_vm}/name": spec.name_label})
+        self.store.write_below(
+            directory,
+            {
+                paths.vm(domid): of_vm,
+                f"{directory}/domid": str(domid),
+                paths.name(domid): spec.name_label,
+                paths.domain_type(domid): spec.domain_type.replace("_", "-"),
+                paths.static_max(domid): str(spec.static_max_kib),
+                **(dynamic_range if has_range else {}),
+                paths.memory_offset(domid): "0",
+                paths.target(domid): str(guest.target_kib),
+            },
+        )
         self._announce_balloon(guest)
         self.store.introduce(domid)
 

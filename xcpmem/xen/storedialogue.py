@@ -6,7 +6,6 @@ treats a client in dom0, who may do everything.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.errors import StoreError
@@ -68,7 +67,7 @@ class StoreDialogue:
             payload = self._carry_out(request)
             if len(payload) > wire.PAYLOAD_BYTES_MAX:
                 raise StoreError("E2BIG", "answer")  # noqa: TRY301 -- one place makes ERRORs
-            return replace(request, payload=payload)
+            return Message(request.type, request.request_id, request.transaction_id, payload)
         except StoreError as error:
             return refusal(request, error.name)
 
@@ -233,7 +232,8 @@ class StoreDialogue:
 
 def refusal(request: Message, error_name: str) -> Message:
     """Return the ERROR reply to a request."""
-    return replace(request, type=MessageType.ERROR, payload=wire.join_strings(error_name.encode()))
+    payload = wire.join_strings(error_name.encode())
+    return Message(MessageType.ERROR, request.request_id, request.transaction_id, payload)
 
 
 def _texts(request: Message, at_least: int = 0) -> list[str]:
@@ -244,10 +244,10 @@ def _texts(request: Message, at_least: int = 0) -> list[str]:
 
 
 def _only_text(request: Message) -> str:
-    texts = _texts(request)
-    if len(texts) != 1 or not request.payload.endswith(wire.NUL):
+    text, end, more = request.payload.partition(wire.NUL)
+    if not end or more:
         raise StoreError("EINVAL", str(request.type))
-    return texts[0]
+    return text.decode("latin-1")
 
 
 def _absolute(path: str) -> str:

@@ -88,8 +88,20 @@ class Tree:
 
     def write(self, path: str, value: bytes) -> Change:
         """Set a value, creating what is missing on the way."""
-        self._put(path, lambda node: replace(node, value=value, generation=next(_generations)))
+        self._put(path, lambda node: Node(value, node.children, node.permissions, next(_generations)))
         return Change(path)
+
+    def write_below(self, path: str, values: Mapping[str, bytes]) -> tuple[Change, ...]:
+        """Set values at paths below one, as `write` does one by one; what is above is copied only once."""
+
+        def grown(node: Node) -> Node:
+            branch = Tree(node)
+            for each, value in values.items():
+                branch.write(each.removeprefix(path), value)
+            return branch.root
+
+        self._put(path, grown)
+        return tuple(map(Change, values))
 
     def mkdir(self, path: str) -> Change | None:
         """Create a node without a value; None if it was there."""
@@ -137,7 +149,7 @@ class Tree:
         for depth in range(len(names) - 1, -1, -1):
             parent = chain.pop()
             generation = next(_generations) if depth == created_from else parent.generation
-            node = replace(parent, children={**parent.children, names[depth]: node}, generation=generation)
+            node = Node(parent.value, {**parent.children, names[depth]: node}, parent.permissions, generation)
         self.root = node
         if self._accessed is not None:
             self._accessed.add(path)
@@ -214,6 +226,12 @@ class Store:
         """Set a value, creating the path where missing."""
         data = value.encode() if isinstance(value, str) else value
         self.publish(self.tree.write(_checked(path), data))
+
+    def write_below(self, path: str, values: Mapping[str, str]) -> None:
+        """Set values at paths below one, and tell of them when all are there, as after a transaction."""
+        data = {_checked(each): value.encode() for each, value in values.items()}
+        for change in self.tree.write_below(_checked(path), data):
+            self.publish(change)
 
     def mkdir(self, path: str) -> None:
         """Make sure that a path exists."""

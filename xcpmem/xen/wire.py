@@ -110,9 +110,9 @@ class Message:
     payload: bytes
 
     def __post_init__(self) -> None:
-        for number in (self.type, self.request_id, self.transaction_id):
-            if not 0 <= number < REQUEST_ID_END:
-                raise WireError(f"{number} is no unsigned 32-bit number")
+        if (self.type | self.request_id | self.transaction_id) >> 32:
+            numbers = f"{self.type}, {self.request_id}, {self.transaction_id}"
+            raise WireError(f"not all of {numbers} are unsigned 32-bit numbers")
         _check_payload_length(len(self.payload))
 
     @property
@@ -158,7 +158,7 @@ class Decoder:
         while len(self._buffer) - start >= HEADER_BYTES:
             begin = start + HEADER_BYTES
             try:
-                header = decode_header(self._buffer[start:begin])
+                header = decode_header(self._buffer, start)
             except WireError as error:
                 self._failure = str(error)
                 self._buffer.clear()
@@ -187,16 +187,17 @@ def encode(message: Message) -> bytes:
     return header + message.payload
 
 
-def decode_header(data: bytes | bytearray) -> Header:
+def decode_header(data: bytes | bytearray, start: int = 0) -> Header:
     """Read a header alone, for a reader that takes exactly what belongs to one message.
 
     Args:
-        data: its 16 bytes.
+        data: has its 16 bytes.
+        start: where they begin.
 
     Raises:
         WireError: the header announces a payload beyond the limit.
     """
-    header = Header(*_HEADER.unpack(data))
+    header = Header(*_HEADER.unpack_from(data, start))
     _check_payload_length(header.payload_bytes)
     return header
 
