@@ -6,6 +6,7 @@ sampled at the first look after a boot of the host and kept until the next, over
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 from uuid import UUID, uuid4
@@ -14,7 +15,7 @@ from xcpmem.annotations import Annotations
 from xcpmem.engine.accounting import compute_free_memory, host_memory_overhead
 from xcpmem.engine.limits import MemoryLimits
 from xcpmem.errors import ConfigError
-from xcpmem.units import kib_to_bytes
+from xcpmem.units import format_bytes, kib_to_bytes
 from xcpmem.vm import DomainZero, HostFacts, Live, Vm
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from xcpmem.law import VmLaw
     from xcpmem.ledger import Entry, Ledger
     from xcpmem.report import CycleReport
+
+_log = logging.getLogger(__name__)
 
 _HOST_UUID: Final = "host_uuid"
 _BOOT_ID: Final = "boot_id"
@@ -150,6 +153,22 @@ class HostRecord:
             if vm.is_resident or (vm.is_scheduled and vm.uuid != without)
         )
         return compute_free_memory(self._facts.memory_total, self._facts.memory_overhead, counted)
+
+    def advise(self, uuid: str) -> None:
+        """Say in the log what domain 0 needs at boot to be as its record says; xapi writes that itself.
+
+        Args:
+            uuid: of a VM that was changed.
+        """
+        zero = self.domain_zero
+        if zero is not None and zero.uuid == uuid and zero.requires_reboot:
+            size = zero.memory_static_max
+            _log.warning(
+                "domain 0 holds %s after a boot if Xen's command line says dom0_mem=%dB,max:%dB",
+                format_bytes(size),
+                size,
+                size,
+            )
 
     def absorb(self, report: CycleReport) -> None:
         """Take up what a look saw of the host and of domain 0."""

@@ -381,6 +381,7 @@ class Service:
             lambda vm, entry: rule(vm, lambda: self._host.compute_free_memory(entry.vms)),
             lambda: self._adoption.hold(uuid) if is_range else None,
         )
+        self._host.advise(uuid)
 
     def _spare(self) -> int:
         report = self._ring.report

@@ -72,11 +72,33 @@ def test_every_class_field_and_message_is_described_in_the_members_of_xapi() -> 
         "tag": "",
         "lifecycle": {
             "state": "Published_s",
-            "transitions": [{"transition": "published", "release": "midnight-ride", "description": ""}],
+            "transitions": [
+                {
+                    "transition": "published",
+                    "release": "midnight-ride",
+                    "description": "Set all four limits of a halted VM.",
+                }
+            ],
         },
         "implicit": False,
         "async": True,
     }
+
+
+def nameless(described: object, path: str = "") -> Iterator[str]:
+    """Find where something has no words."""
+    if isinstance(described, dict):
+        here = f"{path}/{described.get('name', '')}"
+        yield from (here for name in ("description", "doc") if described.get(name) == "")
+        for value in described.values():
+            yield from nameless(value, here)
+    elif isinstance(described, list):
+        for value in described:
+            yield from nameless(value, path)
+
+
+def test_everything_has_words() -> None:
+    assert list(nameless(read("xenapi.json"))) == []
 
 
 DEFAULTS = [

@@ -322,6 +322,17 @@ async def test_pinned_rule_of_a_control_domain_names_its_reason(service: Service
     assert service.vm(zero.uuid).requires_reboot
 
 
+async def test_new_size_of_domain_zero_says_what_xens_command_line_needs(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    (zero,) = (vm for vm in service.vms().values() if vm.is_control_domain)
+    size = zero.memory_static_max + GIB_BYTES
+    await service.set_memory_limits(
+        zero.uuid, static_min=0, static_max=size, dynamic_min=size, dynamic_max=size
+    )
+    assert f"Xen's command line says dom0_mem={size}B,max:{size}B" in caplog.text
+
+
 async def test_shadow_multiplier_of_a_halted_vm_changes_its_overhead(service: Service) -> None:
     before = service.vm(WEB).memory_overhead
     await service.set_HVM_shadow_multiplier(WEB, 2.0)

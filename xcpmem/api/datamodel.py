@@ -177,14 +177,14 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class ApiClass:
-    """A class: its fields and messages by name, its enumerations' words by name."""
+    """A class: its fields and messages by name, its enumerations' words by name, each with what it means."""
 
     name: str
     doc: str
     history: History
     fields: Mapping[str, Field]
     messages: Mapping[str, Message]
-    enums: Mapping[str, tuple[str, ...]]
+    enums: Mapping[str, Mapping[str, str]]
     variants: Mapping[str, Mapping[str, Type]]
 
 
@@ -198,7 +198,7 @@ class Datamodel:
     def __init__(self, classes: tuple[ApiClass, ...]) -> None:
         self.classes: Mapping[str, ApiClass] = {api_class.name: api_class for api_class in classes}
         self.enums: Mapping[str, tuple[str, ...]] = {
-            name: words for api_class in classes for name, words in api_class.enums.items()
+            name: tuple(words) for api_class in classes for name, words in api_class.enums.items()
         }
         self._messages = {message.wire_name: message for message in self.messages()}
         self._spellings = {name.replace(".", "_"): message for name, message in self._messages.items()}
@@ -235,7 +235,10 @@ def load_datamodel() -> Datamodel:
 
 
 def _read_class(name: str, raw: Mapping[str, Any]) -> ApiClass:
-    enums = {enum: tuple(words) for enum, words in raw["enums"].items()}
+    enums = {
+        enum: words if isinstance(words, dict) else dict.fromkeys(words, "")
+        for enum, words in raw["enums"].items()
+    }
     fields = {entry["name"]: _read_field(entry, enums) for entry in raw["fields"]}
     history = _read_history(raw["history"])
     custom = [_read_message(name, entry, history) for entry in raw["messages"]]
@@ -248,7 +251,7 @@ def _read_class(name: str, raw: Mapping[str, Any]) -> ApiClass:
     return ApiClass(name, raw["doc"], history, fields, messages, enums, variants)
 
 
-def _read_field(raw: Mapping[str, Any], enums: Mapping[str, tuple[str, ...]]) -> Field:
+def _read_field(raw: Mapping[str, Any], enums: Mapping[str, Mapping[str, str]]) -> Field:
     field_type = parse_type(raw["type"])
     return Field(
         name=raw["name"],

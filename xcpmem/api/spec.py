@@ -34,6 +34,15 @@ _SESSION: Final = {
     "doc": "What a login answered with.",
     "required": True,
 }
+_KEPT: Final = "Kept as clients give it; means nothing here."
+_CONSTANT: Final = "Means nothing here: as in an object that was just made."
+_UNUSED: Final = "Means nothing here."
+_STEPS: Final = {
+    "changed": "Other than before from this release on.",
+    "deprecated": "Better not used any more from this release on.",
+    "extended": "More than before from this release on.",
+    "removed": "No longer part of XenAPI from this release on.",
+}
 _NEVER_RAISED: Final = "Declared by xapi for this message; xcpmem has no reason to answer it."
 
 
@@ -72,16 +81,17 @@ def _sentence(error: type[errors.XcpmemError]) -> str:
 
 
 def _class(api_class: ApiClass, known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    fields = api_class.fields.values()
     return {
         "name": api_class.name,
         "description": api_class.doc,
-        "fields": [_field(field) for field in api_class.fields.values()],
+        "fields": [_field(field, field.doc or _meaning(api_class.name, field)) for field in fields],
         "messages": [_message(message, known) for message in api_class.messages.values()],
         "enums": [
-            {"name": name, "values": [{"name": word, "doc": ""} for word in words]}
+            {"name": name, "values": [{"name": word, "doc": doc or _UNUSED} for word, doc in words.items()]}
             for name, words in api_class.enums.items()
         ],
-        "lifecycle": _lifecycle("published", api_class.history),
+        "lifecycle": _lifecycle("published", api_class.history, api_class.doc),
         "tag": "",
         **({"variants": _variants(api_class)} if api_class.variants else {}),
     }
@@ -94,14 +104,20 @@ def _variants(api_class: ApiClass) -> list[dict[str, Any]]:
     ]
 
 
-def _field(field: Field) -> dict[str, Any]:
+def _meaning(class_name: str, field: Field) -> str:
+    """Say of a field that has no words of its own what may be expected of it."""
+    is_kept = field.setter or (class_name == "VM" and field.is_constructed)
+    return _KEPT if is_kept else _CONSTANT
+
+
+def _field(field: Field, doc: str) -> dict[str, Any]:
     described = {
         "name": field.name,
-        "description": field.doc,
+        "description": doc,
         "type": str(field.type),
         "qualifier": field.access,
         "tag": "",
-        "lifecycle": _lifecycle(field.lifecycle, field.history),
+        "lifecycle": _lifecycle(field.lifecycle, field.history, doc),
     }
     return described if field.default is None else {**described, "default": _default(field)}
 
@@ -140,7 +156,7 @@ def _message(message: Message, known: Mapping[str, Mapping[str, Any]]) -> dict[s
     return {
         "name": message.name,
         "description": message.doc,
-        "result": [str(message.result), ""] if str(message.result) != "void" else ["void"],
+        "result": [str(message.result), message.doc] if str(message.result) != "void" else ["void"],
         "params": [_SESSION, *params] if message.needs_session else params,
         "errors": [
             {"name": code, "doc": known[code]["doc"] if code in known else _NEVER_RAISED}
@@ -148,17 +164,18 @@ def _message(message: Message, known: Mapping[str, Mapping[str, Any]]) -> dict[s
         ],
         "roles": list(message.roles),
         "tag": "",
-        "lifecycle": _lifecycle(message.lifecycle, message.history),
+        "lifecycle": _lifecycle(message.lifecycle, message.history, message.doc),
         "implicit": message.is_implicit,
         "async": message.is_async,
     }
 
 
-def _lifecycle(state: str, history: History) -> dict[str, Any]:
+def _lifecycle(state: str, history: History, doc: str) -> dict[str, Any]:
+    """Tell how something came to be as it is; what ``doc`` says of it holds from the first step on."""
     return {
         "state": f"{state.capitalize()}_s",
         "transitions": [
-            {"transition": transition, "release": release, "description": ""}
+            {"transition": transition, "release": release, "description": _STEPS.get(transition, "") or doc}
             for transition, release in history
         ],
     }

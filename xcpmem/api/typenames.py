@@ -136,13 +136,13 @@ def parse_type(text: str) -> Type:
     raise ValueError(f"no XenAPI type: {text}")
 
 
-def default_of(field_type: Type, given: Any, enums: Mapping[str, tuple[str, ...]]) -> object:
+def default_of(field_type: Type, given: Any, enums: Mapping[str, Mapping[str, str]]) -> object:
     """Give the value that a field has where nothing better is known.
 
     Args:
         field_type: of the field.
         given: xapi's default as JSON, or None where it has none: then it is what the type starts from.
-        enums: the words of the class's enumerations.
+        enums: the words of the class's enumerations, each with what it means.
     """
     match field_type:
         case SetOf():
@@ -152,7 +152,7 @@ def default_of(field_type: Type, given: Any, enums: Mapping[str, tuple[str, ...]
         case Ref():
             return given or NULL_REF
         case Enum(name):
-            return given or enums[name][0]
+            return given or next(iter(enums[name]))
         case RecordOf():
             return None
         case _:
