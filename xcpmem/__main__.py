@@ -20,6 +20,9 @@ _TOOLS: Final = {
 }
 """The local tools: where each is, imported when it is asked for."""
 
+_OPTIONS: Final = frozenset({"-s", "-h", "-p", "-u", "-pw", "-pwf"})
+"""They may stand in front of any command, and a value follows each."""
+
 _HELP: Final = frozenset({"help", "--help", "-help"})
 
 
@@ -33,9 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words and words[0] in _TOOLS:
-        module, _, function = _TOOLS[words[0]].partition(":")
-        return int(getattr(import_module(f"xcpmem.{module}"), function)(words[1:]))
+    at = _command_at(words)
+    if words[at : at + 1] and words[at] in _TOOLS:
+        module, _, function = _TOOLS[words[at]].partition(":")
+        return int(getattr(import_module(f"xcpmem.{module}"), function)([*words[:at], *words[at + 1 :]]))
     match words:
         case ["--version" | "-version"]:
             from xcpmem import __version__  # noqa: PLC0415 - only this answer needs it
@@ -56,6 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from xcpmem.client import main as run_client  # noqa: PLC0415 - local tools do without
 
     return run_client(words)
+
+
+def _command_at(words: Sequence[str]) -> int:
+    """Find where the command stands behind options, as `xe` has it."""
+    at = 0
+    while at < len(words) and words[at] in _OPTIONS:
+        at += 2
+    return at
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from xcpmem.law import START, check_operation
 from xcpmem.plugins import find_installed
 from xcpmem.units import parse_size_bytes
 from xcpmem.vm import INT64_MAX
+from xcpmem.watchedpolicy import under_watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 WISHES: Final = ("vm", "dynamic_min", "dynamic_max", "reserve_min_kib", "reserve_max_kib", "policy", "start")
 """What can be wished: a range of a VM (bytes), a reservation (KiB), a policy, the start of a halted VM."""
+
+PARAMETER: Final = "policy:"
+"""... and a parameter of the wished policy, its name after this."""
 
 _REQUEST: Final = "plan"
 _WAIT_S: Final = 60.0
@@ -95,7 +99,8 @@ class Foresight:
         Returns:
             ``feasible``; ``error``, a list of code and parameters as the real call would fail with, or None;
             ``granted_kib`` of the reservation or start, or None; ``domains`` by VM uuid: ``name_label``,
-            ``before_kib`` (what it holds now), ``after_kib`` (in the end) and ``reason``, a sentence's end.
+            ``before_kib`` (what it holds now), ``after_kib`` (in the end) and ``reason``, a sentence's end;
+            ``trouble``, how the wished policy erred so that XCP's rule decided in its place, or empty.
 
         Raises:
             InvalidValue: names a wish that cannot be understood, and its value.
@@ -110,7 +115,7 @@ class Foresight:
             self._find(uuid)
         host, stance = report.look.host, report.stance
         if wished.policy is not None:
-            stance = replace(stance, policy=wished.policy)
+            stance = replace(stance, policy=under_watch(wished.policy))
         unchanged = Forecast(host, (), report.reasons)
         try:
             changed = self._change(wished)
@@ -167,6 +172,7 @@ class Foresight:
         return {
             "feasible": error is None,
             "error": self._put(error),
+            "trouble": found.trouble,
             "granted_kib": grants[0] if grants else None,
             "domains": {
                 uuid: {
@@ -197,7 +203,8 @@ def _by_uuid(host: HostState) -> dict[str, DomainState]:
 def _read(wishes: Mapping[str, str]) -> _Wished:
     """Read what is wished; whatever cannot be understood is refused by name."""
     for name, text in wishes.items():
-        if name not in WISHES:
+        is_parameter = name.startswith(PARAMETER) and "policy" in wishes
+        if name not in WISHES and not is_parameter:
             raise InvalidValue(name, text)
     vm, start = wishes.get("vm", ""), wishes.get("start", "")
     low, high = _read_size("dynamic_min", wishes), _read_size("dynamic_max", wishes)
@@ -216,9 +223,19 @@ def _read(wishes: Mapping[str, str]) -> _Wished:
         dynamic_min=low,
         dynamic_max=high,
         reserve_kib=reserve,
-        policy=find_installed(wishes["policy"]) if "policy" in wishes else None,
+        policy=_read_policy(wishes),
         start=start,
     )
+
+
+def _read_policy(wishes: Mapping[str, str]) -> ChosenPolicy | None:
+    """Find the wished policy, with the parameters that are wished of it."""
+    if "policy" not in wishes:
+        return None
+    parameters = {
+        name.removeprefix(PARAMETER): text for name, text in wishes.items() if name.startswith(PARAMETER)
+    }
+    return find_installed(wishes["policy"], parameters)
 
 
 def _read_size(name: str, wishes: Mapping[str, str]) -> int | None:

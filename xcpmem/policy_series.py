@@ -46,6 +46,8 @@ SET_ASIDE: Final = (
 def shadow_lines(report: CycleReport) -> bytes:
     """Write the targets of all policies that are not in force; nothing where none is run.
 
+    One that errs has none: what is done in its place is not its own.
+
     Args:
         report: a turn that saw the host.
     """
@@ -53,6 +55,8 @@ def shadow_lines(report: CycleReport) -> bytes:
         return b""
     lines = [_HEAD]
     for name, plan in report.shadows.items():
+        if plan.trouble:
+            continue
         for domain in report.look.host.domains:
             target_kib = plan.targets_kib.get(domain.domid)
             if target_kib is not None:

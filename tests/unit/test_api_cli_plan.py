@@ -62,6 +62,19 @@ async def test_words_become_wishes_in_the_units_of_the_call() -> None:
     ]
 
 
+async def test_other_words_beside_a_policy_are_its_parameters() -> None:
+    xen = PlanningXen()
+    await say(xen, "plan", "policy=shares", "idle_tax_percent=60")
+    assert xen.asked == [{"policy": "shares", "policy:idle_tax_percent": "60"}]
+    assert (await say(xen, "plan", "idle_tax_percent=60")).code == 1
+
+
+async def test_a_policy_that_errs_is_told_apart_from_xcps_rule_that_decides_for_it() -> None:
+    line = await say(PlanningXen(trouble="RuntimeError: boom"), "plan", "policy=rude")
+    assert line.stderr == "Policy rude erred, so XCP's rule decides in its place: RuntimeError: boom\n"
+    assert line.stdout.splitlines()[-1] == "Nothing was changed."
+
+
 async def test_grant_is_told_before_the_table() -> None:
     line = await say(PlanningXen(granted_kib=1536 * MIB), "plan", "reserve-min=1GiB", "reserve-max=2GiB")
     assert line.stdout.splitlines()[0] == "Granted: 1.5 GiB"

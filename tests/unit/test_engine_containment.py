@@ -8,6 +8,7 @@ import pytest
 from tests.builders import a_claim
 from xcpmem.engine.containment import FAILURES_MOST, SET_ASIDE_S, PolicyMemory, divide, find_fault
 from xcpmem.engine.parameters import Parameters
+from xcpmem.engine.policies import find_policy
 from xcpmem.engine.policy import ChosenPolicy, Claim, Division, Snapshot
 from xcpmem.engine.proportional import share
 
@@ -83,6 +84,17 @@ def good_until(end_s: float) -> ChosenPolicy:
         return (Division([250, 350]), {}) if snapshot.now_s < end_s else crash(snapshot, state)
 
     return scripted(answer)
+
+
+def test_policy_without_reasons_is_named_as_the_reason() -> None:
+    policy = scripted(lambda *_: (Division([250, 350], {2: "asked nicely"}), {}))
+    division, _ = divide(policy, seen(), PolicyMemory())
+    assert {domid: str(note) for domid, note in division.notes.items()} == {
+        1: "is given so much by the policy scripted",
+        2: "asked nicely",
+    }
+    division, _ = divide(find_policy("proportional"), seen(), PolicyMemory())
+    assert division.notes == {}
 
 
 def test_last_good_plan_stays_while_it_fits() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.builders import uuid_of
 from xcpmem.controller import Controller
+from xcpmem.engine.parameters import Parameters
 from xcpmem.errors import DomainsUncooperative, InvalidValue, NotSeen, UuidInvalid
 from xcpmem.scenario import Scenario
 from xcpmem.service import Service
@@ -23,6 +24,8 @@ from xcpmem.xen.virtual import VirtualDriver
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from xcpmem.engine.policy import Division, Snapshot, State
 
 GIB = mib_to_kib(1024)
 GIB_BYTES = mib_to_bytes(1024)
@@ -139,6 +142,30 @@ async def test_present_policy_by_its_name_changes_nothing(service: Service) -> N
     assert after(answer) == {ONE: 3 * GIB, TWO: 3 * GIB}
 
 
+async def test_a_policy_is_played_through_with_the_parameters_that_are_wished(service: Service) -> None:
+    answer = await service.foresight.plan({"policy": "pressure", "policy:reserve_percent": "25"})
+    assert answer["feasible"]
+    assert answer["trouble"] == ""
+    with pytest.raises(InvalidValue) as caught:
+        await service.foresight.plan({"policy": "pressure", "policy:reserve_percent": "70"})
+    assert caught.value.params == ("reserve_percent", "70")
+
+
+async def test_a_policy_that_errs_is_told_apart_from_xcps_rule_that_decides_for_it(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Rude:
+        name, about, parameters = "rude", "raises", Parameters
+
+        def plan(self, snapshot: Snapshot, state: State, parameters: Parameters) -> tuple[Division, State]:
+            raise ZeroDivisionError("so it goes")
+
+    monkeypatch.setattr("xcpmem.plugins.installed_policies", lambda: {"rude": Rude()})
+    answer = await service.foresight.plan({"policy": "rude"})
+    assert answer["trouble"] == "ZeroDivisionError: so it goes"
+    assert after(answer) == {ONE: 3 * GIB, TWO: 3 * GIB}
+
+
 @pytest.mark.parametrize(
     ("wishes", "code"),
     [
@@ -180,6 +207,8 @@ async def test_guests_that_would_not_give_are_named_as_vms(service: Service, hos
         ({"reserve_min_kib": "1GiB"}, ("reserve_min_kib", "1GiB")),
         ({"reserve_min_kib": "2", "reserve_max_kib": "1"}, ("reserve_max_kib", "1")),
         ({"policy": "gut-feeling"}, ("policy", "gut-feeling")),
+        ({"policy": "shares", "policy:vigour": "9"}, ("vigour", "9")),
+        ({"policy:room_percent": "9"}, ("policy:room_percent", "9")),
         ({"start": HALTED.uuid, "reserve_min_kib": "1"}, ("start", HALTED.uuid)),
     ],
 )

@@ -368,7 +368,11 @@ def test_scrape_works_whatever_a_vm_is_called(name_label: str) -> None:
 
 
 def test_policies_that_are_not_in_force_show_what_they_would_do(metrics: Metrics) -> None:
-    shadows = {"shares": ShadowPlan({3: 2_000, 9: 1}), "pressure": ShadowPlan({3: 1_500, 4: 500})}
+    shadows = {
+        "shares": ShadowPlan({3: 2_000, 9: 1}),
+        "pressure": ShadowPlan({3: 1_500, 4: 500}),
+        "rude": ShadowPlan({3: 1_000}, trouble="it erred: this is XCP's rule"),
+    }
     metrics.observe_cycle(replace(REPORT, shadows=shadows))
     would = {name: value for name, value in values(metrics).items() if "shadow" in name}
     assert would == {

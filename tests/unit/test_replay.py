@@ -165,6 +165,13 @@ def test_usage_is_shown_when_nothing_is_said(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err.startswith("Usage: xcpmem replay FILE policy=NAME")
 
 
+def test_options_may_stand_in_front_as_with_every_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-s", str(tmp_path / "none"), "-u", "root", "replay", "since=1h", "policy=shares"]) == 1
+    assert "Unknown command" not in capsys.readouterr().err
+
+
 def test_daemon_that_cannot_be_asked_is_told_as_every_command_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

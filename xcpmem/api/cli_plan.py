@@ -32,6 +32,10 @@ async def plan(run: Run) -> None:
     if run.printer.is_minimal:
         await run.printer.values([f"{uuid}={domain['after_kib']}" for uuid, domain in domains.items()])
     elif forecast["feasible"]:
+        if forecast.get("trouble"):
+            policy = run.words.get("policy")
+            line = f"Policy {policy} erred, so XCP's rule decides in its place: {forecast['trouble']}\n"
+            await run.printer.send(PrintStderr(line))
         if forecast["granted_kib"] is not None:
             await run.printer.values([f"Granted: {format_kib(forecast['granted_kib'])}"])
         await run.printer.values(_table(domains))
@@ -56,6 +60,8 @@ async def _read_wishes(run: Run) -> dict[str, Value]:
             wishes[f"{key.replace('-', '_')}_kib"] = str(bytes_to_kib_ceil(run.words.size(key)))
         elif key == "policy":
             wishes[key] = run.words.get(key)
+        elif run.words.get("policy"):
+            wishes[f"policy:{key}"] = run.words.get(key)
         else:
             raise CommandError(f"Unknown parameter '{key}': plan takes {', '.join(KEYS)}")
     return wishes

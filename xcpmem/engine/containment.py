@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from xcpmem.engine.note import Note
 from xcpmem.engine.policy import Division
-from xcpmem.engine.proportional import share
+from xcpmem.engine.proportional import Proportional, share
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,6 +25,8 @@ FAILURES_MOST: Final = 3
 
 SET_ASIDE_S: Final = 60.0
 """... for so long; then it is tried again, with an empty state."""
+
+XCPS_RULE: Final = Proportional().name
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ def divide(policy: ChosenPolicy, snapshot: Snapshot, memory: PolicyMemory) -> tu
         for claim, goal in zip(snapshot.claims, division.goals_kib, strict=True)
         if claim.domid is not None
     }
+    division = _with_reasons(division, snapshot, policy.name)
     return division, replace(memory, state=state, goals_kib=goals_kib, failures=0, trouble="")
 
 
@@ -113,6 +116,19 @@ def _find_oddity(division: Division, state: object) -> str:
         if not isinstance(note, str | Note):
             return f"domain {domid}: its reason {note!r} is no text"
     return "" if isinstance(state, dict) else f"the state {state!r} is no mapping"
+
+
+def _with_reasons(division: Division, snapshot: Snapshot, name: str) -> Division:
+    """Name the policy where it gives no reason of its own: without a note, XCP's rule would be the reason."""
+    if name == XCPS_RULE or len(division.notes) >= len(snapshot.claims):
+        return division
+    by_name = Note(f"is given so much by the policy {name}")
+    missing = {
+        claim.domid: by_name
+        for claim in snapshot.claims
+        if claim.domid is not None and claim.domid not in division.notes
+    }
+    return replace(division, notes={**division.notes, **missing}) if missing else division
 
 
 def _name(claim: Claim) -> str:

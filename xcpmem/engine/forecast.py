@@ -76,11 +76,13 @@ class Forecast:
         host: at rest again, or after `TURNS_MOST` turns.
         verdicts: on the requests.
         reasons: by domid, of the last turn.
+        trouble: how the policy erred, so that XCP's rule decided in its place; empty: it did not.
     """
 
     host: HostState
     verdicts: tuple[Verdict, ...]
     reasons: Mapping[int, Reason]
+    trouble: str = ""
 
 
 def forecast(
@@ -115,7 +117,7 @@ def forecast(
             break
         now_s += max(LOOK_GAP_S, thought.policy_wait_s or 0.0) if is_at_rest else LOOK_GAP_S
         host = _heard(after, now_s)
-    return Forecast(host, tuple(verdicts), thought.reasons)
+    return Forecast(host, tuple(verdicts), thought.reasons, beliefs.policy.trouble)
 
 
 def _heard(host: HostState, now_s: float) -> HostState:
