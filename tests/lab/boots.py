@@ -40,6 +40,7 @@ BOOTS: Final[Mapping[str, tuple[str, ...]]] = {
         "start_checks.daemon_killed_at_five_moments_of_a_start",
     ),
     "hardship": (
+        "suspension_checks.suspended_guest_comes_back_as_large_as_it_was",
         "hardship_checks.xenstored_cut_off_and_back_is_made_up_for",
         "hardship_checks.guest_destroyed_during_a_request_is_no_loss_to_anybody",
         "hardship_checks.guest_that_writes_garbage_into_every_key_it_may_harms_nobody",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -72,6 +73,17 @@ async def test_running_vm_is_told_what_can_change_now(stack: Stack) -> None:
     assert await advice(stack, "VM.pause", stack.vm("halted").ref) == (
         "halted is halted: start it first (vm-start)"
     )
+
+
+async def test_suspended_vm_is_told_its_two_ways_out(stack: Stack) -> None:
+    vm = replace(stack.vm("halted"), memory_suspended=GIB)
+    await stack.service._ledger.post(lambda entry: entry.put_vm(vm))
+    back = "halted is suspended: bring it back first (vm-resume)"
+    for method, *params in (("start", False, False), ("set_memory", GIB), ("set_memory_dynamic_range", 1, 1)):
+        assert await advice(stack, f"VM.{method}", vm.ref, *params) == (
+            f"{back}, or discard what it held (vm-shutdown --force)"
+        )
+    assert await advice(stack, "VM.pause", vm.ref) == back
 
 
 async def test_control_domain_is_told_why_it_is_pinned(stack: Stack) -> None:

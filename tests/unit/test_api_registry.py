@@ -218,6 +218,27 @@ async def test_running_vm_is_not_to_be_had(client: Client, call: tuple[Any, ...]
     ]
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "wrong"),
+    [
+        ("order", 3, -1),
+        ("start_delay", 30, -30),
+        ("shutdown_delay", 0, -(2**63)),
+        ("ha_restart_priority", "best-effort", "sometimes"),
+        ("ha_always_run", True, None),
+        ("NVRAM", {"EFI-variables": "AAAA"}, None),
+    ],
+)
+async def test_what_means_something_elsewhere_is_kept_and_bad_values_are_refused(
+    client: Client, field: str, value: Any, wrong: Any
+) -> None:
+    web1 = client.ref("web1")
+    assert await client(f"VM.set_{field}", web1, value) is None
+    if wrong is not None:
+        assert await client.failure(f"VM.set_{field}", web1, wrong) == ["INVALID_VALUE", field, str(wrong)]
+    assert await client(f"VM.get_{field}", web1) == value
+
+
 async def test_what_there_is_no_storage_for_is_refused_after_xapis_checks(client: Client) -> None:
     web1, (host,) = client.ref("web1"), await client("host.get_all")
     assert await client.failure("VM.suspend", web1) == ["VM_NO_SUSPEND_SR", web1]

@@ -132,6 +132,9 @@ def _max_pin(case: _Case) -> str:
 
 def _power_state(case: _Case) -> str:
     _, expected, actual = case.params
+    if actual == "suspended":
+        discard = ", or discard what it held (vm-shutdown --force)" if "halted" in expected else ""
+        return f"{case.name} is suspended: bring it back first (vm-resume){discard}"
     if expected == "halted" and "memory" in case.message.name:
         return (
             f"{case.name} is {actual}, and this changes only while it is halted; what can change now is its "
@@ -139,7 +142,10 @@ def _power_state(case: _Case) -> str:
         )
     if expected == "halted":
         return f"{case.name} is {actual}: shut it down first (vm-shutdown)"
-    ways = {"halted": "start it first (vm-start)", "paused": "let it run on first (vm-unpause)"}
+    ways = {
+        "halted": "start it first (vm-start)",
+        "paused": "let it run on first (vm-unpause)",
+    }
     return f"{case.name} is {actual}: {ways.get(actual, f'this needs it {expected}')}"
 
 

@@ -6,10 +6,10 @@ kept from the class.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from xcpmem.api.datamodel import Kind
-from xcpmem.errors import MapDuplicateKey
+from xcpmem.errors import InvalidValue, MapDuplicateKey
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from xcpmem.api.dispatch import Caller, Handler
     from xcpmem.api.records import Records
     from xcpmem.service import Service
+
+_RESTART_PRIORITIES: Final = frozenset({"", "best-effort", "restart"})
 
 WRITING = frozenset(
     {Kind.SET_FIELD, Kind.ADD_KEY, Kind.REMOVE_KEY, Kind.ADD_MEMBER, Kind.REMOVE_MEMBER},
@@ -85,6 +87,20 @@ def _make_edit(message: Message, field: Field, ref: str, args: tuple[Any, ...]) 
                 return tuple(value for value in present if value not in args)
             case _:
                 (value,) = args
+                _check(field.name, value)
                 return tuple(dict.fromkeys(value)) if isinstance(value, tuple) else value
 
     return edit
+
+
+def _check(name: str, value: Any) -> None:
+    """Refuse what xapi refuses of a field's values, beside their type. Raises InvalidValue."""
+    match name:
+        case "order" | "start_delay" | "shutdown_delay":
+            is_right = value >= 0
+        case "ha_restart_priority":
+            is_right = value in _RESTART_PRIORITIES
+        case _:
+            return
+    if not is_right:
+        raise InvalidValue(name, value)

@@ -115,6 +115,14 @@ class Client:
         """Call `VM.hard_shutdown`."""
         self._session.xenapi.VM.hard_shutdown(self._vm(guest))
 
+    def suspend(self, guest: Guest) -> None:
+        """Call `VM.suspend`, which returns when the domain has gone."""
+        self._session.xenapi.VM.suspend(self._vm(guest))
+
+    def resume(self, guest: Guest) -> None:
+        """Call `VM.resume`, which returns when the VM runs."""
+        self._session.xenapi.VM.resume(self._vm(guest), False, False)
+
     def power_state(self, guest: Guest) -> str:
         """Call `VM.get_power_state`."""
         return str(self._session.xenapi.VM.get_power_state(self._vm(guest)))

@@ -70,10 +70,15 @@ class Lab:
 
     def renew(self, guest: Guest) -> Guest:
         """Take a guest that was started again for what it is now, with its new domid, once it is up."""
-        renewed = find_guest(self.hypervisor, guest.name)
-        self.guests = tuple(renewed if other.name == guest.name else other for other in self.guests)
+        renewed = self.find(guest)
         wait_for_first_report(renewed)
         return renewed
+
+    def find(self, guest: Guest) -> Guest:
+        """Take a guest for what it is now, with its new domid."""
+        found = find_guest(self.hypervisor, guest.name)
+        self.guests = tuple(found if other.name == guest.name else other for other in self.guests)
+        return found
 
     def usable_kib(self) -> int:
         """What is free and not kept as slush."""
