@@ -117,6 +117,12 @@ class Daemon:
     host: SimulatedHost
     ring: SteppedController
     service: Service
+    turning: asyncio.Task[None]
+
+    async def stand_still(self) -> None:
+        """Let the ring end: from now on the host is asked only what calls ask it."""
+        await self.ring.close()
+        await self.turning
 
     def vm(self, uuid: str = WEB.uuid) -> Vm:
         return self.service.vm(uuid)
@@ -184,7 +190,7 @@ async def attached(
     try:
         async with asyncio.timeout(TEST_S):
             await ring.next_report(0, TEST_S)
-            yield Daemon(host, ring, service)
+            yield Daemon(host, ring, service, task)
     finally:
         await service.lifecycle.close()
         await ring.close()
