@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tests.bench.policies.columns import COLUMNS, OURS
 from tests.bench.policies.marks import PRESSURE, PROPORTIONAL
 from tests.bench.policies.runs import run_all
-from tests.bench.policies.sweeps import Swept, table_of_sweeps
+from tests.bench.policies.sweeps import Swept, rows_of_sweeps
 from tests.bench.policies.verdicts import losses_of, marks_of, safety_of, table_of
 
 if TYPE_CHECKING:
@@ -62,10 +62,16 @@ def test_the_best_cell_of_a_row_is_bold_but_never_a_bound() -> None:
     assert row == "| burst | **0.50 ±6.35** | 1.00 ±12.7 | 1.00 ±12.7 |"
 
 
+def test_of_progress_more_is_better() -> None:
+    results = {("burst", PRESSURE): {"progress_jain": [0.9]}, ("burst", "ESX"): {"progress_jain": [0.8]}}
+    row = table_of(results, ["burst"], [PRESSURE, "ESX"], "progress_jain").splitlines()[2]
+    assert row == "| burst | **0.90 ±0** | 0.80 ±0 |"
+
+
 def test_a_sweep_names_who_is_best_where_pressure_is_not() -> None:
     usual = Swept("as usual", "burst", {PRESSURE: 0.1, "qmemman": 0.2})
     slow = Swept("slow", "burst", {"qmemman": 0.3, PRESSURE: 0.4})
-    assert table_of_sweeps([usual, slow]).splitlines() == [
+    assert list(rows_of_sweeps([usual, slow], ["burst"])) == [
         "| changed | burst |",
         "|---|---|",
         "| as usual | 0.10 / 0.20 |",

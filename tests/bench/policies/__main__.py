@@ -19,7 +19,7 @@ from tests.bench.policies.marks import PRESSURE, PROPORTIONAL, SHARES
 from tests.bench.policies.runs import cores, run_all
 from tests.bench.policies.seeds import HELD_OUT, QUICK, TUNING
 from tests.bench.policies.strangers import FRESH, STRANGERS
-from tests.bench.policies.sweeps import sweep, table_of_sweeps
+from tests.bench.policies.sweeps import rows_of_sweeps, sweep
 from tests.bench.policies.verdicts import STATIC_SPLIT, losses_of, marks_of, safety_of, strangers_of, table_of
 
 if TYPE_CHECKING:
@@ -72,9 +72,10 @@ def main() -> int:
         _say(f"\n{len(losses)} cells are lost to a peer:")
         _say("".join(f"  {loss.text}\n" for loss in losses))
     if arguments.sweeps:
-        swept = list(sweep(seeds[:SWEEP_SEEDS], cases, processes=arguments.processes))
         _say("swept constants: pressure with our agent / the best peer, which is named where it is better")
-        _say(table_of_sweeps(swept))
+        swept = sweep(seeds[:SWEEP_SEEDS], cases, processes=arguments.processes)
+        for row in rows_of_sweeps(swept, cases):
+            _say(row)
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     report = {
         "seeds": list(seeds),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tests.bench.policies.columns import COLUMNS
@@ -15,7 +16,7 @@ from xcpmem.specs import AgentKind
 from xcpmem.xen.workload import Slowness
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 SWEPT_COLUMNS: Final = ("qmemman", "ESX", PRESSURE)
 """Ours, and the peers that are best anywhere in the table of stalls."""
@@ -72,14 +73,15 @@ def sweep(
             yield Swept(name, case, dict(sorted(stalls.items(), key=lambda item: item[1])))
 
 
-def table_of_sweeps(found: Sequence[Swept]) -> str:
-    """Write all of it as a table in Markdown: ``pressure`` and the best peer, named where it is better."""
-    cases = list(dict.fromkeys(each.case for each in found))
-    lines = [f"| changed | {' | '.join(cases)} |", "|---" * (len(cases) + 1) + "|"]
-    for name in dict.fromkeys(each.sweep for each in found):
-        cells = [_cell(each) for each in found if each.sweep == name]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+def rows_of_sweeps(found: Iterable[Swept], cases: Sequence[str]) -> Iterator[str]:
+    """Write a table in Markdown, a line as soon as its cells are there.
+
+    Each cell has `pressure` and the best peer, which is named where it is better.
+    """
+    yield f"| changed | {' | '.join(cases)} |"
+    yield "|---" * (len(cases) + 1) + "|"
+    for name, cells in groupby(found, key=lambda each: each.sweep):
+        yield f"| {name} | {' | '.join(map(_cell, cells))} |"
 
 
 def _cell(swept: Swept) -> str:

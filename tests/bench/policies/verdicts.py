@@ -34,6 +34,8 @@ COMPARED: Final = {
 COSTS: Final = ("churn", "moved_pct_per_10min", "reversals_per_h")
 """What movement costs; compared only with peers that stall no more, since who never moves pays nothing."""
 
+MORE_IS_BETTER: Final = frozenset({"useful", *(figure for figure, sign in COMPARED.items() if sign < 0)})
+
 SLACK: Final = 0.005
 """Cells are printed to two digits; who is better by less is not said to be."""
 
@@ -152,14 +154,15 @@ def table_of(results: Results, cases: Sequence[str], columns: Sequence[str], fig
         }
         if not cells:
             continue
-        best = min((cell.mean for column, cell in cells.items() if column not in BOUNDS), default=0.0)
+        sign = -1 if figure in MORE_IS_BETTER else 1
+        best = min((sign * cell.mean for column, cell in cells.items() if column not in BOUNDS), default=0.0)
         texts = []
         for column in columns:
             if column not in cells:
                 texts.append("")
                 continue
             text = cells[column].text
-            is_best = column not in BOUNDS and cells[column].mean <= best + SLACK
+            is_best = column not in BOUNDS and sign * cells[column].mean <= best + SLACK
             texts.append(f"**{text}**" if is_best else text)
         lines.append(f"| {case} | {' | '.join(texts)} |")
     return "\n".join(lines) + "\n"
