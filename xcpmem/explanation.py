@@ -29,6 +29,9 @@ def explain(vm: Vm, report: CycleReport | None) -> str:
     if report is None or domain is None:
         if vm.is_control_domain:
             return f"{vm.name_label} holds {format_bytes(vm.memory_actual)} and is not balanced."
+        if vm.memory_suspended >= 0:
+            held = format_bytes(vm.memory_suspended)
+            return f"{vm.name_label} is suspended. When it is resumed it gets the {held} that it held."
         return (
             f"{vm.name_label} does not run. When it starts it gets {format_bytes(vm.memory_dynamic_min)} to "
             f"{format_bytes(vm.memory_dynamic_max)}, as much as its share then is."

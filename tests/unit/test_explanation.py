@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.builders import MIB
@@ -112,6 +114,11 @@ def test_explanation_says_where_a_guest_stopped_growing() -> None:
 def test_explanation_says_that_a_vm_is_pinned() -> None:
     host = host_of(guest(low=3 * GIB))
     assert "is pinned: dynamic-min = dynamic-max = 3 GiB" in explain(vm_of(host), report_of(host))
+
+
+def test_explanation_says_that_a_vm_is_suspended_and_what_it_held() -> None:
+    vm = replace(vm_of(host_of(guest())), memory_suspended=2 << 30)
+    assert explain(vm, None) == "web1 is suspended. When it is resumed it gets the 2 GiB that it held."
 
 
 def test_explanation_says_that_a_vm_does_not_run() -> None:
