@@ -9,8 +9,8 @@ the VM's domain is          its record says      then
 ==========================  ===================  ====================================================
 being written to its image  not suspended        it is waited for
 paused                      either               the image is whole: the suspending is finished
-running                     not suspended        the image came to nothing and goes
-running                     suspended            somebody else started it: the image goes
+running, or shut down       not suspended        the image came to nothing and goes
+running, or shut down       suspended            somebody else started it: the image goes
 not there                   not suspended        the image goes
 not there                   suspended            nothing is left to do
 ==========================  ===================  ====================================================
@@ -172,8 +172,10 @@ class VmSuspension:
         elif sight.lifecycle is Lifecycle.PAUSED:
             _log.info("%s: finishing its suspending, which another daemon began", title_of(vm))
             await self._finish(vm, sight)
-        elif sight.lifecycle is Lifecycle.RUNNING:
-            _log.warning("%s runs: its image is of no more use", title_of(vm))
+        elif sight.lifecycle in {Lifecycle.RUNNING, Lifecycle.SUSPENDED}:
+            _log.warning(
+                "%s: domain %d is %s: the image is of no use", title_of(vm), sight.domid, sight.lifecycle
+            )
             await self._images.drop(uuid)
         else:
             raise ToolstackError(f"{title_of(vm)}: domain {sight.domid} is {sight.lifecycle}")

@@ -220,6 +220,29 @@ def test_daemon_killed_during_a_start_leaves_a_whole_vm_or_none(crowd: Crowd, mo
         assert api.vm(NEWCOMER)["power_state"] == "Running"
 
 
+@pytest.mark.parametrize("moment", [1, 9, 15])
+def test_daemon_killed_during_a_resume_leaves_a_whole_vm_or_its_image(crowd: Crowd, moment: int) -> None:
+    with logged_in(crowd.daemon) as api, ThreadPoolExecutor(1) as caller:
+        ref = api.ref(NEWCOMER)
+        api.call("VM.start", ref, False, False)
+        api.call("VM.suspend", ref)
+        with counting_changes(crowd.host) as changes:
+            lost = caller.submit(api.call, "VM.resume", ref, False, False)
+            changes.wait_for(moment)
+            crowd.daemon.kill()
+        assert isinstance(lost.exception(), RemoteDisconnected | ConnectionError | None)
+    crowd.restart_daemon()
+    with logged_in(crowd.daemon) as api:
+        vm = settled(crowd, api)
+        assert vm["power_state"] in {"Suspended", "Running"}
+        with xenstore(crowd.host) as store:
+            names = store.domain_names()
+        assert (NEWCOMER in names) is (vm["power_state"] == "Running")
+        if vm["power_state"] == "Suspended":
+            api.call("VM.resume", ref, False, False)
+        assert api.vm(NEWCOMER)["power_state"] == "Running"
+
+
 def settled(crowd: Crowd, api: XenApi) -> dict[str, object]:
     """Wait until nothing is left to do for the newcomer."""
     deadline_s = time.monotonic() + SETTLE_S

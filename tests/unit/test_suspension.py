@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from tests.startstack import (
     guest,
     simulated,
 )
-from xcpmem import suspension
+from xcpmem import recovery, suspension
 from xcpmem.engine.model import Lifecycle
 from xcpmem.errors import (
     BadPowerState,
@@ -391,6 +392,43 @@ async def test_resuming_that_a_kill_cut_short_is_finished_or_undone(
             await resume(second)
         assert second.vm(ONE).power_state == "Running"
     assert host.catch_up().ledger.overcommit_kib == 0
+
+
+async def test_domain_that_a_dead_xl_left_shut_down_can_be_ended(host: SimulatedHost, tmp_path: Path) -> None:
+    async with attached(host, tmp_path) as first:
+        ambush = first.lie_in_wait("save")
+        suspending = asyncio.create_task(suspend(first))
+        await ambush.reached.wait()
+    with pytest.raises(XcpmemError):
+        await suspending
+    host.set_lifecycle(1, Lifecycle.SUSPENDED)
+    async with attached(host, tmp_path) as second:
+        await settled(second)
+        assert (second.vm(ONE).power_state, images(tmp_path)) == ("Suspended", [])
+        with pytest.raises(OperationNotAllowed):
+            await resume(second)
+        await second.service.lifecycle.hard_shutdown(ONE)
+        assert second.vm(ONE).power_state == "Halted"
+
+
+async def test_suspending_is_waited_for_while_xl_still_writes(
+    host: SimulatedHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "RETRY_S", (0.0, 0.0))
+    async with attached(host, tmp_path) as first:
+        ambush = first.lie_in_wait("saved")
+        suspending = asyncio.create_task(suspend(first))
+        await ambush.reached.wait()
+    with pytest.raises(XcpmemError):
+        await suspending
+    with (tmp_path / "images" / ONE).open("rb") as image:
+        fcntl.flock(image, fcntl.LOCK_EX)
+        async with attached(host, tmp_path) as second:
+            await second.reservations()
+            assert list(second.vm(ONE).current_operations.values()) == ["suspend"]
+            fcntl.flock(image, fcntl.LOCK_UN)
+            await settled(second)
+            assert second.vm(ONE).power_state == "Suspended"
 
 
 async def test_suspended_vm_is_so_after_a_restart(host: SimulatedHost, tmp_path: Path) -> None:
