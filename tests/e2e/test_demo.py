@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 START_S = 30
-END_S = 5
+END_S = 30
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tests.e2e.programs import Daemon, Workshop
 
 GIB = 1 << 30
+FEW = 50
+"""asyncio complains of each try to accept a connection in vain, and of each that the end forestalls."""
 
 
 @contextmanager
@@ -68,6 +70,7 @@ def test_daemon_without_file_descriptors_serves_again_when_there_are_some(shop: 
         assert daemon.fetch("/readyz") == "ok"
     assert dynamic_max(daemon) == 2 * GIB
     assert daemon.end() == 0
+    assert daemon.log.count("Traceback") < FEW
 
 
 def test_xenstore_that_is_lost_while_no_file_can_be_opened_comes_back(shop: Workshop) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import ssl
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 _SOCKET_MODE: Final = 0o600
 _HANDSHAKE_S: Final = 10.0
+_ACCEPTS: Final = 16
+"""Connections taken at once. When no file can be opened asyncio tries, complains and comes back for each."""
 
 _log = logging.getLogger(__name__)
 
@@ -169,13 +172,13 @@ class Server:
                 self._make_crowd().admit,
                 host,
                 self._port,
-                backlog=self._limits.connections,
+                backlog=_ACCEPTS,
                 ssl=self._ssl_context,
                 ssl_handshake_timeout=_HANDSHAKE_S if self._ssl_context else None,
             )
         except OSError as error:
             raise ConfigError("listen", f"{host}:{self._port}", str(error.strerror or error)) from error
-        self._listeners.append(listener)
+        self._let_wait(listener)
         return int(listener.sockets[0].getsockname()[1])
 
     async def _listen_on_unix(self, path: Path) -> None:
@@ -183,11 +186,20 @@ class Server:
         try:
             bind_unix(listening, path)
             loop = asyncio.get_running_loop()
-            listener = await loop.create_unix_server(self._make_crowd().admit, sock=listening)
+            listener = await loop.create_unix_server(
+                self._make_crowd().admit, sock=listening, backlog=_ACCEPTS
+            )
         except OSError as error:
             listening.close()
             raise ConfigError("socket", str(path), str(error.strerror or error)) from error
+        self._let_wait(listener)
+
+    def _let_wait(self, listener: asyncio.Server) -> None:
+        """Keep a listener, with room for all who wait; asyncio knows one figure for this and `_ACCEPTS`."""
         self._listeners.append(listener)
+        for each in listener.sockets:
+            with socket.socket(fileno=os.dup(each.fileno())) as same:
+                same.listen(self._limits.connections)
 
     def _make_crowd(self) -> Crowd:
         return Crowd(lambda: self._runner.server, self._limits)
