@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import xmlrpc.client
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pyxs.client import Client
@@ -114,7 +115,7 @@ class Xenstore:
         """The names of all domains; one that ends while they are read has none."""
         names = set()
         for domid in self._list("/local/domain"):
-            with suppress(PyXSError):
+            with _if_there():
                 names.add(self.read(f"/local/domain/{domid}/name"))
         return names
 
@@ -124,13 +125,12 @@ class Xenstore:
         return {key: int(self.domain(domid, f"memory/{key}")) for key in keys}
 
     def reservations_kib(self) -> dict[str, int]:
-        """All reservations that stand, KiB by id."""
-        if not self._client.exists(RESERVATIONS.encode()):
-            return {}
+        """All reservations that stand, KiB by id; one that ends while they are read does not."""
         found = {}
         for owner in self._list(RESERVATIONS):
             for name in self._list(f"{RESERVATIONS}/{owner}"):
-                found[name] = int(self.read(f"{RESERVATIONS}/{owner}/{name}"))
+                with _if_there():
+                    found[name] = int(self.read(f"{RESERVATIONS}/{owner}/{name}"))
         return found
 
     @contextmanager
@@ -144,7 +144,21 @@ class Xenstore:
             yield changes
 
     def _list(self, path: str) -> list[str]:
-        return [name.decode() for name in self._client.list(path.encode())]
+        """The names below a path; none, if it is not there."""
+        names: list[str] = []
+        with _if_there():
+            names += [name.decode() for name in self._client.list(path.encode())]
+        return names
+
+
+@contextmanager
+def _if_there() -> Iterator[None]:
+    """Read what others may remove meanwhile."""
+    try:
+        yield
+    except PyXSError as error:
+        if error.args[0] != errno.ENOENT:
+            raise
 
 
 class TargetChanges:
