@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tests.cli_double import DB1, GIB, HOST, WEB1, XenDouble, say
-from xcpmem.errors import NoHostsAvailable, NotEnoughMemory, NotEnoughPcpus, XcpmemError
+from xcpmem.errors import (
+    NoHostsAvailable,
+    NotEnoughMemory,
+    NotEnoughPcpus,
+    ToolstackError,
+    XcpmemError,
+)
 
 MIB = 2**20
 UUID2 = "22222222-2222-2222-2222-222222222222"
@@ -105,12 +111,13 @@ async def test_copy_to_a_storage_that_there_is_none_of_is_refused() -> None:
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (NotEnoughMemory(2, 1), "Not enough free memory"),
+        (NotEnoughMemory(2, 1), "Cannot start here [Not enough free memory]"),
+        (NotEnoughPcpus(8, 4), "Cannot start here [Not enough CPUs (VM needs 8, but host has 4)]"),
         (
-            NotEnoughPcpus(8, 4),
-            "The VM has more virtual CPUs than the host has physical ones.; vcpus: 8; pcpus: 4",
+            ToolstackError("the disk is on fire"),
+            "Cannot start here [The server failed to carry out the call.; message: the disk is on fire]",
         ),
-        (None, "Can be started here"),
+        (None, "OK"),
     ],
 )
 async def test_start_without_a_host_prints_what_each_host_lacks(

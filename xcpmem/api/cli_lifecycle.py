@@ -32,7 +32,10 @@ _NEW_MAX: Final = mib_to_bytes(256)
 """What `xe vm-create` makes of a VM of which it is told no size."""
 
 _NO_HOSTS: Final = "NO_HOSTS_AVAILABLE"
-_REASONS: Final[Mapping[str, str]] = {"HOST_NOT_ENOUGH_FREE_MEMORY": "Not enough free memory"}
+_REASONS: Final[Mapping[str, str]] = {
+    "HOST_NOT_ENOUGH_FREE_MEMORY": "Not enough free memory",
+    "HOST_NOT_ENOUGH_PCPUS": "Not enough CPUs (VM needs {0}, but host has {1})",
+}
 """How the table of `xe vm-start` words what keeps a VM from a host; other errors have their own words."""
 
 _LABEL: Final = "new-name-label"
@@ -72,11 +75,11 @@ async def _tell_why_nowhere(run: Run, item: Item) -> None:
     for host in await run.records.every(_HOST):
         try:
             await run.call("VM.assert_can_boot_here", item.ref, host.ref)
-            reason = "Can be started here"
+            reason = "OK"
         except XcpmemError as error:
-            reason = _REASONS.get(error.code) or "; ".join(
-                describe_error(error.code, error.params) or [error.code, *error.params]
-            )
+            known = _REASONS.get(error.code, "").format(*error.params)
+            words = describe_error(error.code, error.params) or [error.code, *error.params]
+            reason = f"Cannot start here [{known or '; '.join(words)}]"
         rows.append((str(host.record["name_label"]), reason))
     title = str(item.record["name_label"])
     await run.printer.values([f"There is no suitable host to start {title} on. What each host lacks:"])
