@@ -135,3 +135,12 @@ async def test_start_without_a_host_prints_what_each_host_lacks(
     ]
     assert line.stderr.startswith("No host can take the VM")
     assert (("VM.assert_can_boot_here", WEB1, HOST) in xen.changes) is (error is None)
+
+
+async def test_resume_without_a_host_prints_what_each_host_lacks() -> None:
+    xen = XenDouble()
+    xen.failures["VM.resume"] = NoHostsAvailable()
+    xen.failures[f"VM.assert_can_boot_here {WEB1}"] = NotEnoughMemory(2, 1)
+    line = await say(xen, "vm-resume", "vm=web1")
+    assert line.code == 1
+    assert line.stdout.splitlines()[1] == "xen1    : Cannot start here [Not enough free memory]"

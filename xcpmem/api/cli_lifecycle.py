@@ -59,14 +59,19 @@ async def _start(run: Run) -> None:
         if host is not None:
             await _act(run, "starting", item, "VM.start_on", host.ref, *options)
             return
-        try:
-            await _act(run, "starting", item, "VM.start", *options)
-        except XcpmemError as error:
-            if error.code == _NO_HOSTS:
-                await _tell_why_nowhere(run, item)
-            raise
+        await _bring_somewhere(run, "starting", item, "VM.start", *options)
 
     await VmCommand("VM.start").for_each(run, start, ["on", "paused", "progress"])
+
+
+async def _bring_somewhere(run: Run, doing: str, item: Item, method: str, *params: Value) -> None:
+    """Make a call that chooses a host, and tell what each host lacks if there is none."""
+    try:
+        await _act(run, doing, item, method, *params)
+    except XcpmemError as error:
+        if error.code == _NO_HOSTS:
+            await _tell_why_nowhere(run, item)
+        raise
 
 
 async def _tell_why_nowhere(run: Run, item: Item) -> None:
@@ -87,14 +92,15 @@ async def _tell_why_nowhere(run: Run, item: Item) -> None:
 
 
 async def _resume(run: Run) -> None:
+    """Bring the selected VMs back, on a host if one is named."""
     host = await _find_host(run, run.words.get("on")) if run.words.has("on") else None
     options = (False, run.words.flag("force"))
 
     async def resume(item: Item) -> None:
         if host is None:
-            await run.call("VM.resume", item.ref, *options)
+            await _bring_somewhere(run, "resuming", item, "VM.resume", *options)
         else:
-            await run.call("VM.resume_on", item.ref, host.ref, *options)
+            await _act(run, "resuming", item, "VM.resume_on", host.ref, *options)
 
     await VmCommand("VM.resume", with_control_domains=False).for_each(run, resume, ["on", "progress"])
 
