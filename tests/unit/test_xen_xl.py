@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -302,6 +303,15 @@ async def test_domain_for_which_the_disk_has_no_room_is_not_begun(tmp_path: Path
     assert requested == (huge_kib + 100 * 1024) * 1024
     assert maximum < requested
     assert not (tmp_path / "words").exists()
+
+
+async def test_file_system_that_counts_no_room_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(total=0, free=0))
+    await script(tmp_path).save(WEB, str(image(tmp_path)), HOLDING)
+    assert words(tmp_path)[0] == "save"
 
 
 async def test_domain_that_xl_could_not_build_again_is_not_written(tmp_path: Path) -> None:
