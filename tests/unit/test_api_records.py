@@ -334,6 +334,26 @@ def test_nothing_is_kept_of_a_vm_that_is_gone(records: Records, inventory: Fixed
     assert records.vm_uuid(gone.ref) == RUNNING
 
 
+def test_vm_that_comes_back_is_shown_as_it_is_now(records: Records, inventory: Fixed) -> None:
+    before = [list(records.records(class_name)) for class_name in LISTED]
+    gone = inventory.all_vms.pop(HALTED)
+    records.refs("VM")
+    inventory.all_vms[HALTED] = replace(gone, name_label="back", version=gone.version + 1)
+    assert [list(records.records(class_name)) for class_name in LISTED] == before
+    assert records.records("VM")[gone.ref]["name_label"] == "back"
+
+
+def test_guest_metrics_come_and_go_with_the_domain(records: Records, inventory: Fixed) -> None:
+    def reported() -> set[str]:
+        return {str(record["uuid"]) for record in records.records("VM_guest_metrics").values()}
+
+    before, vm = reported(), inventory.all_vms[RUNNING]
+    inventory.all_vms[RUNNING] = replace(vm, domid=-1, power_state="Halted", version=1)
+    assert len(reported()) == len(before) - 1
+    inventory.all_vms[RUNNING] = replace(vm, version=2)
+    assert reported() == before
+
+
 def test_references_are_the_same_after_a_restart(inventory: Fixed, sessions: Sessions) -> None:
     first, second = (Records(inventory, sessions, Tasks(HOST)) for _ in range(2))
     assert [first.refs(name) for name in LISTED] == [second.refs(name) for name in LISTED]
@@ -447,15 +467,13 @@ def test_class_without_objects_is_an_empty_mapping() -> None:
 
 
 def test_only_the_fields_of_the_vms_that_changed_are_encoded(sessions: Sessions) -> None:
-    written: list[str] = []
+    written: list[object] = []
 
-    def write_member(name: str, value: object) -> bytes:
-        if isinstance(value, Record):
-            return value.encoded(wire)
-        written.append(name)
-        return name.encode()
+    def write_value(value: object) -> bytes:
+        written.append(value)
+        return b"x"
 
-    wire = Wire(write_member, b"", b"", b"")
+    wire = Wire(str.encode, write_value, end=b"", opening=b"", mark=b"", closing=b"")
     inventory, uuids = a_fleet()
     records = Records(inventory, sessions, Tasks(HOST), lambda: NOW)
 

@@ -97,6 +97,9 @@ _FAILURE_HEAD: Final = (
     b"<value>Failure</value></member><member><name>ErrorDescription</name>"
 )
 _ENVELOPE_TAIL: Final = b"</member></struct></value></param></params></methodResponse>"
+_STRUCT: Final = b"<value><struct>"
+_MEMBER_END: Final = b"</member>"
+_STRUCT_END: Final = b"</struct></value>"
 _BARE_HEAD: Final = b'<?xml version="1.0"?><methodResponse><params><param>'
 _BARE_TAIL: Final = b"</param></params></methodResponse>"
 
@@ -297,10 +300,12 @@ _SCALAR_WRITERS: Final[Mapping[type, Callable[[Any], bytes]]] = {
 
 
 def _write_struct(fields: Mapping[str, object], out: list[bytes]) -> None:
-    out.append(b"<value><struct>")
+    out.append(_STRUCT)
     for name, value in fields.items():
-        _write_member(str(name), value, out)
-    out.append(b"</struct></value>")
+        out.append(_open_member(str(name)))
+        _write(value, out)
+        out.append(_MEMBER_END)
+    out.append(_STRUCT_END)
 
 
 @lru_cache(NAMES_KEPT)
@@ -308,19 +313,9 @@ def _open_member(name: str) -> bytes:
     return f"<member><name>{_escape(name)}</name>".encode()
 
 
-def _encode_member(name: str, value: object) -> bytes:
-    out: list[bytes] = []
-    _write_member(name, value, out)
-    return b"".join(out)
-
-
-def _write_member(name: str, value: object, out: list[bytes]) -> None:
-    out.append(_open_member(name))
-    _write(value, out)
-    out.append(b"</member>")
-
-
-_WIRE: Final = Wire(_encode_member, b"<value><struct>", b"", b"</struct></value>")
+_WIRE: Final = Wire(
+    _open_member, encode_value, end=_MEMBER_END, opening=_STRUCT, mark=b"", closing=_STRUCT_END
+)
 
 
 def _escape(text: str) -> str:

@@ -175,13 +175,7 @@ def _open_member(name: str) -> bytes:
     return _encode_string(name) + b":"
 
 
-def _encode_member(name: str, value: object) -> bytes:
-    out = [_open_member(name)]
-    _write(value, out)
-    return b"".join(out)
-
-
-_WIRE: Final = Wire(_encode_member, b"{", b",", b"}")
+_WIRE: Final = Wire(_open_member, encode_value, end=b"", opening=b"{", mark=b",", closing=b"}")
 
 
 def _encode_scalar(value: object) -> bytes:

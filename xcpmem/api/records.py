@@ -18,7 +18,7 @@ from xcpmem.errors import HandleInvalid, UuidInvalid
 from xcpmem.refs import opaque_ref
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Mapping
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
     from xcpmem.api.sessions import Sessions
     from xcpmem.api.tasks import Tasks
@@ -66,9 +66,11 @@ class _Same:
 
 
 class _Gathered(NamedTuple):
-    """All records of a class, and the version of all that they were made of."""
+    """All records of a class, and what they were made of."""
 
     version: Hashable
+    vms: tuple[Vm, ...]
+    found: dict[str, Record]
     records: RecordMap
 
 
@@ -78,6 +80,15 @@ class _Made(NamedTuple):
     version: Hashable
     known: fields.Fields
     record: Record
+
+
+def _has(class_name: str, vm: Vm) -> bool:
+    """Tell whether a VM has an object of one of the classes that are made of VMs."""
+    return class_name != "VM_guest_metrics" or fields.has_guest_metrics(vm)
+
+
+def _has_the_same_objects(vm: Vm, before: Vm) -> bool:
+    return vm.uuid == before.uuid and fields.has_guest_metrics(vm) == fields.has_guest_metrics(before)
 
 
 class Records:
@@ -131,21 +142,31 @@ class Records:
         before = self._gathered.get(class_name)
         if before is not None and before.version == version and class_name in _OF_VMS:
             return cast("Mapping[str, Record]", before.records)
-        found = RecordMap(self._gather(class_name), before.records if before is not None else None)
-        if before is not None and found.is_still(before.records):
-            found = before.records
-        self._gathered[class_name] = _Gathered(version, found)
-        return cast("Mapping[str, Record]", found)
+        vms = tuple(self._inventory.vms().values()) if class_name in _OF_VMS else ()
+        found = self._gather(class_name, vms, before)
+        records = RecordMap(found, before.records if before is not None else None)
+        if before is not None and records.is_still(before.records):
+            records = before.records
+        self._gathered[class_name] = _Gathered(version, vms, found, records)
+        return cast("Mapping[str, Record]", records)
 
-    def _gather(self, class_name: str) -> dict[str, Record]:
-        if class_name in _OF_VMS:
-            return {
-                self._refs[vm.uuid][class_name]: self._of_vm(class_name, vm)
-                for vm in self._vms_with(class_name)
-            }
+    def _gather(self, class_name: str, vms: tuple[Vm, ...], before: _Gathered | None) -> dict[str, Record]:
         if class_name == "task":
             return {ref: self._tasks.record(ref) for ref in self._tasks.refs()}
-        return {self._single_ref(class_name): self._single(class_name)}
+        if class_name not in _OF_VMS:
+            return {self._single_ref(class_name): self._single(class_name)}
+        self._index()
+        if before is not None and len(vms) == len(before.vms):
+            changed = [(vm, known) for vm, known in zip(vms, before.vms, strict=True) if vm is not known]
+            if all(_has_the_same_objects(vm, known) for vm, known in changed):
+                return before.found | self._make(class_name, (vm for vm, _ in changed))
+        return self._make(class_name, vms)
+
+    def _make(self, class_name: str, vms: Iterable[Vm]) -> dict[str, Record]:
+        """Give the records of those VMs that have an object of the class."""
+        return {
+            self._refs[vm.uuid][class_name]: self._of_vm(class_name, vm) for vm in vms if _has(class_name, vm)
+        }
 
     def record(self, class_name: str, ref: str) -> Record:
         """Give one record.
@@ -200,15 +221,14 @@ class Records:
     def _vms_with(self, class_name: str) -> Iterator[Vm]:
         """Go through the VMs that have an object of a class."""
         self._index()
-        every = self._inventory.vms().values()
-        return (vm for vm in every if class_name != "VM_guest_metrics" or fields.has_guest_metrics(vm))
+        return (vm for vm in self._inventory.vms().values() if _has(class_name, vm))
 
     def _find_vm(self, class_name: str, ref: str) -> Vm:
         vms = self._inventory.vms()
         if (class_name, ref) not in self._uuids:
             self._index()
         vm = vms.get(self._uuids.get((class_name, ref), ""))
-        if vm is None or (class_name == "VM_guest_metrics" and not fields.has_guest_metrics(vm)):
+        if vm is None or not _has(class_name, vm):
             raise HandleInvalid(class_name, ref)
         return vm
 

@@ -63,16 +63,24 @@ class Wire:
     """How a codec writes a structure, member by member, so that parts that are known already can be reused.
 
     Args:
-        member: writes one name and value.
+        name: writes a member up to its value.
+        value: writes a value.
+        end: stands after a member's value.
         opening: stands before the first member.
         mark: stands between two.
         closing: stands after the last one.
     """
 
-    member: Callable[[str, object], bytes]
+    name: Callable[[str], bytes]
+    value: Callable[[object], bytes]
+    end: bytes
     opening: bytes
     mark: bytes
     closing: bytes
+
+    def member(self, name: str, value: object) -> bytes:
+        """Write one name and value."""
+        return self.name(name) + self.value(value) + self.end
 
     def struct(self, members: Iterable[bytes]) -> bytes:
         """Join all members."""
@@ -191,8 +199,12 @@ class _Page:
         """Give the page's bytes on a wire with what stands before it, joining at the first call only."""
         form = self._forms.get(wire)
         if form is None:
-            members = wire.mark.join(map(wire.member, self._refs, self.records))
-            form = self._forms[wire] = (wire.opening if self._is_first else wire.mark) + members
+            before = wire.opening if self._is_first else wire.mark
+            pieces: list[bytes] = []
+            for ref, record in zip(self._refs, self.records, strict=True):
+                pieces += (before, wire.name(ref), record.encoded(wire), wire.end)
+                before = wire.mark
+            form = self._forms[wire] = b"".join(pieces)
         return form
 
 
