@@ -89,6 +89,7 @@ class Guest:
     asked_s: float | None = None
     carry_kib: float = 0.0
     keys: dict[str, int] = field(default_factory=dict)
+    shown: DomainState | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         self.keys = {"min": self.low_kib, "max": self.high_kib} if self.has_range else {}
@@ -142,8 +143,8 @@ class Guest:
         return min(off_kib, most_kib, max(0, top_kib - self.actual_kib))
 
     def seen(self) -> DomainState:
-        """Show it to the engine."""
-        return DomainState(
+        """Show it to the engine; as the very same object while nothing changes, as drivers do."""
+        state = DomainState(
             domid=self.domid,
             uuid=self.uuid,
             dynamic_range=DynamicRange(self.low_kib, self.high_kib),
@@ -157,6 +158,9 @@ class Guest:
             uncooperative=self.uncooperative,
             offset_kib=self.offset_kib,
         )
+        if self.shown is None or state != self.shown:
+            self.shown = state
+        return self.shown
 
 
 class PlainHost:

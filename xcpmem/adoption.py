@@ -120,9 +120,10 @@ class Adoption:
             self._lose(uuid)
         self._present = domains.keys() | (self._present & veiled)
         for uuid, domain in domains.items():
-            agreed_domain, agreed_vm = self._agreed.get(uuid, (None, None))
-            is_agreed = agreed_domain is domain and agreed_vm is vms.get(uuid)
-            if uuid in veiled or (is_agreed and domain.domid not in touched):
+            is_touched = domain.domid in touched
+            agreed, agreed_vm = self._agreed.get(uuid, (None, None))
+            is_agreed = agreed is not None and agreed_vm is vms.get(uuid) and not is_touched
+            if uuid in veiled or (is_agreed and agreed is domain):
                 continue
             self._know(domain, report.look.descriptions.get(domain.domid))
             before = self._ledger.live(uuid)
@@ -137,7 +138,9 @@ class Adoption:
                 built=self._built(uuid, came=came),
             )
             self._ledger.overlay(uuid, live)
-            is_touched = domain.domid in touched
+            if agreed is not None and is_agreed and _has_only_moved(domain, agreed):
+                self._agreed[uuid] = domain, vms[uuid]
+                continue
             is_building = domain.lifecycle is Lifecycle.BUILDING
             if not is_building and self._compare(domain, report, is_touched=is_touched) and not is_touched:
                 self._agreed[uuid] = domain, vms[uuid]
@@ -286,6 +289,15 @@ class Adoption:
 def _by_uuid(domains: Iterable[DomainState]) -> dict[str, DomainState]:
     """Find the domain of each VM: the newest, since an old one may still be dying; they come by domid."""
     return {d.uuid: d for d in domains if d.domid != 0 and d.lifecycle is not Lifecycle.DYING}
+
+
+def _has_only_moved(domain: DomainState, before: DomainState) -> bool:
+    """Tell whether a VM's domain is the one that it was, with the very same range."""
+    return (
+        domain.domid == before.domid
+        and domain.dynamic_range is before.dynamic_range
+        and domain.lifecycle is before.lifecycle
+    )
 
 
 def _text(domain: DomainState) -> str:

@@ -18,6 +18,7 @@ from uuid import uuid4
 
 from xcpmem import commands
 from xcpmem.actuation import OBSERVING, Actuator, Deeds
+from xcpmem.breather import Breather
 from xcpmem.engine.model import (
     DeleteReservation,
     RecordReservation,
@@ -307,30 +308,31 @@ class Controller:
                 command.answer(outcome)
 
     async def _go_round(self, turn: Deeds) -> float:
-        started_s = self._clock()
+        started_s, breather = self._clock(), Breather()
         try:
             look = await self._driver.observe()
             if await self._obey(look, turn):
                 look = await self._driver.observe()
         except DriverError as error:
             return self._endure(error, started_s)
+        await breather.pause()
         now_s = self._clock()
         wishes = self._inbox.wishes(self._troubles.left_alone(now_s))
-        thought = self._mind.think(look.host, wishes, now_s)
-        await asyncio.sleep(0)  # others' turn: seeing and thinking of a thousand domains takes milliseconds
+        thought = await self._mind.think(look.host, wishes, now_s, breather.pause)
         complete = await self._actuator.carry_out(thought.actions, turn)
         for verdict in thought.verdicts:
             if isinstance(verdict, Refused):
                 self._inbox.answer(verdict.request_id, verdict.error)
         self._mind.wonder(look.host, wishes, now_s)
         is_whole = complete and not self._troubles.left_alone(now_s)
-        self._publish(look, wishes, thought, turn, started_s, complete=is_whole)
+        await breather.pause()
+        report = self._report_of(look, wishes, thought, turn, started_s, complete=is_whole)
+        for _ in self._bulletin.spread(report):
+            await breather.pause()
         if not complete:
             return self._retries.pause_s()
         self._retries.forget()
-        pauses_s = [self._safety_look_s]
-        if thought.look_again_s is not None:
-            pauses_s.append(thought.look_again_s)
+        pauses_s = [each for each in (self._safety_look_s, thought.look_again_s) if each is not None]
         pause_s = min(pauses_s + self._troubles.pauses_s(now_s))
         return max(pause_s, OBSERVED_GAP_S) if self._actuator.observes else pause_s
 
@@ -374,26 +376,24 @@ class Controller:
             )
         return pause_s
 
-    def _publish(
+    def _report_of(
         self, look: Look, wishes: Wishes, thought: Plan, turn: Deeds, started_s: float, *, complete: bool
-    ) -> None:
-        self._bulletin.publish(
-            CycleReport(
-                number=self.report.number + 1 if self.report else 1,
-                time_s=self._wall(),
-                monotonic_s=started_s,
-                look=look,
-                reasons=thought.reasons,
-                beliefs=thought.beliefs.by_domid,
-                actions=tuple(turn.done),
-                intended=tuple(turn.intended),
-                failures=tuple(turn.failures),
-                pending=self._inbox.requests,
-                stable=thought.stable and complete and not self._inbox.requests,
-                duration_s=self._clock() - started_s,
-                stance=self._mind.stance,
-                wishes=wishes,
-                verdicts=thought.verdicts,
-                shadows=self._mind.shadow_plans,
-            )
+    ) -> CycleReport:
+        return CycleReport(
+            number=self.report.number + 1 if self.report else 1,
+            time_s=self._wall(),
+            monotonic_s=started_s,
+            look=look,
+            reasons=thought.reasons,
+            beliefs=thought.beliefs.by_domid,
+            actions=tuple(turn.done),
+            intended=tuple(turn.intended),
+            failures=tuple(turn.failures),
+            pending=self._inbox.requests,
+            stable=thought.stable and complete and not self._inbox.requests,
+            duration_s=self._clock() - started_s,
+            stance=self._mind.stance,
+            wishes=wishes,
+            verdicts=thought.verdicts,
+            shadows=self._mind.shadow_plans,
         )

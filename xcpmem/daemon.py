@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from xcpmem import __version__, logs, notify
+from xcpmem import __version__, garbage, logs, notify
 from xcpmem.actuation import OBSERVING
 from xcpmem.api.accounts import USER_CHANGES
 from xcpmem.api.advice import Adviser
@@ -131,13 +131,13 @@ async def _serve(settings: Settings, policies: PolicyChoices) -> None:
     async with AsyncExitStack() as stack:
         _own_state_dir(settings.state_dir, stack)
         password_file = _root_password_file(settings)
-        gc.disable()  # until `_settle_memory`: what a start makes stays
+        gc.disable()  # until `garbage.spare`: what a start makes stays
         stack.callback(gc.enable)
         parts = await _assemble(settings, policies, password_file, stack)
         ring = asyncio.create_task(parts.controller.run(), name="ring")
         stack.push_async_callback(_end_ring, parts.controller, ring)
         await _first_look(parts.controller, settings)
-        _settle_memory()
+        garbage.spare()
         port = await parts.server.start()
         stack.push_async_callback(parts.server.close)
         stack.push_async_callback(parts.tasks.close)
@@ -359,13 +359,6 @@ async def _first_look(controller: Controller, settings: Settings) -> None:
     """Wait until the records can be true."""
     if await controller.next_report(0, settings.safety_look_s) is None:
         raise DriverError(f"the host could not be looked at within {settings.safety_look_s:g} s")
-
-
-def _settle_memory() -> None:
-    """Spare the garbage collector what stays for good: going through it all holds everybody up for long."""
-    gc.collect()
-    gc.freeze()
-    gc.enable()
 
 
 async def _watch(stop: asyncio.Event, ring: asyncio.Task[None], controller: Controller) -> None:

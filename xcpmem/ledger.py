@@ -356,4 +356,5 @@ class Ledger:
         under_way = self._under_way.get(uuid)
         operations = {under_way.task: under_way.name} if under_way else {}
         self._vms[uuid] = self._rows[uuid].with_live(self._live.get(uuid), self.next_version, operations)
-        self._touched |= {(class_name, uuid) for class_name in classes}
+        for class_name in classes:
+            self.touch(class_name, uuid)

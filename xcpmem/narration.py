@@ -151,7 +151,10 @@ class Narrator:
             )
         goals: list[tuple[Sentence, int]] = []
         for uuid, domain in living.items():
-            told_before = self._told.get(uuid)
+            told_before, reason = self._told.get(uuid), report.reasons.get(domain.domid)
+            if told_before and told_before.reason is reason is not None and domain.domid not in flags:
+                told_before.held_kib = domain.actual_kib
+                continue
             if told_before is None or told_before.domid != domain.domid:
                 if not is_first:
                     yield arrive(self.name(uuid, domain.domid), domain)
@@ -159,7 +162,6 @@ class Narrator:
                     domain.domid, domain.target_kib, domain.dynamic_range, domain.actual_kib
                 )
             told_before.held_kib = domain.actual_kib
-            reason = report.reasons.get(domain.domid)
             if reason is not None and reason is not told_before.reason:
                 told_before.reason = reason
                 yield from self._tell_range(domain, reason, told_before)

@@ -22,7 +22,7 @@ from xcpmem.engine.model import (
 from xcpmem.units import format_kib
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from xcpmem.engine.belief import Belief
     from xcpmem.engine.model import Action, DomainState, MemoryRequest, Verdict
@@ -144,9 +144,19 @@ class Bulletin:
 
     def publish(self, report: CycleReport) -> None:
         """Make a report the latest and tell everyone."""
+        for _ in self.spread(report):
+            pass
+
+    def spread(self, report: CycleReport) -> Iterator[None]:
+        """Publish in steps, one for each subscriber, so that others can have their turn in between.
+
+        The report is the latest from the first step on, in which the first subscriber is told; so records are
+        never older than it. Who waits for a report is told last, when all subscribers know it.
+        """
         self.latest = report
         for callback in list(self._subscribers):
             callback(report)
+            yield
         for reader in self._readers:
             if not reader.done():
                 reader.set_result(report)

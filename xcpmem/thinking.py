@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from xcpmem.engine.belief import Beliefs
 from xcpmem.engine.forecast import Stance
-from xcpmem.engine.planner import PlannerSettings, plan
+from xcpmem.engine.planner import PlannerSettings, deliberate
 from xcpmem.engine.policies import find_policy
 from xcpmem.watchedpolicy import under_watch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from xcpmem.engine.containment import PolicyMemory
     from xcpmem.engine.model import HostState, Wishes
@@ -55,9 +55,13 @@ class Mind:
         """Divide memory by another policy from the next thought on."""
         self._policy = under_watch(policy)
 
-    def think(self, host: HostState, wishes: Wishes, now_s: float) -> Plan:
-        """Plan one turn, and remember what is to be remembered."""
-        thought = plan(host, wishes, self._beliefs, now_s, self._policy, settings=self._settings)
+    async def think(
+        self, host: HostState, wishes: Wishes, now_s: float, pause: Callable[[], Awaitable[None]]
+    ) -> Plan:
+        """Plan one turn, with a pause between its steps, and remember what is to be remembered."""
+        steps = deliberate(host, wishes, self._beliefs, now_s, self._policy, settings=self._settings)
+        while (thought := next(steps)) is None:
+            await pause()
         _tell(self._beliefs.policy, thought.beliefs.policy)
         self._beliefs = thought.beliefs
         return thought

@@ -237,29 +237,30 @@ class Vm:
             current_operations: what is being done to it.
         """
         if live is None:
-            return replace(
-                self,
-                power_state="Suspended" if self.memory_suspended >= 0 else "Halted",
-                domid=-1,
-                memory_actual=0,
-                start_time_s=0.0,
-                uncooperative=False,
-                built=None,
-                current_operations=current_operations,
-                version=version,
-            )
-        return replace(
-            self,
-            power_state=live.power_state,
-            domid=live.domid,
-            memory_target=live.memory_target,
-            memory_actual=live.memory_actual,
-            start_time_s=live.start_time_s,
-            uncooperative=live.uncooperative,
-            built=live.built,
-            current_operations=current_operations,
-            version=version,
-        )
+            power_state = "Suspended" if self.memory_suspended >= 0 else "Halted"
+            seen = {**_NO_DOMAIN, "power_state": power_state}
+        else:
+            seen = live._asdict()
+        seen.update(current_operations=current_operations, version=version)
+        return _laid_over(self, seen)
+
+
+_NAMES: Final = tuple(each.name for each in fields(Vm))
+_NO_DOMAIN: Final[Mapping[str, Any]] = {
+    "domid": -1,
+    "memory_actual": 0,
+    "start_time_s": 0.0,
+    "uncooperative": False,
+    "built": None,
+}
+
+
+def _laid_over(vm: Vm, seen: Mapping[str, Any]) -> Vm:
+    """Copy a VM with what was seen, which no rule of its limits looks at: what is valid stays valid."""
+    copy, put = object.__new__(Vm), object.__setattr__
+    for name in _NAMES:
+        put(copy, name, seen[name] if name in seen else getattr(vm, name))
+    return copy
 
 
 STORED_FIELDS: Final = tuple(f for f in fields(Vm) if f.name not in _LIVE_FIELDS)

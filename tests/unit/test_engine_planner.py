@@ -49,7 +49,7 @@ EXACT = PlannerSettings(compensate_inaccuracy=False)
 def believing(*domains: DomainState, **facts: object) -> Beliefs:
     """Beliefs with the same facts about each domain, and no time gone by since."""
     return Beliefs(
-        {d.domid: replace(Belief(d.uuid, d.dynamic_range), **facts) for d in domains},  # type: ignore[arg-type]  # facts are fields
+        {d.domid: Belief(d.uuid, d.dynamic_range)._replace(**facts) for d in domains},  # type: ignore[arg-type]  # facts are fields
         0.0,
     )
 

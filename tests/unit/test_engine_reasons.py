@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from tests.builders import CAUTION, a_domain
@@ -22,28 +20,28 @@ BELIEF = Belief(GUEST.uuid, GUEST.dynamic_range, mark_kib=2000)
         (BELIEF, 3000, 3000, Motive.ALL, BalloonState.MOVING),
         (BELIEF, 1000, 1000, Motive.MINIMUM, BalloonState.MOVING),
         (
-            replace(BELIEF, direction=1, waited_s=9.0, ceiling_kib=2000),
+            BELIEF._replace(direction=1, waited_s=9.0, ceiling_kib=2000),
             2010,
             2010,
             Motive.CEILING,
             BalloonState.AT_LIMIT,
         ),
-        (replace(BELIEF, ceiling_kib=2000), 2000, 2000, Motive.CEILING, BalloonState.AT_LIMIT),
+        (BELIEF._replace(ceiling_kib=2000), 2000, 2000, Motive.CEILING, BalloonState.AT_LIMIT),
         (
-            replace(BELIEF, direction=-1, waited_s=9.0, floor_kib=2000),
+            BELIEF._replace(direction=-1, waited_s=9.0, floor_kib=2000),
             1500,
             2000,
             Motive.FLOOR,
             BalloonState.STUCK,
         ),
         (
-            replace(BELIEF, direction=-1, waited_s=9.0, floor_kib=2000, moved=True),
+            BELIEF._replace(direction=-1, waited_s=9.0, floor_kib=2000, moved=True),
             1500,
             2000,
             Motive.FLOOR,
             BalloonState.AT_LIMIT,
         ),
-        (replace(BELIEF, direction=-1, ceiling_kib=2000), 1500, 1500, Motive.SHARE, BalloonState.MOVING),
+        (BELIEF._replace(direction=-1, ceiling_kib=2000), 1500, 1500, Motive.SHARE, BalloonState.MOVING),
     ],
 )
 def test_movable_domain_has_the_reason_that_decided(

@@ -7,16 +7,16 @@ nor a pause of the daemon condemns anybody.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from xcpmem.engine.containment import PolicyMemory
 from xcpmem.engine.model import BalloonState, Lifecycle
 from xcpmem.engine.regret import Watch, watch
-from xcpmem.engine.thought import Recollection, is_resting
+from xcpmem.engine.thought import Recollection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from xcpmem.engine.model import DomainState, DynamicRange
 
@@ -62,8 +62,7 @@ class Caution:
     uncooperative_s: float = 20.0
 
 
-@dataclass(frozen=True, slots=True)
-class Belief:
+class Belief(NamedTuple):
     """What is believed of one guest; sizes KiB, times seconds of observation.
 
     Args:
@@ -161,21 +160,33 @@ class Beliefs:
     policy: PolicyMemory = field(default_factory=PolicyMemory)
     recollection: Recollection = field(default_factory=Recollection, repr=False)
 
-    def learn(self, domains: Iterable[DomainState], now_s: float, caution: Caution) -> Beliefs:
-        """Take in one look at all domains; those that are gone are forgotten."""
+    def learn(
+        self,
+        domains: Collection[DomainState],
+        now_s: float,
+        caution: Caution,
+        awake: Iterable[DomainState] | None = None,
+    ) -> Beliefs:
+        """Take in one look at all domains; those that are gone are forgotten.
+
+        Args:
+            domains: as seen.
+            now_s: monotonic seconds.
+            caution: the thresholds.
+            awake: those of them that do not rest, as `Recollection.awake` lists them; None: all.
+        """
         elapsed_s = 0.0 if self.seen_s is None else max(0.0, now_s - self.seen_s)
+        awake = domains if awake is None else awake
         watches = {
             d.domid: watched
-            for d in domains
+            for d in awake
             if d.sample is not None and (watched := watch(self.watches.get(d.domid), d, now_s))
         }
-        thoughts = self.recollection.of(caution)
-        by_domid: dict[int, Belief] = {}
-        for domain in domains:
-            belief = self.by_domid.get(domain.domid)
-            if belief is None or not is_resting(thoughts.get(domain.domid), domain, belief):
-                belief = learn(belief, domain, elapsed_s, caution)
-            by_domid[domain.domid] = belief
+        by_domid = dict(self.by_domid)
+        for domain in awake:
+            by_domid[domain.domid] = learn(by_domid.get(domain.domid), domain, elapsed_s, caution)
+        if len(by_domid) > len(domains):
+            by_domid = {domain.domid: by_domid[domain.domid] for domain in domains}
         regrets = self.regrets + _regrets(self.watches, watches)
         return Beliefs(by_domid, now_s, watches, regrets, self.policy, self.recollection)
 
@@ -221,8 +232,7 @@ def learn(belief: Belief | None, domain: DomainState, elapsed_s: float, caution:
     if belief is None or belief.uuid != domain.uuid:
         belief = Belief(domain.uuid, domain.dynamic_range, mark_kib=domain.actual_kib)
     elif belief.dynamic_range != domain.dynamic_range:
-        belief = replace(
-            belief,
+        belief = belief._replace(
             dynamic_range=domain.dynamic_range,
             direction=0,
             floor_kib=None,
@@ -230,22 +240,21 @@ def learn(belief: Belief | None, domain: DomainState, elapsed_s: float, caution:
         )
     belief = _told(belief, domain)
     if domain.lifecycle is not Lifecycle.RUNNING:
-        return replace(belief, direction=0, waited_s=0.0, away_s=0.0, halted_s=belief.halted_s + elapsed_s)
+        return belief._replace(direction=0, waited_s=0.0, away_s=0.0, halted_s=belief.halted_s + elapsed_s)
     if belief.halted_s:
-        belief = replace(belief, halted_s=0.0)
+        belief = belief._replace(halted_s=0.0)
     if not domain.can_balloon:
-        return replace(belief, direction=0, waited_s=0.0, away_s=0.0) if belief.direction else belief
+        return belief._replace(direction=0, waited_s=0.0, away_s=0.0) if belief.direction else belief
     if domain.offset_kib is None:
         still = domain.actual_kib == belief.mark_kib
         waited_s = belief.waited_s + min(elapsed_s, LOOK_GAP_S) if still else 0.0
-        return replace(belief, mark_kib=domain.actual_kib, waited_s=waited_s)
+        return belief._replace(mark_kib=domain.actual_kib, waited_s=waited_s)
     direction = direction_of(domain, caution)
     if direction == 0:
         return _arrived(belief, domain)
     if direction != belief.direction:
         away_s = belief.away_s + _observed_s(belief, elapsed_s) if belief.direction else 0.0
-        return replace(
-            belief,
+        return belief._replace(
             direction=direction,
             asked_kib=domain.actual_kib,
             mark_kib=domain.actual_kib,
@@ -263,7 +272,7 @@ def _told(belief: Belief, domain: DomainState) -> Belief:
     has_agent = domain.sample is not None
     if belief.is_ballooning is domain.balloon_active and belief.has_agent is has_agent:
         return belief
-    return replace(belief, is_ballooning=domain.balloon_active, has_agent=has_agent)
+    return belief._replace(is_ballooning=domain.balloon_active, has_agent=has_agent)
 
 
 def _observed_s(belief: Belief, elapsed_s: float) -> float:
@@ -281,8 +290,7 @@ def _arrived(belief: Belief, domain: DomainState) -> Belief:
     if settled and floor_kib == belief.floor_kib and ceiling_kib == belief.ceiling_kib:
         return belief
     moved_on = belief.direction != 0 and belief.mark_kib != domain.actual_kib
-    return replace(
-        belief,
+    return belief._replace(
         direction=0,
         mark_kib=domain.actual_kib,
         waited_s=0.0,
@@ -310,8 +318,7 @@ def _on_the_way(belief: Belief, domain: DomainState, elapsed_s: float, caution: 
             floor_kib = None
         if ceiling_kib is not None and domain.actual_kib >= ceiling_kib + step_kib:
             ceiling_kib = None
-        return replace(
-            belief,
+        return belief._replace(
             mark_kib=domain.actual_kib,
             waited_s=0.0,
             away_s=away_s,
@@ -325,13 +332,13 @@ def _on_the_way(belief: Belief, domain: DomainState, elapsed_s: float, caution: 
             rate_kib_s=moved_kib / taken_s if taken_s > 0 else belief.rate_kib_s,
         )
     waited_s = belief.waited_s + min(elapsed_s, LOOK_GAP_S)
-    belief = replace(belief, waited_s=waited_s, away_s=away_s, due_kib=due_kib, due_s=due_s)
+    belief = belief._replace(waited_s=waited_s, away_s=away_s, due_kib=due_kib, due_s=due_s)
     if not belief.gave_up(caution):
         return belief
     belief = _suspect_offset(belief, domain, caution)
     if belief.direction < 0:
-        return replace(belief, floor_kib=domain.actual_kib)
-    return replace(belief, ceiling_kib=domain.actual_kib)
+        return belief._replace(floor_kib=domain.actual_kib)
+    return belief._replace(ceiling_kib=domain.actual_kib)
 
 
 def _due(belief: Belief, domain: DomainState, observed_s: float, caution: Caution) -> tuple[int, float]:
@@ -352,12 +359,18 @@ def _suspect_offset(belief: Belief, domain: DomainState, caution: Caution) -> Be
     if not belief.moved or domain.offset_kib == 0 or abs(missed_kib) > OFFSET_ERROR_MOST_KIB:
         return belief
     if belief.missed is None or belief.missed[0] == domain.target_kib:
-        return replace(belief, missed=(domain.target_kib, missed_kib))
+        return belief._replace(missed=(domain.target_kib, missed_kib))
     same = abs(belief.missed[1] - missed_kib) <= caution.inaccuracy_kib
-    return replace(
-        belief,
+    return belief._replace(
         missed=None if same else (domain.target_kib, missed_kib),
         offset_error_kib=missed_kib if same else 0,
+    )
+
+
+def is_odd(domain: DomainState, belief: Belief) -> bool:
+    """Tell whether a domain's flag may have to change, or its offset is not known for sure."""
+    return (
+        belief.away_s > 0 or domain.uncooperative or domain.offset_kib is None or belief.offset_error_kib != 0
     )
 
 

@@ -95,14 +95,12 @@ def find_fault(division: Division, snapshot: Snapshot) -> str:
     claims, goals_kib = snapshot.claims, division.goals_kib
     if len(goals_kib) != len(claims):
         return f"{len(goals_kib)} goals for {len(claims)} claims"
-    least_kib = 0
     for claim, goal_kib in zip(claims, goals_kib, strict=True):
         if type(goal_kib) is not int:
             return f"{_name(claim)}: {goal_kib!r} is not a whole number of KiB"
         if not claim.low_kib <= goal_kib <= claim.high_kib:
             return f"{_name(claim)}: {goal_kib} KiB is not within {claim.low_kib} to {claim.high_kib} KiB"
-        least_kib += claim.low_kib
-    if sum(goals_kib) > max(snapshot.budget_kib, least_kib):
+    if sum(goals_kib) > max(snapshot.budget_kib, sum(claim.low_kib for claim in claims)):
         return f"{sum(goals_kib)} KiB given away of {snapshot.budget_kib} KiB"
     return ""
 

@@ -104,8 +104,10 @@ class DomainState:
     @property
     def held_kib(self) -> int:
         """What nobody else can have: pages it holds or may still take."""
-        promised = self.initial_reservation_kib if self.lifecycle is Lifecycle.BUILDING else 0
-        return max(self.actual_kib, self.maxmem_kib, promised)
+        held_kib = max(self.actual_kib, self.maxmem_kib)
+        return (
+            max(held_kib, self.initial_reservation_kib) if self.lifecycle is Lifecycle.BUILDING else held_kib
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +185,8 @@ class HostState:
     @property
     def spare_kib(self) -> int:
         """Free at once and promised to nobody; negative when the slush is being eaten."""
-        actual_kib = sum(domain.actual_kib for domain in self.domains)
-        held_kib = sum(domain.held_kib for domain in self.domains)
+        actual_kib = sum([domain.actual_kib for domain in self.domains])
+        held_kib = sum([domain.held_kib for domain in self.domains])
         # a guest that grew after the free pages were counted must not be counted as free as well
         free_kib = min(self.free_kib, self.common_kib - self.scrub_kib - actual_kib)
         return free_kib + actual_kib - held_kib - self.slush_kib - self.reserved_kib

@@ -37,6 +37,15 @@ class Party(NamedTuple):
     probe_kib: int
     keeps_maxmem: bool
 
+    def is_content(self, target_kib: int) -> bool:
+        """Tell whether it is where it is to be, and Xen lets it have just that: nothing is to be done."""
+        domain = self.domain
+        return (
+            domain.target_kib == target_kib
+            and self.belief.direction == 0
+            and (domain.maxmem_kib == target_kib or (self.keeps_maxmem and domain.maxmem_kib > target_kib))
+        )
+
 
 def parties_of(domains: Sequence[DomainState], wishes: Wishes, beliefs: Beliefs, now_s: float) -> list[Party]:
     """List who takes part; who does so as in the last turn is the same object.
@@ -47,12 +56,17 @@ def parties_of(domains: Sequence[DomainState], wishes: Wishes, beliefs: Beliefs,
         beliefs: brought up to date with this look.
         now_s: monotonic seconds, by which samples are fresh or stale.
     """
-    thoughts = beliefs.recollection.thoughts
-    return [
-        _party(domain, wishes, beliefs, now_s, thoughts.get(domain.domid))
-        for domain in domains
-        if _can_move(domain, wishes)
-    ]
+    thoughts, by_domid = beliefs.recollection.thoughts, beliefs.by_domid
+    are_all_as_before = not wishes.left_alone and wishes.weights == beliefs.recollection.weights
+    parties = []
+    for domain in domains:
+        thought = thoughts.get(domain.domid)
+        party = thought.party if thought is not None and thought.rests and are_all_as_before else None
+        if party is not None and party.domain is domain and party.belief is by_domid[domain.domid]:
+            parties.append(party)
+        elif _can_move(domain, wishes):
+            parties.append(_party(domain, wishes, beliefs, now_s, thought))
+    return parties
 
 
 def budget_of(host: HostState, parties: Sequence[Party]) -> int:

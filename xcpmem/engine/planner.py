@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from xcpmem.engine.belief import OFFSET_STILL_S, RETRY_LOOK_S, Beliefs, Caution, direction_of
+from xcpmem.engine.belief import OFFSET_STILL_S, RETRY_LOOK_S, Beliefs, Caution, direction_of, is_odd
 from xcpmem.engine.containment import divide
 from xcpmem.engine.draft import Draft
 from xcpmem.engine.model import (
@@ -32,15 +32,16 @@ from xcpmem.engine.model import (
 from xcpmem.engine.parties import budget_of, parties_of, snapshot_of
 from xcpmem.engine.reasons import Reason, reason_to_stay, think
 from xcpmem.engine.requests import admit, grant
-from xcpmem.engine.thought import Conclusion, Recollection, Thought
+from xcpmem.engine.thought import Conclusion, Recollection
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from xcpmem.engine.belief import Belief
     from xcpmem.engine.model import HostState, Wishes
     from xcpmem.engine.parties import Party
-    from xcpmem.engine.policy import ChosenPolicy
+    from xcpmem.engine.policy import ChosenPolicy, Division
+    from xcpmem.engine.thought import Thought
 
 BALANCE_TOLERANCE_KIB: Final = 512
 """Nobody is asked to move for less, while nobody waits (squeezed's tolerance)."""
@@ -101,7 +102,23 @@ def plan(
     *,
     settings: PlannerSettings = PlannerSettings(),
 ) -> Plan:
-    """Decide what to do next on one host.
+    """Decide at one go what to do next on one host; see `deliberate`."""
+    *_, thought = deliberate(host, wishes, beliefs, now_s, policy, settings=settings)
+    if thought is None:
+        raise AssertionError("the last step is the plan")
+    return thought
+
+
+def deliberate(
+    host: HostState,
+    wishes: Wishes,
+    beliefs: Beliefs,
+    now_s: float,
+    policy: ChosenPolicy,
+    *,
+    settings: PlannerSettings = PlannerSettings(),
+) -> Iterator[Plan | None]:
+    """Decide what to do next on one host, in steps, between which others can have their turn.
 
     Args:
         host: the latest look, KiB.
@@ -111,8 +128,8 @@ def plan(
         policy: who should have how much; whatever it answers, no bound is broken.
         settings: knobs.
 
-    Returns:
-        The plan; empty of actions when everything is as it should be.
+    Yields:
+        None after each step, at last the plan; empty of actions when everything is as it should be.
     """
     caution = settings.caution
     range_actions: list[Action] = []
@@ -120,12 +137,13 @@ def plan(
     if wishes.ranges:
         domains = tuple(_with_wished_range(domain, wishes, range_actions) for domain in domains)
     host = replace(host, domains=domains) if range_actions else host
-    before, beliefs = beliefs.by_domid, beliefs.learn(domains, now_s, caution)
+    before, awake = beliefs.by_domid, beliefs.recollection.awake(domains, caution)
+    beliefs = beliefs.learn(domains, now_s, caution, awake)
     parties = parties_of(domains, wishes, beliefs, now_s)
     budget_kib = budget_of(host, parties)
-    unmeasured = [domain for domain in domains if _is_unmeasured(domain)]
+    unmeasured = [domain for domain in awake if _is_unmeasured(domain)]
     verdicts: list[Verdict] = []
-    requests = admit(
+    requests = wishes.requests and admit(
         sorted(wishes.requests, key=lambda request: request.order),
         budget_kib + sum(max(0, d.actual_kib - d.dynamic_range.min_kib) for d in unmeasured),
         [(party.domain, party.claim) for party in parties],
@@ -140,12 +158,14 @@ def plan(
         compensate_inaccuracy=settings.compensate_inaccuracy,
     )
     division, memory = divide(policy, snapshot, beliefs.policy)
+    yield None
     beliefs, goals_kib = replace(beliefs, policy=memory), division.goals_kib
     targets_kib = _targets(parties, goals_kib, idle=not requests, caution=caution)
 
     draft = Draft(host)
     draft.actions += range_actions
-    restless = [pair for pair in zip(parties, targets_kib, strict=True) if not _is_content(*pair)]
+    thoughts, unsettled = _recall(parties, targets_kib, division, beliefs.recollection.of(caution))
+    restless = [(party, target_kib) for party, target_kib, _ in unsettled if not party.is_content(target_kib)]
     for party, target_kib in restless:
         draft.shrink(party.domain, target_kib)
     for party, target_kib in restless:
@@ -167,26 +187,27 @@ def plan(
         draft.grow(grown, kept_kib=sum(goal for _, goal in waiting))
     else:
         draft.grow_regardless(grown)
-    for domain in domains:
+    for domain in awake:
         belief = beliefs.by_domid[domain.domid]
-        if _is_odd(domain, belief) and _may_be_touched(domain, wishes):
+        if is_odd(domain, belief) and _may_be_touched(domain, wishes):
             _flag(domain, belief, draft, caution)
             _measure(domain, belief, draft)
 
-    before_thoughts, thoughts = beliefs.recollection.of(caution), dict[int, Thought]()
-    for party, wanted_kib, goal_kib in zip(parties, targets_kib, goals_kib, strict=False):
+    yield None
+    before_thoughts = beliefs.recollection.of(caution)
+    for party, wanted_kib, goal_kib in unsettled:
         domid = party.domain.domid
         note = division.notes.get(domid, "")
         conclusion = Conclusion(draft.target_kib(party.domain), wanted_kib, goal_kib, note)
         thoughts[domid] = think(before_thoughts.get(domid), party, conclusion, caution)
     reasons = {domid: thought.reason for domid, thought in thoughts.items()}
-    for domain in domains:
+    for domain in domains if len(reasons) < len(domains) else ():
         if domain.domid not in reasons:
             reasons[domain.domid] = reason_to_stay(domain, beliefs.by_domid[domain.domid], caution)
-    beliefs = replace(beliefs, recollection=Recollection(caution, thoughts))
+    beliefs = replace(beliefs, recollection=Recollection(caution, wishes.weights, thoughts))
     moving = _moving(restless, draft, caution, coming=coming or host.scrub_kib > 0)
     doubtful = abs(host.torn_kib) > BALANCE_TOLERANCE_KIB
-    return Plan(
+    yield Plan(
         actions=tuple(draft.actions),
         verdicts=tuple(verdicts),
         reasons=reasons,
@@ -200,12 +221,28 @@ def plan(
                 *((OFFSET_STILL_S / 2,) if unmeasured else ()),
                 *(() if division.look_again_s is None else (max(LOOK_LATEST_S, division.look_again_s),)),
                 *_looks_s([party for party, _ in restless], moving, caution),
-                *beliefs.awaited_s(domains),
+                *beliefs.awaited_s(awake),
             ],
             default=None,
         ),
         policy_wait_s=None if memory.is_set_aside else division.look_again_s,
     )
+
+
+def _recall(
+    parties: Sequence[Party], targets_kib: Sequence[int], division: Division, before: Mapping[int, Thought]
+) -> tuple[dict[int, Thought], list[tuple[Party, int, int]]]:
+    """Find what was thought of those that rest and are to stay; list the others with target and goal."""
+    recalled: dict[int, Thought] = {}
+    unsettled = []
+    for party, target_kib, goal_kib in zip(parties, targets_kib, division.goals_kib, strict=False):
+        domid = party.domain.domid
+        thought = before.get(domid)
+        if thought and thought.holds(party, target_kib, goal_kib, division.notes.get(domid, "")):
+            recalled[domid] = thought
+        else:
+            unsettled.append((party, target_kib, goal_kib))
+    return recalled, unsettled
 
 
 def _with_wished_range(domain: DomainState, wishes: Wishes, actions: list[Action]) -> DomainState:
@@ -230,11 +267,16 @@ def _targets(
     parties: Sequence[Party], goals_kib: Sequence[int], *, idle: bool, caution: Caution
 ) -> list[int]:
     """Turn goals into targets: inside the range, quiet within the tolerance, probing at a limit."""
-    targets_kib = [_target(party, goal, caution) for party, goal in zip(parties, goals_kib, strict=False)]
-    if idle and all(
-        target == party.domain.target_kib
-        or abs(target - party.domain.target_kib) <= _tolerance_kib(party.domain, caution)
-        for party, target in zip(parties, targets_kib, strict=True)
+    told_kib = [party.domain.target_kib for party in parties]
+    targets_kib = [
+        goal if party.belief.floor_kib is None else _target(party, goal, party.belief.floor_kib, caution)
+        for party, goal in zip(parties, goals_kib, strict=False)
+    ]
+    if targets_kib == told_kib or not idle:
+        return targets_kib
+    if all(
+        target == told or abs(target - told) <= _tolerance_kib(party.domain, caution)
+        for party, target, told in zip(parties, targets_kib, told_kib, strict=True)
     ):
         return [min(max(p.domain.target_kib, p.claim.min_kib), p.claim.max_kib) for p in parties]
     return targets_kib
@@ -245,13 +287,13 @@ def _tolerance_kib(domain: DomainState, caution: Caution) -> int:
     return max(2 * caution.inaccuracy_kib, min(BALANCE_TOLERANCE_KIB, width_kib // TOLERANCE_SHARE))
 
 
-def _target(party: Party, goal_kib: int, caution: Caution) -> int:
+def _target(party: Party, goal_kib: int, floor_kib: int, caution: Caution) -> int:
     claim, domain = party.claim, party.domain
-    if party.belief.floor_kib is not None and goal_kib <= party.belief.floor_kib:
+    if goal_kib <= floor_kib:
         if party.belief.meets_floor(domain.actual_kib, caution) and domain.target_kib < domain.actual_kib:
             goal_kib = domain.target_kib
         else:
-            goal_kib = party.belief.floor_kib - party.probe_kib
+            goal_kib = floor_kib - party.probe_kib
     return min(max(goal_kib, claim.min_kib), claim.max_kib)
 
 
@@ -274,13 +316,6 @@ def _owes(party: Party, target_kib: int, caution: Caution) -> bool:
     return party.domain.actual_kib - target_kib > caution.inaccuracy_kib
 
 
-def _is_odd(domain: DomainState, belief: Belief) -> bool:
-    """Tell whether its flag may have to change, or its offset is not known for sure."""
-    return (
-        belief.away_s > 0 or domain.uncooperative or domain.offset_kib is None or belief.offset_error_kib != 0
-    )
-
-
 def _flag(domain: DomainState, belief: Belief, draft: Draft, caution: Caution) -> None:
     late = belief.away_s > caution.uncooperative_s
     if late != domain.uncooperative:
@@ -299,16 +334,6 @@ def _measure(domain: DomainState, belief: Belief, draft: Draft) -> None:
     elif belief.offset_error_kib:
         offset_kib = (domain.offset_kib or 0) + belief.offset_error_kib
         draft.actions.append(SetMemoryOffset(domain.domid, offset_kib))
-
-
-def _is_content(party: Party, target_kib: int) -> bool:
-    """Tell whether a party is where it is to be, and Xen lets it have just that: nothing is to be done."""
-    domain = party.domain
-    return (
-        domain.target_kib == target_kib
-        and party.belief.direction == 0
-        and (domain.maxmem_kib == target_kib or (party.keeps_maxmem and domain.maxmem_kib > target_kib))
-    )
 
 
 def _moving(

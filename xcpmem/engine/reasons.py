@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from xcpmem.engine.belief import balloon_state
+from xcpmem.engine.belief import balloon_state, is_odd
 from xcpmem.engine.model import BalloonState
 from xcpmem.engine.thought import Thought
 from xcpmem.units import format_kib
@@ -159,4 +159,11 @@ def think(before: Thought | None, party: Party, conclusion: Conclusion, caution:
         goal_kib=goal_kib,
         note=note,
     )
-    return Thought(party, conclusion, reason)
+    return Thought(party, conclusion, reason, _rests(party, target_kib, wanted_kib))
+
+
+def _rests(party: Party, target_kib: int, wanted_kib: int) -> bool:
+    """Tell whether a party is where it is to be, and only another look of it could change that."""
+    is_silent = party.domain.sample is None  # what is said grows old
+    is_there = target_kib == wanted_kib and party.is_content(wanted_kib)
+    return is_silent and is_there and not is_odd(party.domain, party.belief)

@@ -173,7 +173,35 @@ def _view(words: _Words, before: DomainView | None) -> DomainView:
             lifecycle=Lifecycle.BUILDING,
             initial_reservation_kib=max(state.initial_reservation_kib, promise_kib),
         )
-    description = DomainDescription(
+    if before is None:
+        return DomainView(words, reading, state, _description(words, reading, state, lifecycle))
+    # samples are equal whenever they were taken, so a fresh one tells by being another
+    is_same = before.state.sample is state.sample and before.state == state
+    state = before.state if is_same else state
+    description = before.description
+    if reading.target_kib is None or not _has_only_moved(words, before.words):
+        again = _description(words, reading, state, lifecycle)
+        description = description if description == again else again
+    return DomainView(words, reading, state, description)
+
+
+def _has_only_moved(words: _Words, before: _Words) -> bool:
+    """Tell whether a domain holds more or less, and nothing else by which it is described was said anew."""
+    info, keys, news, promise_kib = words
+    return (
+        news is before.news
+        and news.free_kib is None
+        and keys is before.keys
+        and promise_kib == before.promise_kib
+        and info == before.info._replace(actual_kib=info.actual_kib)
+    )
+
+
+def _description(
+    words: _Words, reading: _Reading, state: DomainState, lifecycle: Lifecycle
+) -> DomainDescription:
+    info, keys, news, _ = words
+    return DomainDescription(
         domid=info.domid,
         uuid=info.uuid,
         name_label=keys.name or f"domain {info.domid}",
@@ -184,12 +212,6 @@ def _view(words: _Words, before: DomainView | None) -> DomainView:
         guest_free_kib=news.free_kib if (news.free_kib or 0) <= state.actual_kib else None,
         lifecycle=lifecycle,
     )
-    if before is not None:
-        # samples are equal whenever they were taken, so a fresh one tells by being another
-        is_same = before.state.sample is state.sample and before.state == state
-        state = before.state if is_same else state
-        description = before.description if before.description == description else description
-    return DomainView(words, reading, state, description)
 
 
 def _state(info: DomainInfo, keys: DomainKeys, news: GuestNews, reading: _Reading) -> DomainState:

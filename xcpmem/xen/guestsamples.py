@@ -163,7 +163,11 @@ class GuestSamples:
             self._take(domid, guest, arrived, actual_kib(domid), now_s)
             guest.is_new = False
         silent = _Guest()
-        return {domid: _news(self._guests.get(domid, silent), now_s) for domid in domids}
+        guests = {domid: self._guests.get(domid, silent) for domid in domids}
+        return {
+            domid: guest.news if now_s <= guest.news_until_s else _news(guest, now_s)
+            for domid, guest in guests.items()
+        }
 
     async def _read(self, wanted: Mapping[int, Sequence[str]]) -> Mapping[int, Mapping[str, str | None]]:
         """Read keys of many domains; one that xenstored does not want to have read is left out."""
@@ -298,8 +302,6 @@ def _is_blind_to_cache(guest: _Guest) -> bool:
 
 def _news(guest: _Guest, now_s: float) -> GuestNews:
     """Choose among a guest's agents: the most telling that spoke lately, or else that ever spoke."""
-    if now_s <= guest.news_until_s:
-        return guest.news
     known = [source for source in Source if source in guest.samples]
     fresh = [source for source in known if guest.samples[source].is_fresh(now_s)]
     best = next(iter(fresh + known), None)

@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from xcpmem.breather import Breather
 from xcpmem.engine.model import (
     DeleteReservation,
     HostState,
@@ -118,7 +119,7 @@ class LiveDriver:
         Raises:
             DriverError: xenstored or the hypervisor does not answer.
         """
-        events = self._doorbell.take()
+        events, breather = self._doorbell.take(), Breather()
         if self._is_unfinished:
             events = replace(events, resync=True)
         self._is_unfinished = True
@@ -137,6 +138,7 @@ class LiveDriver:
             self._clock(),
         )
         reservations = await self._reservations.load()
+        await breather.pause()
         self._views.refresh(infos.values(), keys, news, reservations, zero)
         others_kib = self._others.learn(
             physical.total_kib,
