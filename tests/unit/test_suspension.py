@@ -115,6 +115,20 @@ async def test_resumed_vm_holds_what_it_held_and_then_its_range_applies(
     assert daemon.host.catch_up().ledger.overcommit_kib == 0
 
 
+async def test_resumed_vm_gets_its_memory_from_others(daemon: Daemon) -> None:
+    await suspend(daemon)
+    held = daemon.vm(ONE).memory_suspended
+    await daemon.service.lifecycle.start(WEB.uuid)
+    await daemon.service.wait_memory_target_live(WEB.uuid, "task")
+    assert await daemon.ring.settle(10)
+    before = {uuid: daemon.vm(uuid).memory_actual for uuid in (TWO, WEB.uuid)}
+    await resume(daemon)
+    assert daemon.vm(ONE).power_state == "Running"
+    assert sum(daemon.vm(uuid).memory_actual for uuid in before) < sum(before.values())
+    assert held == 768 * MIB
+    assert daemon.host.catch_up().ledger.overcommit_kib == 0
+
+
 async def test_vm_that_is_resumed_paused_waits_for_unpause(daemon: Daemon, tmp_path: Path) -> None:
     await suspend(daemon)
     await resume(daemon, start_paused=True)
