@@ -195,6 +195,7 @@ async def _assemble(
     )
     await service.start()
     stack.push_async_callback(service.close)
+    host.leave_out(service.suspended())
     await service.seed(host.definitions)
     sessions = Sessions(
         Accounts(RootPasswordFile(password_file), service.users.find, open_pam(settings.pam_service or "")),

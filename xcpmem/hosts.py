@@ -27,7 +27,7 @@ from xcpmem.xen.xenstore import Xenstore
 from xcpmem.xen.xl import XlToolstack, outside_sandbox
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
 
     from xcpmem.config import Settings
     from xcpmem.scenario import Scenario
@@ -55,6 +55,7 @@ class OpenHost:
         definitions: VMs that the host's toolstack would know of.
         policy: what the scenario says that memory is divided by; None: nothing says so.
         close: lets go of it, in the right order.
+        leave_out: tells a host that boots with the daemon which VMs, by uuid, must not have a domain yet.
     """
 
     driver: LiveDriver
@@ -63,6 +64,7 @@ class OpenHost:
     definitions: tuple[Vm, ...]
     close: Callable[[], Awaitable[None]]
     policy: str | None = None
+    leave_out: Callable[[Collection[str]], None] = lambda _: None
 
 
 async def open_host(settings: Settings) -> OpenHost:
@@ -106,7 +108,11 @@ async def open_host(settings: Settings) -> OpenHost:
         await host.close()
         await simulated.close()
 
-    return replace(host, close=close, policy=scenario.policy)
+    def leave_out(uuids: Collection[str]) -> None:
+        for guest in [each for each in simulated.catch_up().guests.values() if each.uuid in uuids]:
+            simulated.remove_guest(guest.spec.domid)
+
+    return replace(host, close=close, policy=scenario.policy, leave_out=leave_out)
 
 
 async def _connect(

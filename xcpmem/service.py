@@ -197,6 +197,10 @@ class Service:
 
         await self._ledger.post(decide)
 
+    def suspended(self) -> frozenset[str]:
+        """Uuids of the VMs that are suspended, by their records."""
+        return frozenset(uuid for uuid in self._images.uuids if self._images.is_suspended(uuid))
+
     # The VMs, the host, the pool
 
     def vms(self) -> Mapping[str, Vm]:

@@ -183,6 +183,19 @@ def test_suspended_vm_survives_a_killed_daemon_and_comes_back_as_large_as_it_was
         api.call("VM.set_memory_limits", ref, *sizes)
 
 
+def test_suspended_vm_stays_so_when_host_and_daemon_die_together(shop: Workshop) -> None:
+    daemon = shop.daemon(state="one")
+    with logged_in(daemon) as api:
+        (first, *_) = sorted(name for name, vm in api.vms().items() if vm["domid"] not in {"0", "-1"})
+        ref = api.ref(first)
+        api.call("VM.suspend", ref)
+    daemon.kill()
+    with logged_in(shop.daemon(state="one")) as api:
+        assert api.vm(first)["power_state"] == "Suspended"
+        api.call("VM.resume", ref, False, False)
+        assert api.vm(first)["power_state"] == "Running"
+
+
 @contextmanager
 def counting_changes(path: Path) -> Iterator[TargetChanges]:
     """See each change in a host's xenstore, of reservations and of domains."""
