@@ -1,22 +1,26 @@
-"""What a look costs, counted and not timed: store requests, surveys, and what is made anew."""
+"""What looks and turns cost, counted and not timed: store requests, hypercalls, what is made anew."""
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import asynccontextmanager
 from operator import is_
 from typing import TYPE_CHECKING
 
 import pytest
 
+from xcpmem.controller import Controller
 from xcpmem.engine.model import RecordReservation, Reservation, SetTarget
 from xcpmem.scenario import load_scenario
 from xcpmem.units import mib_to_kib
 from xcpmem.xen import paths
+from xcpmem.xen.domainkeys import CONFIGURATION_KEYS, READ_ALL_S
 from xcpmem.xen.live import LiveDriver
 from xcpmem.xen.simulated import SimulatedHost
 from xcpmem.xen.xenstore import Xenstore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable
     from pathlib import Path
 
 GUESTS = 20
@@ -65,6 +69,24 @@ async def test_look_at_a_host_at_rest_asks_xen_once_and_xenstore_nothing(watched
     requests = watched.xenstore.requests
     await watched.driver.observe()
     assert (watched.hypercalls, watched.xenstore.requests - requests) == (["survey"], 0)
+
+
+async def test_look_for_safety_reads_every_key_once_and_wakes_the_loop_once(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, wakes = asyncio.get_running_loop(), list[object]()
+    call = loop.call_soon_threadsafe
+
+    def count(callback: Callable[..., object], *args: object) -> object:
+        wakes.append(callback)
+        return call(callback, *args)
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", count)
+    watched.now_s += READ_ALL_S
+    requests = watched.xenstore.requests
+    await watched.driver.observe()
+    assert watched.xenstore.requests - requests == GUESTS * len(CONFIGURATION_KEYS)
+    assert len(wakes) == 1
 
 
 async def test_look_at_a_host_at_rest_makes_nothing_anew(watched: Watched) -> None:
@@ -117,3 +139,51 @@ async def test_target_costs_four_requests(watched: Watched) -> None:
     await watched.driver.apply(SetTarget(1, mib_to_kib(128)))
     # begin, see that the domain is there, write, end
     assert watched.xenstore.requests - requests == 4
+
+
+async def test_event_of_a_target_of_ours_has_the_keys_of_its_domain_read_and_no_others(
+    watched: Watched,
+) -> None:
+    await watched.driver.apply(SetTarget(1, mib_to_kib(128)))
+    requests = watched.xenstore.requests
+    assert await watched.driver.wait(5)
+    await watched.driver.observe()
+    assert watched.xenstore.requests - requests == len(CONFIGURATION_KEYS)
+
+
+@asynccontextmanager
+async def turning(watched: Watched) -> AsyncIterator[tuple[Controller, list[object]]]:
+    """A ring over the driver that has come to rest, and its turns from here on."""
+    controller, turns = Controller(watched.driver), list[object]()
+    ring = asyncio.create_task(controller.run())
+    assert await controller.settle(60)
+    await watched.driver.catch_up()
+    controller.subscribe(turns.append)
+    watched.hypercalls.clear()
+    yield controller, turns
+    await controller.close()
+    await ring
+
+
+@pytest.mark.parametrize("moving", [0, 1, 7, GUESTS])
+async def test_turn_asks_xen_once_and_xenstore_nothing_however_many_have_moved(
+    watched: Watched, moving: int
+) -> None:
+    async with turning(watched) as (controller, turns):
+        requests, seen = watched.xenstore.requests, controller.report
+        assert seen is not None
+        watched.shrink(range(1, moving + 1))
+        controller.wake()
+        assert await controller.next_report(seen.number, 60)
+        assert watched.hypercalls == ["survey"] * len(turns)
+        assert watched.xenstore.requests == requests
+
+
+async def test_reservation_of_what_is_free_costs_one_request_and_no_hypercall_but_the_look(
+    watched: Watched,
+) -> None:
+    async with turning(watched) as (controller, _):
+        requests = watched.xenstore.requests
+        await controller.reserve(owner="me", min_kib=4096, max_kib=4096)
+        assert watched.xenstore.requests - requests == 1
+        assert watched.hypercalls == ["survey"]

@@ -2,7 +2,7 @@
 
 pyxs reads in a thread; everything else happens in the loop. The mailbox is the one object that both
 touch. Replies are as many as requests are out, changed paths are coalesced and bounded, and however much
-comes in, the loop is woken once until it has looked.
+comes in, the loop is woken once until it has looked; of replies to what was asked together, by the last.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 CHANGED_PATHS_MAX: Final = 16384
 """Changed paths kept apart; with more of them the consumer must look at everything anyway."""
@@ -115,6 +115,7 @@ class Mailbox:
         self._on_mail = on_mail
         self._lock = threading.Lock()
         self._replies: list[Packet] = []
+        self._missing: dict[int, set[int]] = {}
         self._changed = ChangedPaths()
         self._end: str | None = None
         self._told = False
@@ -128,11 +129,20 @@ class Mailbox:
         """Listen to every token: pyxs looks up the monitors of an event here."""
         return (self,)
 
+    def expect(self, request_ids: Collection[int]) -> None:
+        """Know that requests are sent together: nobody can do anything with a part of the replies."""
+        missing = set(request_ids)
+        with self._lock:
+            self._missing.update(dict.fromkeys(request_ids, missing))
+
     def set(self, packet: Packet) -> None:
         """Take a reply; reader thread."""
         with self._lock:
             self._replies.append(packet)
-            self._tell()
+            missing = self._missing.pop(packet.rq_id, set())
+            missing.discard(packet.rq_id)
+            if not missing:
+                self._tell()
 
     def put(self, event: tuple[bytes, bytes]) -> None:
         """Take a watch event, (path, token); reader thread."""

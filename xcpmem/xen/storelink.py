@@ -198,6 +198,7 @@ class StoreLink:
         if self.lost:
             batch.fail(DriverDisconnected(self.lost))
             return batch
+        self._mailbox.expect([message.request_id for message in messages])
         for index, message in enumerate(messages):
             self._waiting[message.request_id] = (batch, index)
             self._reader.expect(message.request_id)
