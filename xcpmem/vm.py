@@ -75,7 +75,7 @@ class Live(NamedTuple):
     built: Built | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Vm:
     """A VM; sizes bytes, named as in XenAPI.
 
@@ -241,11 +241,9 @@ class Vm:
             seen = {**_NO_DOMAIN, "power_state": power_state}
         else:
             seen = live._asdict()
-        seen.update(current_operations=current_operations, version=version)
-        return _laid_over(self, seen)
+        return _laid_over(self, seen, current_operations=current_operations, version=version)
 
 
-_NAMES: Final = tuple(each.name for each in fields(Vm))
 _NO_DOMAIN: Final[Mapping[str, Any]] = {
     "domid": -1,
     "memory_actual": 0,
@@ -255,11 +253,10 @@ _NO_DOMAIN: Final[Mapping[str, Any]] = {
 }
 
 
-def _laid_over(vm: Vm, seen: Mapping[str, Any]) -> Vm:
+def _laid_over(vm: Vm, seen: Mapping[str, Any], **more: object) -> Vm:
     """Copy a VM with what was seen, which no rule of its limits looks at: what is valid stays valid."""
-    copy, put = object.__new__(Vm), object.__setattr__
-    for name in _NAMES:
-        put(copy, name, seen[name] if name in seen else getattr(vm, name))
+    copy = object.__new__(Vm)
+    vars(copy).update(vars(vm), **seen, **more)
     return copy
 
 
