@@ -5,6 +5,9 @@ domain is first seen; later, a range that somebody else wrote to xenstore become
 order law allows. Our own wish that is not carried out yet is never mistaken for that: while the ring still
 has the wish, xenstore is ours; once the keys say what was wished, the wish is withdrawn and any other value
 is somebody else's. A VM whose domain we ourselves build or replace is left as it was until that is over.
+
+In squeezed's place, and where it only observes, xcpmem is a guest: xapi keeps the limits, and what xenstore
+says wins at the first look too, lest what changed while no daemon was there be undone.
 """
 
 from __future__ import annotations
@@ -57,21 +60,31 @@ class _Sight:
 
 @dataclass(frozen=True, slots=True)
 class _Foreign:
-    """A dynamic range that somebody else wrote; bytes.
+    """Limits that somebody else wrote; bytes.
 
     Args:
         before: the VM's limits when that was seen.
+        static_min: of the domain.
         dynamic_min: of the range.
         dynamic_max: of the range.
+        static_max: of the domain.
     """
 
     before: MemoryLimits
+    static_min: int
     dynamic_min: int
     dynamic_max: int
+    static_max: int
 
     def apply(self, limits: MemoryLimits) -> MemoryLimits:
-        """Put the range into a VM's limits."""
-        return replace(limits, dynamic_min=self.dynamic_min, dynamic_max=self.dynamic_max)
+        """Put them into a VM's limits."""
+        return replace(
+            limits,
+            static_min=self.static_min,
+            dynamic_min=self.dynamic_min,
+            dynamic_max=self.dynamic_max,
+            static_max=self.static_max,
+        )
 
     def is_newest(self, limits: MemoryLimits) -> bool:
         """Whether nobody changed the VM's limits since."""
@@ -87,6 +100,7 @@ class Adoption:
         law: to count overheads with.
         ring: the controller.
         clock: the one by which reports are stamped, monotonic seconds.
+        follows: somebody else keeps the VMs' limits.
     """
 
     def __init__(
@@ -96,12 +110,15 @@ class Adoption:
         law: VmLaw,
         ring: Ring,
         clock: Callable[[], float],
+        *,
+        follows: bool = False,
     ) -> None:
         self._ledger = ledger
         self._host = host
         self._law = law
         self._ring = ring
         self._clock = clock
+        self._follows = follows
         self._present: set[str] = set()
         self._sights: dict[str, _Sight] = {}
         self._unsaved: set[str] = set()
@@ -186,7 +203,7 @@ class Adoption:
         Returns:
             Whether neither is, nor will be until the domain, its VM or a wish changes.
         """
-        uuid = domain.uuid
+        uuid, description = domain.uuid, report.look.descriptions.get(domain.domid)
         vm, sight = self._ledger.vms[uuid], self._sights.get(uuid)
         agrees = domain.dynamic_range == vm.dynamic_range
         if sight is None or sight.domid != domain.domid:
@@ -194,6 +211,8 @@ class Adoption:
             if not self._ledger.is_stored(uuid):
                 self._unsaved.add(uuid)
                 _log.info("adopted domain %d, VM %s, as found: %s", domain.domid, uuid, _text(domain))
+            elif self._follows:
+                self._take_over(vm, domain, description)
             elif not agrees:
                 _log.info(
                     "domain %d, VM %s, came with %s: stored limits win", domain.domid, uuid, _text(domain)
@@ -208,21 +227,22 @@ class Adoption:
             self._foreign.pop(uuid, None)
             return self._ledger.is_stored(uuid)
         else:
-            self._take_over(vm, domain)
+            self._take_over(vm, domain, description)
         return False
 
-    def _take_over(self, vm: Vm, domain: DomainState) -> None:
-        """Make a range that somebody else wrote the VM's, or write the VM's again."""
-        seen, stored = domain.dynamic_range, vm.dynamic_range
-        change = _Foreign(
-            before=vm.limits,
-            dynamic_min=(
-                vm.memory_dynamic_min if seen.min_kib == stored.min_kib else kib_to_bytes(seen.min_kib)
-            ),
-            dynamic_max=(
-                vm.memory_dynamic_max if seen.max_kib == stored.max_kib else kib_to_bytes(seen.max_kib)
-            ),
-        )
+    def _take_over(self, vm: Vm, domain: DomainState, description: DomainDescription | None) -> None:
+        """Make what somebody else wrote the VM's limits, or write the VM's range again."""
+        seen = domain.dynamic_range
+        dynamic_min = _newer(vm.memory_dynamic_min, seen.min_kib)
+        dynamic_max = _newer(vm.memory_dynamic_max, seen.max_kib)
+        static_min, static_max = vm.memory_static_min, vm.memory_static_max
+        if self._follows:
+            if description is not None:
+                static_max = _newer(static_max, description.static_max_kib)
+            static_min, static_max = min(static_min, dynamic_min), max(static_max, dynamic_max)
+        change = _Foreign(vm.limits, static_min, dynamic_min, dynamic_max, static_max)
+        if change.apply(vm.limits) == vm.limits:
+            return
         if change.apply(vm.limits).is_valid:
             if self._foreign.get(vm.uuid) != change:
                 _log.info("VM %s takes over what someone else wrote: %s", vm.uuid, _text(domain))
@@ -298,6 +318,11 @@ def _has_only_moved(domain: DomainState, before: DomainState) -> bool:
         and domain.dynamic_range is before.dynamic_range
         and domain.lifecycle is before.lifecycle
     )
+
+
+def _newer(stored: int, seen_kib: int) -> int:
+    """Take the size that was seen for the stored one, bytes, unless they differ by less than a KiB."""
+    return stored if bytes_to_kib_floor(stored) == seen_kib else kib_to_bytes(seen_kib)
 
 
 def _text(domain: DomainState) -> str:

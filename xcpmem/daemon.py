@@ -188,6 +188,7 @@ async def _assemble(
             host=_identity(settings),
             policies=policies,
             most_vms=settings.most_vms,
+            follows=settings.observe or settings.is_drop_in,
             formula=NEW_FORMULA if settings.overhead_formula is OverheadFormula.NEW else OLD_FORMULA,
         ),
         toolstack=host.toolstack,

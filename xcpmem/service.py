@@ -67,6 +67,7 @@ class ServiceSettings:
         first_look_s: how long a setter may wait for the first look at the host, seconds.
         reservation_s: how long a reservation may wait for guests, seconds.
         balance_s: how long ``Memory.balance_memory`` may wait, seconds.
+        follows: somebody else, such as xapi, keeps the limits of the VMs that are on the host.
     """
 
     host: HostIdentity = field(default_factory=HostIdentity)
@@ -78,6 +79,7 @@ class ServiceSettings:
     first_look_s: float = 10.0
     reservation_s: float = 60.0
     balance_s: float = 60.0
+    follows: bool = False
 
 
 class Service:
@@ -111,7 +113,9 @@ class Service:
         self._operations = Operations(self._ledger, first_look_s=self._settings.first_look_s)
         self._images = Images(self._ledger, images)
         self.placement = VmPlacement(self._ledger, self._operations, self._law, self._host)
-        self._adoption = Adoption(self._ledger, self._host, self._law, ring, clock)
+        self._adoption = Adoption(
+            self._ledger, self._host, self._law, ring, clock, follows=self._settings.follows
+        )
         self.reservations = Reservations(
             ring,
             self._name_domain,

@@ -64,10 +64,12 @@ class FullStore(Store):
 class Line:
     """A service on a ring that replays."""
 
-    def __init__(self, state_dir: Path, identity: HostIdentity | None = None) -> None:
+    def __init__(
+        self, state_dir: Path, identity: HostIdentity | None = None, *, follows: bool = False
+    ) -> None:
         self.ring = ReplayRing()
         self.store = FullStore(state_dir)
-        settings = ServiceSettings(host=identity or HostIdentity())
+        settings = ServiceSettings(host=identity or HostIdentity(), follows=follows)
         self.service = Service(self.store, self.ring, settings, clock=self.ring.clock)
 
     @property
@@ -93,8 +95,10 @@ class Line:
 
 
 @asynccontextmanager
-async def line(state_dir: Path, identity: HostIdentity | None = None) -> AsyncIterator[Line]:
-    made = Line(state_dir, identity)
+async def line(
+    state_dir: Path, identity: HostIdentity | None = None, *, follows: bool = False
+) -> AsyncIterator[Line]:
+    made = Line(state_dir, identity, follows=follows)
     await made.service.start()
     try:
         yield made
@@ -174,6 +178,29 @@ async def test_stored_limits_win_when_the_domain_is_first_seen(tmp_path: Path) -
         await made.feed_range(DynamicRange(2 * GIB, 2 * GIB))
         assert made.ring.wishes == {UUID: BOTH}
         assert made.limits_mib() == (0, 1024, 3072, 4096)
+
+
+async def test_limits_that_xapi_changed_while_no_daemon_was_there_become_the_vms(tmp_path: Path) -> None:
+    await store_vm(tmp_path)
+    async with line(tmp_path, follows=True) as made:
+        description = describe(DOMAIN, static_max_kib=4 * GIB)
+        await made.feed_range(DynamicRange(2 * GIB, 2 * GIB), descriptions={1: description})
+        assert made.ring.wishes == {}
+        assert made.limits_mib() == (0, 2048, 2048, 4096)
+
+
+async def test_static_max_that_xapi_gave_a_halted_vm_comes_with_its_next_domain(tmp_path: Path) -> None:
+    await store_vm(
+        tmp_path,
+        replace(STORED, memory_static_min=kib_to_bytes(2 * GIB), memory_dynamic_min=kib_to_bytes(2 * GIB)),
+    )
+    grown = replace(DOMAIN, dynamic_range=DynamicRange(GIB, 6 * GIB))
+    async with line(tmp_path, follows=True) as made:
+        await made.feed(a_host(grown), descriptions={1: describe(grown, static_max_kib=8 * GIB)})
+        assert made.limits_mib() == (1024, 1024, 6144, 8192)
+        await made.feed(a_host(DOMAIN), descriptions={1: describe(DOMAIN, static_max_kib=8 * GIB)})
+        assert made.limits_mib() == (1024, 1024, 3072, 8192)
+        assert made.ring.wishes == {}
 
 
 async def test_stored_limits_ask_for_nothing_where_the_keys_say_the_same(tmp_path: Path) -> None:
