@@ -29,6 +29,9 @@ ECHO_S: Final = 1.0
 READ_ALL_S: Final = 20.0
 """Everything is read again after so long, events or none; the ring never goes longer without a look."""
 
+TOGETHER_MOST: Final = 50
+"""Domains whose keys are asked for at a time, 500 of them: others have their turn before the next."""
+
 _SIZE: Final = re.compile(r"-?[0-9]{1,15}")
 """Up to 15 digits: far beyond any memory, and no number that takes long to compute with."""
 
@@ -125,7 +128,7 @@ class KeyCache:
     async def refresh(
         self, domids: AbstractSet[int], events: Events, now_s: float
     ) -> Mapping[int, DomainKeys]:
-        """Bring the cache up to date in one batch of reads.
+        """Bring the cache up to date by as few reads as can be.
 
         A domain that cannot be read keeps the keys that were last read of it, and is read again next time.
 
@@ -183,10 +186,12 @@ class KeyCache:
                     raise
 
     async def _read(self, domids: Sequence[int], living: AbstractSet[int]) -> None:
-        try:
-            await self._read_together(domids)
-        except StoreError:
-            await self._read_one_by_one(domids, living)
+        for start in range(0, len(domids), TOGETHER_MOST):
+            some = domids[start : start + TOGETHER_MOST]
+            try:
+                await self._read_together(some)
+            except StoreError:
+                await self._read_one_by_one(some, living)
 
     async def _read_together(self, domids: Sequence[int]) -> None:
         wanted = [_PATHS[name](domid) for domid in domids for name in _NAMES]
