@@ -104,8 +104,8 @@ def test_observer_sees_what_squeezed_reserved_and_writes_nothing(shop: Workshop)
         monitor.watch(b"/", b"trace")
         events = monitor.wait()
         next(events)  # fires once when it is set
-        # there is room for everybody's most: whoever balances would give it back at each turn
-        client.write(b"/local/domain/1/memory/target", str(GIB_KIB).encode())
+        # xapi wrote this, and nobody has obeyed it yet: whoever balances would
+        client.write(b"/local/domain/1/memory/dynamic-max", str(GIB_KIB).encode())
         client.write(f"/squeezed/state/xenopsd/{RESERVATION}".encode(), b"524288")
         written = [next(events).path for _ in range(2)]
         observer = shop.daemon("--host", str(host), "--observe")
@@ -126,7 +126,7 @@ def test_observer_sees_what_squeezed_reserved_and_writes_nothing(shop: Workshop)
         client.write(b"/lab/end", b"now")
         written.append(next(events).path)
     assert written == [
-        b"/local/domain/1/memory/target",
+        b"/local/domain/1/memory/dynamic-max",
         f"/squeezed/state/xenopsd/{RESERVATION}".encode(),
         b"/lab/end",
     ]
