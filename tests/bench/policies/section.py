@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def figures() -> Iterator[Figure]:
-    """Run everything on all held-out seeds, which takes about ten minutes of one core, and less of more."""
+    """Run everything on all held-out seeds, which takes about seven minutes of one core, and less of more."""
     cases = list(CASES)
     results = run_all(cases, COLUMNS, HELD_OUT, processes=cores())
     yield from marks_of(results, cases)
