@@ -190,6 +190,7 @@ async def attached(
     try:
         async with asyncio.timeout(TEST_S):
             await ring.next_report(0, TEST_S)
+            await service.seed([])  # once this is stored, so are the VMs that were adopted before it
             yield Daemon(host, ring, service, task)
     finally:
         await service.lifecycle.close()
