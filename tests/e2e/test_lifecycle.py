@@ -213,46 +213,37 @@ MOMENTS = (1, 3, 9, 13, 15, 17)
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_daemon_killed_during_a_start_leaves_a_whole_vm_or_none(crowd: Crowd, moment: int) -> None:
-    with logged_in(crowd.daemon) as api, ThreadPoolExecutor(1) as caller:
-        ref = api.ref(NEWCOMER)
-        with counting_changes(crowd.host) as changes:
-            lost = caller.submit(api.call, "VM.start", ref, False, False)
-            changes.wait_for(moment)
-            crowd.daemon.kill()
-        assert isinstance(lost.exception(), RemoteDisconnected | ConnectionError | None)
-    crowd.restart_daemon()
-    with logged_in(crowd.daemon) as api:
-        vm = settled(crowd, api)
-        assert vm["power_state"] in {"Halted", "Running"}
-        with xenstore(crowd.host) as store:
-            names = store.domain_names()
-        assert (NEWCOMER in names) is (vm["power_state"] == "Running")
-        assert crowd.daemon.series("xcpmem_host_memory_reserved_bytes") == {"": 0}
-        if vm["power_state"] == "Halted":
-            api.call("VM.start", ref, False, False)
-        assert api.vm(NEWCOMER)["power_state"] == "Running"
+    leave_whole(crowd, "VM.start", moment, otherwise="Halted")
 
 
 @pytest.mark.parametrize("moment", [1, 9, 15])
 def test_daemon_killed_during_a_resume_leaves_a_whole_vm_or_its_image(crowd: Crowd, moment: int) -> None:
-    with logged_in(crowd.daemon) as api, ThreadPoolExecutor(1) as caller:
+    with logged_in(crowd.daemon) as api:
         ref = api.ref(NEWCOMER)
         api.call("VM.start", ref, False, False)
         api.call("VM.suspend", ref)
+    leave_whole(crowd, "VM.resume", moment, otherwise="Suspended")
+
+
+def leave_whole(crowd: Crowd, method: str, moment: int, *, otherwise: str) -> None:
+    """Kill the daemon during a call for the newcomer; under the next it runs, or will when called again."""
+    with logged_in(crowd.daemon) as api, ThreadPoolExecutor(1) as caller:
+        ref = api.ref(NEWCOMER)
         with counting_changes(crowd.host) as changes:
-            lost = caller.submit(api.call, "VM.resume", ref, False, False)
+            lost = caller.submit(api.call, method, ref, False, False)
             changes.wait_for(moment)
             crowd.daemon.kill()
         assert isinstance(lost.exception(), RemoteDisconnected | ConnectionError | None)
     crowd.restart_daemon()
     with logged_in(crowd.daemon) as api:
         vm = settled(crowd, api)
-        assert vm["power_state"] in {"Suspended", "Running"}
+        assert vm["power_state"] in {otherwise, "Running"}
         with xenstore(crowd.host) as store:
             names = store.domain_names()
         assert (NEWCOMER in names) is (vm["power_state"] == "Running")
-        if vm["power_state"] == "Suspended":
-            api.call("VM.resume", ref, False, False)
+        assert crowd.daemon.series("xcpmem_host_memory_reserved_bytes") == {"": 0}
+        if vm["power_state"] == otherwise:
+            api.call(method, ref, False, False)
         assert api.vm(NEWCOMER)["power_state"] == "Running"
 
 
