@@ -138,7 +138,8 @@ async def test_range_costs_a_write_for_each_end_and_one_for_the_target(api: Coun
     assert (api.changes, api.orders) == ([], [])
 
 
-async def test_start_costs_its_reservation_and_its_range_and_a_stop_nothing(api: Counted) -> None:
+@pytest.mark.parametrize("stop", ["VM.clean_shutdown", "VM.hard_shutdown"])
+async def test_start_costs_its_reservation_and_its_range_and_a_stop_nothing(api: Counted, stop: str) -> None:
     await api("VM.start", WEB.ref, False, False)
     await api.settle()
     aside = [text for text in api.changes if "/xcpmem/reservations/" in text]
@@ -149,6 +150,6 @@ async def test_start_costs_its_reservation_and_its_range_and_a_stop_nothing(api:
     ]
     assert api.orders == []
     api.forget()
-    await api("VM.hard_shutdown", WEB.ref)
+    await api(stop, WEB.ref)
     await api.settle()
     assert (api.changes, api.orders) == ([], [])

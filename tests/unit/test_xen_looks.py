@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from contextlib import asynccontextmanager
 from operator import is_
 from typing import TYPE_CHECKING
@@ -17,13 +18,29 @@ from xcpmem.xen import paths
 from xcpmem.xen.domainkeys import CONFIGURATION_KEYS, READ_ALL_S
 from xcpmem.xen.live import LiveDriver
 from xcpmem.xen.simulated import SimulatedHost
+from xcpmem.xen.wire import MessageType
 from xcpmem.xen.xenstore import Xenstore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
     from pathlib import Path
 
+    from xcpmem.xen.wire import Message
+
 GUESTS = 20
+
+
+class SkippingDriver(LiveDriver):
+    """A driver for which the time passes at once in which it would wait for an event that is not there."""
+
+    now_s = 0.0
+
+    async def wait(self, timeout_s: float) -> bool:
+        await self.catch_up()
+        has_rung = await super().wait(0.0)
+        if not has_rung:
+            self.now_s += timeout_s
+        return has_rung
 
 
 class Watched:
@@ -63,6 +80,47 @@ async def watched(tmp_path: Path) -> AsyncIterator[Watched]:
     yield watched
     await watched.driver.close()
     await host.close()
+
+
+async def test_idle_minute_has_two_looks_each_of_which_reads_every_key_once(tmp_path: Path) -> None:
+    host = SimulatedHost(load_scenario(f"fleet:{GUESTS}"))
+    await host.start(str(tmp_path / "x"))
+    xenstore = Xenstore(str(tmp_path / "x"))
+    driver = SkippingDriver(xenstore, host.hypervisor, slush_kib=0, clock=lambda: driver.now_s)
+    await driver.start()
+    controller = Controller(driver, clock=lambda: driver.now_s)
+    reads: Counter[str] = Counter()
+    looks: list[tuple[float, Counter[str]]] = []
+    over = asyncio.Event()
+
+    def note(message: Message) -> None:
+        assert message.type == MessageType.READ
+        reads[message.strings[0].decode()] += 1
+
+    def note_look(_: object) -> None:
+        looks.append((driver.now_s, reads.copy()))
+        reads.clear()
+        if len(looks) == 3:
+            over.set()
+
+    ring = asyncio.create_task(controller.run())
+    assert await controller.settle(60)
+    await driver.catch_up()
+    host.store_server.fault = note
+    controller.subscribe(note_look)
+    async with asyncio.timeout(60):
+        await over.wait()
+    host.store_server.fault = None
+    await controller.close()
+    await ring
+    await driver.close()
+    await host.close()
+    (_, _), *later = looks
+    assert [at_s for at_s, _ in later] == [30.0, 60.0]
+    for _, asked in later:
+        del asked[paths.OWN]  # by which the wait hears of what there is to hear
+        assert set(asked.values()) == {1}
+        assert asked.total() == GUESTS * len(CONFIGURATION_KEYS)
 
 
 async def test_look_at_a_host_at_rest_asks_xen_once_and_xenstore_nothing(watched: Watched) -> None:
@@ -177,6 +235,34 @@ async def test_turn_asks_xen_once_and_xenstore_nothing_however_many_have_moved(
         assert await controller.next_report(seen.number, 60)
         assert watched.hypercalls == ["survey"] * len(turns)
         assert watched.xenstore.requests == requests
+
+
+@pytest.mark.parametrize("givers", [1, 7, GUESTS])
+async def test_reservation_for_which_guests_must_give_costs_a_target_for_each_and_one_for_itself(
+    watched: Watched, givers: int
+) -> None:
+    requests: list[str] = []
+
+    def note(message: Message) -> None:
+        requests.append(f"{MessageType(message.type).name} {message.strings[0].decode()}")
+
+    for domid in range(givers + 1, GUESTS + 1):
+        bound_kib = str(watched.host.catch_up().guest(domid).actual_kib)
+        for path in (paths.dynamic_min(domid), paths.dynamic_max(domid)):
+            watched.host.store.write(path, bound_kib)
+    async with turning(watched) as (controller, turns):
+        report = controller.report
+        assert report is not None
+        wanted_kib = report.look.host.free_kib + givers * mib_to_kib(16)
+        watched.host.store_server.fault = note
+        await controller.reserve(owner="me", min_kib=wanted_kib, max_kib=wanted_kib)
+        written = [text.removeprefix("WRITE ") for text in requests if text.startswith("WRITE ")]
+        assert sorted(written[:-1]) == sorted(map(paths.target, range(1, givers + 1)))
+        assert written[-1].startswith(f"{paths.reservations()}/")
+        calls = Counter(watched.hypercalls)
+        assert calls.keys() == {"survey", "set_maxmem"}
+        assert calls["set_maxmem"] == givers
+        assert calls["survey"] <= len(turns) + 1  # the turn that is under way
 
 
 async def test_reservation_of_what_is_free_costs_one_request_and_no_hypercall_but_the_look(
