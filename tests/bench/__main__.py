@@ -27,6 +27,7 @@ from tests.bench import (
     ring,
     scrapes,
     starts,
+    yardstick,
 )
 from tests.bench.figures import HEADINGS, Curve, Figure, curve_rows, rows
 from tests.bench.plot import draw
@@ -37,7 +38,11 @@ from xcpmem import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+MACHINE: Final = "machine"
+"""Measured whatever is asked for: without it times of two reports cannot be compared."""
+
 SECTIONS: Final[Mapping[str, Callable[[Rig], Iterable[Figure | Curve]]]] = {
+    MACHINE: yardstick.figures,
     "engine": lambda _: engine.figures(),
     "planning": planning.figures,
     "looks": looks.figures,
@@ -62,7 +67,7 @@ def main() -> int:
     rig = Rig(arguments.rounds, arguments.profile)
     figures: dict[str, list[Figure]] = {}
     curves: dict[str, list[Curve]] = {}
-    for name in arguments.only or SECTIONS:
+    for name in dict.fromkeys([MACHINE, *(arguments.only or SECTIONS)]):
         started_s = time.monotonic()
         with rig.profiled(f"section-{name}"):
             measured = list(SECTIONS[name](rig))
