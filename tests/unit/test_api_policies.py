@@ -93,8 +93,11 @@ async def test_command_sets_a_policy_and_lists_it_with_its_parameters(stack: Sta
         ),
     ],
 )
-async def test_command_that_does_not_work_says_what_would(stack: Stack, words: list[str], text: str) -> None:
-    line = await command(stack, "policy-set", *words)
+@pytest.mark.parametrize("name", ["policy-set", "plan"])
+async def test_command_that_does_not_work_says_what_would(
+    stack: Stack, name: str, words: list[str], text: str
+) -> None:
+    line = await command(stack, name, *words)
     assert text in line.stderr
     assert line.code == 1
     policy: Any = await stack.call("Memory.get_policy", await stack.login())

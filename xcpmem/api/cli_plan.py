@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 from xcpmem.api.cli_errors import describe_error
 from xcpmem.api.cli_fields import RECORD_CLASSES
 from xcpmem.api.cli_frames import PrintStderr
+from xcpmem.api.cli_policies import POLICY, describe_wrong_policy
 from xcpmem.api.cli_run import STANDARD, Failed, Run
 from xcpmem.columns import lay_out
-from xcpmem.errors import CommandError
+from xcpmem.errors import CommandError, InvalidValue
 from xcpmem.units import bytes_to_kib_ceil, format_kib
 
 if TYPE_CHECKING:
@@ -22,18 +23,26 @@ METHOD: Final = "Memory.plan"
 _VM_KEYS: Final = ("vm", "start")
 _BYTE_KEYS: Final = ("dynamic-min", "dynamic-max")
 _KIB_KEYS: Final = ("reserve-min", "reserve-max")
-KEYS: Final = (*_VM_KEYS, *_BYTE_KEYS, *_KIB_KEYS, "policy")
+KEYS: Final = (*_VM_KEYS, *_BYTE_KEYS, *_KIB_KEYS, POLICY)
+_PARAMETER: Final = "policy:"
 
 
 async def plan(run: Run) -> None:
     """Ask what would come of the wishes on the command line, and print who would hold how much."""
-    forecast: dict[str, Any] = json.loads(str(await run.call(METHOD, await _read_wishes(run))))
+    wishes = await _read_wishes(run)
+    try:
+        forecast: dict[str, Any] = json.loads(str(await run.call(METHOD, wishes)))
+    except InvalidValue as error:
+        key, value = error.params
+        if key != POLICY and f"{_PARAMETER}{key}" not in wishes:
+            raise
+        raise CommandError(await describe_wrong_policy(run, run.words.require(POLICY), key, value)) from error
     domains = forecast["domains"]
     if run.printer.is_minimal:
         await run.printer.values([f"{uuid}={domain['after_kib']}" for uuid, domain in domains.items()])
     elif forecast["feasible"]:
         if forecast.get("trouble"):
-            policy = run.words.get("policy")
+            policy = run.words.get(POLICY)
             line = f"Policy {policy} erred, so XCP's rule decides in its place: {forecast['trouble']}\n"
             await run.printer.send(PrintStderr(line))
         if forecast["granted_kib"] is not None:
@@ -58,10 +67,10 @@ async def _read_wishes(run: Run) -> dict[str, Value]:
             wishes[key.replace("-", "_")] = str(run.words.size(key))
         elif key in _KIB_KEYS:
             wishes[f"{key.replace('-', '_')}_kib"] = str(bytes_to_kib_ceil(run.words.size(key)))
-        elif key == "policy":
+        elif key == POLICY:
             wishes[key] = run.words.get(key)
-        elif run.words.get("policy"):
-            wishes[f"policy:{key}"] = run.words.get(key)
+        elif run.words.get(POLICY):
+            wishes[f"{_PARAMETER}{key}"] = run.words.get(key)
         else:
             raise CommandError(f"Unknown parameter '{key}': plan takes {', '.join(KEYS)}")
     return wishes

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from xcpmem.api.values import Value
 
 _NAME: Final = "name"
-_POLICY: Final = "policy"
+POLICY: Final = "policy"
 
 
 async def list_policies(run: Run) -> None:
@@ -29,18 +29,26 @@ async def list_policies(run: Run) -> None:
 
 async def set_policy(run: Run) -> None:
     """Put a policy in force; every other word of the command line is one of its parameters."""
-    name = run.words.require(_POLICY)
-    parameters: Value = dict(run.words.without({_POLICY, *STANDARD}))
-    known = await _map(run, "Memory.get_policies")
-    if name not in known:
-        raise CommandError(f"No policy called '{name}'. There are: {', '.join(known)}")
+    name = run.words.require(POLICY)
+    parameters: Value = dict(run.words.without({POLICY, *STANDARD}))
     try:
         await run.call("Memory.set_policy", name, parameters)
     except InvalidValue as error:
-        raise CommandError(await _complain(run, name, *error.params)) from error
+        raise CommandError(await describe_wrong_policy(run, name, *error.params)) from error
 
 
-async def _complain(run: Run, name: str, key: str, value: str) -> str:
+async def describe_wrong_policy(run: Run, name: str, key: str, value: str) -> str:
+    """Say what is wrong with a wish for a policy, and what would be right.
+
+    Args:
+        run: the command.
+        name: the policy that was wished for.
+        key: what the server found wrong: ``policy``, or a parameter of the policy.
+        value: of the key.
+    """
+    if key == POLICY:
+        known = await _map(run, "Memory.get_policies")
+        return f"No policy called '{value}'. There are: {', '.join(known)}"
     meanings = await _map(run, "Memory.get_policy_parameters", name)
     if key in meanings:
         return f"Failed to parse parameter '{key}': got '{value}', the default is {meanings[key]}"
