@@ -1,5 +1,6 @@
 """Section ``starts``: how soon the daemon is ready, and what the client costs from start to exit.
 
+The daemon simulates its host itself, or finds one that runs in a process of its own, as a real one does.
 Beside the daemon a bare aiohttp is started, beside the client a Python that does nothing and one that imports
 the standard library's XML-RPC client.
 """
@@ -28,6 +29,7 @@ COMMANDS: Final = 10
 OURS: Final = "xcpmem"
 READY: Final = "first start"
 AGAIN: Final = "start with what was stored"
+ATTACHED: Final = "start at a host that runs"
 BARE: Final = "aiohttp"
 PYTHON: Final = "Python alone"
 XMLRPC: Final = "import xmlrpc.client"
@@ -36,14 +38,16 @@ XMLRPC: Final = "import xmlrpc.client"
 def figures(rig: Rig) -> Iterator[Figure | Curve]:
     """Start everything again and again."""
     yield from _clients(rig)
-    lines: dict[str, dict[int, tuple[float, ...]]] = {READY: {}, AGAIN: {}, BARE: {}}
+    lines: dict[str, dict[int, tuple[float, ...]]] = {READY: {}, AGAIN: {}, ATTACHED: {}, BARE: {}}
     for size in FLEETS:
         with workshop() as shop:
             states = (f"state-{number}" for number in count())
+            attached = ("--host", str(shop.simhost(f"fleet:{size}")))
             times = rig.in_turns(
                 {
                     READY: partial(_start_s, shop, size, states),
                     AGAIN: partial(_start_s, shop, size, repeat("state-0")),
+                    ATTACHED: partial(_start_s, shop, size, repeat("attached"), *attached),
                     BARE: partial(_start_peer_s, shop),
                 }
             )
@@ -53,6 +57,7 @@ def figures(rig: Rig) -> Iterator[Figure | Curve]:
     what = f"daemon, {FLEET} VMs"
     yield Figure(f"{what}: {READY} to ready", "s", times[READY], Goal(most=1.5), beside(times, "s", BARE))
     yield Figure(f"{what}: {AGAIN} to ready", "s", times[AGAIN], Goal(most=1.5))
+    yield Figure(f"{what}: {ATTACHED} to ready", "s", times[ATTACHED], Goal(most=1.5))
     yield Curve(
         "daemon, start to ready",
         "s",
@@ -62,11 +67,11 @@ def figures(rig: Rig) -> Iterator[Figure | Curve]:
     )
 
 
-def _start_s(shop: Workshop, size: int, states: Iterator[str]) -> float:
+def _start_s(shop: Workshop, size: int, states: Iterator[str], *options: str) -> float:
     """Start a daemon on the next state dir, and end it."""
     state = next(states)
     started_s = time.perf_counter()
-    daemon = shop.daemon(scenario=f"fleet:{size}", state=state)
+    daemon = shop.daemon(*options, scenario=f"fleet:{size}", state=state)
     took_s = time.perf_counter() - started_s
     daemon.end()
     return took_s
