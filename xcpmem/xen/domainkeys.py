@@ -125,6 +125,29 @@ class KeyCache:
             if _changed_domids((path,)):
                 self._echoes.setdefault(path, now_s)
 
+    async def follow(self, domids: AbstractSet[int]) -> bool:
+        """Watch the domains that came since the last call, and no longer those that went.
+
+        Each watch fires once as it is set. Whoever hears that out before `refresh` has it read with the rest,
+        and nothing twice; what is heard later may have changed after the reading, and is read again.
+
+        Args:
+            domids: the domains that exist now.
+
+        Returns:
+            Whether any came.
+
+        Raises:
+            DriverError: xenstored does not answer, or refuses a watch.
+        """
+        for domid in sorted(self._keys.keys() - domids):
+            await self._forget(domid)
+        new = domids - self._keys.keys()
+        await self._xenstore.watch_many(
+            (path(domid), f"xcpmem:{domid}") for domid in sorted(new) for path in _WATCHED
+        )
+        return bool(new)
+
     async def refresh(
         self, domids: AbstractSet[int], events: Events, now_s: float
     ) -> Mapping[int, DomainKeys]:
@@ -133,7 +156,7 @@ class KeyCache:
         A domain that cannot be read keeps the keys that were last read of it, and is read again next time.
 
         Args:
-            domids: the domains that exist now.
+            domids: the domains that are followed.
             events: what changed since the last call.
             now_s: monotonic seconds.
 
@@ -143,15 +166,10 @@ class KeyCache:
         Raises:
             DriverError: xenstored does not answer, or refuses to have any domain read.
         """
-        for domid in sorted(self._keys.keys() - domids):
-            await self._forget(domid)
-        new = domids - self._keys.keys()
-        await self._xenstore.watch_many(
-            (path(domid), f"xcpmem:{domid}") for domid in sorted(new) for path in _WATCHED
-        )
         if self._must_read_all(events, now_s):
             stale = domids
         else:
+            new = domids - self._keys.keys()
             stale = (new | _changed_domids(events.paths) | self._unreadable) & domids
         await self._read(sorted(stale), domids)
         return self._keys

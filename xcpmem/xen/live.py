@@ -125,11 +125,14 @@ class LiveDriver:
         self._is_unfinished = True
         if not self._xenstore.connected:
             raise DriverDisconnected("not connected to xenstored")
-        if events.resync:
-            self._reservations.forget()
         everyone, physical = await self._hypervisor.survey()
         infos = {info.domid: info for info in everyone}
         zero = [infos.pop(DOMAIN_ZERO)] if self._domain_zero_min_kib is None and DOMAIN_ZERO in infos else []
+        if await self._keys.follow(infos.keys()) or events.resync:
+            await self.catch_up()
+            events |= self._doorbell.take()
+        if events.resync:
+            self._reservations.forget()
         keys = await self._keys.refresh(infos.keys(), events, self._clock())
         news = await self._samples.refresh(
             infos.keys(),

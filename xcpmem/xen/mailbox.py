@@ -43,6 +43,10 @@ class Events:
     def __bool__(self) -> bool:
         return self.resync or bool(self.paths)
 
+    def __or__(self, others: Events) -> Events:
+        """Put what changed later to it."""
+        return Events(self.paths | others.paths, self.resync or others.resync)
+
 
 class ChangedPaths:
     """A bounded set of changed paths that knows when it lost count.
