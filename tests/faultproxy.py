@@ -10,7 +10,6 @@ import asyncio
 import json
 from abc import ABC, abstractmethod
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -151,7 +150,7 @@ class StoreProxy(_Proxy):
                         return
                     elif fault.misbehaviour is Misbehaviour.REFUSE and message.type == _END:
                         self._spoilt[message.request_id] = fault
-                        _write(up, wire.encode(replace(message, payload=_DROP)))
+                        _write(up, wire.encode(message._replace(payload=_DROP)))
                     elif fault.misbehaviour is Misbehaviour.REFUSE:
                         self._send(down, wire.encode(refusal(message, fault.error)))
                     elif fault.misbehaviour is not Misbehaviour.SILENCE:

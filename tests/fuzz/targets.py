@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -110,7 +109,7 @@ def _ask(dialogue: StoreDialogue, message: Message) -> None:
     reply = dialogue.answer(message)
     require(len(reply.payload) <= wire.PAYLOAD_BYTES_MAX, "a reply is too long")
     require(reply.request_id == message.request_id, "a reply is for nobody")
-    wire.encode(replace(reply, transaction_id=0))
+    wire.encode(reply._replace(transaction_id=0))
 
 
 def guest_report(data: bytes) -> None:

@@ -85,13 +85,13 @@ def test_read_request_has_the_bytes_of_xs_wire_h() -> None:
 
 def test_message_is_refused_when_its_payload_exceeds_the_limit() -> None:
     with pytest.raises(WireError, match="4097"):
-        Message(MessageType.WRITE, 1, 0, b"x" * 4097)
+        wire.encode(Message(MessageType.WRITE, 1, 0, b"x" * 4097))
 
 
 @pytest.mark.parametrize("number", [-1, 2**32])
 def test_message_is_refused_when_a_number_exceeds_32_bits(number: int) -> None:
     with pytest.raises(WireError, match="32-bit"):
-        Message(MessageType.READ, number, 0, b"")
+        wire.encode(Message(MessageType.READ, number, 0, b""))
 
 
 def test_decoder_stays_refusing_after_a_payload_beyond_the_limit() -> None:

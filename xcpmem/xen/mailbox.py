@@ -11,21 +11,27 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from xcpmem.errors import WireError
+from xcpmem.xen.wire import MessageType
+
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Sequence
+
+    from xcpmem.xen.wire import Message
 
 CHANGED_PATHS_MAX: Final = 16384
 """Changed paths kept apart; with more of them the consumer must look at everything anyway."""
 
+_WATCH_EVENT: Final = int(MessageType.WATCH_EVENT)
 
-class Packet(NamedTuple):
-    """A message as pyxs's router reads it, hence pyxs's names for its parts."""
 
-    op: int
-    rq_id: int
-    tx_id: int
-    payload: bytes
+class Delivery(NamedTuple):
+    """All messages that have come by one moment: to pyxs's router one packet, hence pyxs's names."""
+
+    messages: Sequence[Message]
+    op: int = -1
+    rq_id: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +104,7 @@ class Mail:
         end: why the reader has ended, None while it reads.
     """
 
-    replies: tuple[Packet, ...]
+    replies: tuple[Message, ...]
     events: Events
     end: str | None
 
@@ -106,8 +112,8 @@ class Mail:
 class Mailbox:
     """Takes mail in the reader thread and hands it over in the loop.
 
-    To pyxs's router it is both the variable that waits for a reply (``set``) and the monitor that
-    listens to watches (``events.put``), so that no second thread is needed for either.
+    To pyxs's router it is both the variables that wait for replies (``pop``) and whichever it finds there
+    (``set``), so that whatever comes gets here.
 
     Args:
         loop: where the mail is wanted.
@@ -118,20 +124,15 @@ class Mailbox:
         self._loop = loop
         self._on_mail = on_mail
         self._lock = threading.Lock()
-        self._replies: list[Packet] = []
+        self._replies: list[Message] = []
         self._missing: dict[int, set[int]] = {}
         self._changed = ChangedPaths()
         self._end: str | None = None
         self._told = False
 
-    @property
-    def events(self) -> Mailbox:
-        """Itself: pyxs puts watch events into a monitor's ``events``."""
+    def pop(self, _request_id: int, _default: None) -> Mailbox:
+        """Wait for everything: pyxs looks up here who waits for a packet."""
         return self
-
-    def __getitem__(self, _token: bytes) -> tuple[Mailbox]:
-        """Listen to every token: pyxs looks up the monitors of an event here."""
-        return (self,)
 
     def expect(self, request_ids: Collection[int]) -> None:
         """Know that requests are sent together: nobody can do anything with a part of the replies."""
@@ -139,21 +140,19 @@ class Mailbox:
         with self._lock:
             self._missing.update(dict.fromkeys(request_ids, missing))
 
-    def set(self, packet: Packet) -> None:
-        """Take a reply; reader thread."""
-        with self._lock:
-            self._replies.append(packet)
-            missing = self._missing.pop(packet.rq_id, set())
-            missing.discard(packet.rq_id)
-            if not missing:
-                self._tell()
+    def set(self, delivery: Delivery) -> None:
+        """Take what has come; reader thread.
 
-    def put(self, event: tuple[bytes, bytes]) -> None:
-        """Take a watch event, (path, token); reader thread."""
-        path = event[0].decode("ascii", "backslashreplace")
+        Raises:
+            WireError: a reply to nothing that was asked, or a watch event without path and token.
+        """
         with self._lock:
-            self._changed.add(path)
-            self._tell()
+            for message in delivery.messages:
+                if message.type == _WATCH_EVENT:
+                    self._changed.add(_changed_path(message))
+                    self._tell()
+                elif self._take_reply(message):
+                    self._tell()
 
     def end(self, reason: str) -> None:
         """Take the news that nothing will come any more; reader thread, its last act."""
@@ -168,6 +167,15 @@ class Mailbox:
             self._replies.clear()
             self._told = False
         return mail
+
+    def _take_reply(self, reply: Message) -> bool:
+        """Take a reply; tell whether it was the last to what was asked together."""
+        missing = self._missing.pop(reply.request_id, None)
+        if missing is None:
+            raise WireError(f"a reply with the number {reply.request_id}, which nothing has that was asked")
+        self._replies.append(reply)
+        missing.discard(reply.request_id)
+        return not missing
 
     def _tell(self) -> None:
         if self._told or self._loop.is_closed():
@@ -189,14 +197,14 @@ class Batch:
     def __init__(self, size: int, complete: asyncio.Future[None]) -> None:
         self.complete = complete
         self._size = size
-        self._replies: dict[int, Packet] = {}
+        self._replies: dict[int, Message] = {}
 
     @property
-    def replies(self) -> list[Packet]:
+    def replies(self) -> list[Message]:
         """The replies that are there, in the requests' order."""
         return [reply for _, reply in sorted(self._replies.items())]
 
-    def put(self, index: int, reply: Packet) -> None:
+    def put(self, index: int, reply: Message) -> None:
         """Take the reply to the request at ``index``; a caller who has left does not mind."""
         self._replies[index] = reply
         if len(self._replies) == self._size and not self.complete.done():
@@ -206,3 +214,10 @@ class Batch:
         """Wake the caller with an error, if there still is one."""
         if not self.complete.done():
             self.complete.set_exception(error)
+
+
+def _changed_path(event: Message) -> str:
+    path, *token = event.strings or (b"",)
+    if not token:
+        raise WireError("a watch event without path and token")
+    return path.decode("ascii", "backslashreplace")

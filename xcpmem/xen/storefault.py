@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
@@ -67,7 +67,7 @@ def _oversize(message: Message) -> bytes:
 
 def _mistake_type(message: Message) -> bytes:
     other = MessageType.MKDIR if message.type != MessageType.MKDIR else MessageType.RM
-    return wire.encode(replace(message, type=other))
+    return wire.encode(message._replace(type=other))
 
 
 _SPOILERS: Final[Mapping[Misbehaviour, Callable[[Message], bytes]]] = {
@@ -76,7 +76,7 @@ _SPOILERS: Final[Mapping[Misbehaviour, Callable[[Message], bytes]]] = {
     Misbehaviour.MISTAKE_TYPE: _mistake_type,
     Misbehaviour.SEND_TWICE: lambda message: wire.encode(message) * 2,
     Misbehaviour.ADD_FIELD: lambda message: wire.encode(
-        replace(message, payload=message.payload + wire.join_strings(b"more")),
+        message._replace(payload=message.payload + wire.join_strings(b"more")),
     ),
-    Misbehaviour.OMIT_PAYLOAD: lambda message: wire.encode(replace(message, payload=b"")),
+    Misbehaviour.OMIT_PAYLOAD: lambda message: wire.encode(message._replace(payload=b"")),
 }

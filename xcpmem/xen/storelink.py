@@ -12,15 +12,16 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
-from xcpmem.errors import DriverDisconnected, DriverError, DriverTimeout, StoreError
-from xcpmem.xen import storerequest, wire
+from xcpmem.errors import DriverDisconnected, DriverError, DriverTimeout
+from xcpmem.xen import wire
 from xcpmem.xen.mailbox import Batch, Mailbox
+from xcpmem.xen.storerequest import Refusal, describe
 from xcpmem.xen.wire import Message, MessageType
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from xcpmem.xen.mailbox import Events, Packet
+    from xcpmem.xen.mailbox import Events
     from xcpmem.xen.storerequest import Reply
 
 FD_SETSIZE: Final = 0x400
@@ -29,6 +30,7 @@ FD_SETSIZE: Final = 0x400
 Request: TypeAlias = tuple[MessageType, bytes]
 """Type and payload."""
 
+_ERROR: Final = int(MessageType.ERROR)
 _ACCEPT_POLL_S: Final = 0.02
 _EXCHANGES_MAX: Final = 64
 _PROBES: Final = 5
@@ -46,9 +48,6 @@ class Reader(Protocol):
 
     def start(self) -> None:
         """Begin to read."""
-
-    def expect(self, request_id: int) -> None:
-        """Know that a reply with this id will come."""
 
     def join(self) -> None:
         """Wait for the thread, which has said that it ends."""
@@ -166,7 +165,7 @@ class StoreLink:
                 batch = self._post(messages)
                 await batch.complete
         except TimeoutError:
-            reason = f"no answer to {_describe(*requests[0])} within {self._deadline_s} s"
+            reason = f"no answer to {describe(*requests[0])} within {self._deadline_s} s"
             self.lose(reason)
             raise DriverTimeout(reason) from None
         return [self._check(*pair) for pair in zip(messages, batch.replies, strict=True)]
@@ -201,7 +200,6 @@ class StoreLink:
         self._mailbox.expect([message.request_id for message in messages])
         for index, message in enumerate(messages):
             self._waiting[message.request_id] = (batch, index)
-            self._reader.expect(message.request_id)
             self._outgoing += wire.encode(message)
         self._flush()
         if self._probe_timer is None and not self.lost:
@@ -224,14 +222,14 @@ class StoreLink:
             self._probe_timer.cancel()
             self._probe_timer = None
 
-    def _check(self, message: Message, packet: Packet) -> Reply:
-        if packet.op == MessageType.ERROR:
-            return StoreError(wire.error_name(packet.payload), _describe(message.type, message.payload))
-        if packet.op != message.type or packet.tx_id != message.transaction_id:
-            reason = f"type {packet.op} came for {_describe(message.type, message.payload)}"
+    def _check(self, message: Message, reply: Message) -> Reply:
+        if reply.type == _ERROR:
+            return Refusal(wire.error_name(reply.payload), message)
+        if reply.type != message.type or reply.transaction_id != message.transaction_id:
+            reason = f"type {reply.type} came for {describe(message.type, message.payload)}"
             self.lose(reason)
             raise DriverDisconnected(reason)
-        return packet.payload
+        return reply.payload
 
     def _start(self) -> None:
         highest = max(self._socket.fileno(), self._reader.highest_descriptor)
@@ -261,7 +259,7 @@ class StoreLink:
     def _take_mail(self) -> None:
         mail = self._mailbox.take()
         for reply in mail.replies:
-            batch, index = self._waiting.pop(reply.rq_id, (None, 0))
+            batch, index = self._waiting.pop(reply.request_id, (None, 0))
             if batch is not None:
                 batch.put(index, reply)
         if not self._waiting:
@@ -273,7 +271,3 @@ class StoreLink:
             self._reader.join()
             self._socket.close()
             self.ended.set_result(None)
-
-
-def _describe(message_type: int, payload: bytes) -> str:
-    return f"{MessageType(message_type).name} {storerequest.text(payload.partition(wire.NUL)[0])}".rstrip()

@@ -7,13 +7,27 @@ nothing leaves unchecked. What comes back may have been written by a guest, so n
 from __future__ import annotations
 
 import re
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from xcpmem.errors import InvalidValue, StoreError, WireError
 from xcpmem.xen import paths, wire
+from xcpmem.xen.wire import Message, MessageType
 
-Reply: TypeAlias = bytes | StoreError
-"""The payload of a reply, or why xenstored refused."""
+
+class Refusal(NamedTuple):
+    """What xenstored answers instead of a payload.
+
+    Args:
+        name: the errno's, such as ``ENOENT``.
+        request: what was asked.
+    """
+
+    name: str
+    request: Message
+
+
+Reply: TypeAlias = bytes | Refusal
+"""The payload of a reply, or that xenstored refused."""
 
 LISTING_END: Final = wire.NUL * 2
 
@@ -66,23 +80,28 @@ def watch_payload(path: str, token: str) -> bytes:
     return payload
 
 
+def describe(message_type: int, payload: bytes) -> str:
+    """Name a request for people: what it is and the first string in it."""
+    return f"{MessageType(message_type).name} {text(payload.partition(wire.NUL)[0])}".rstrip()
+
+
 def text(data: bytes) -> str:
     r"""Decode what anybody may have written: UTF-8, other bytes as ``\x..``, trailing NULs dropped."""
     return data.rstrip(wire.NUL).decode("utf-8", "backslashreplace")
 
 
 def payload(reply: Reply, fine: str = "") -> bytes:
-    """Return what a reply brings, nothing for the error that is fine, or raise the StoreError that it is."""
-    if isinstance(reply, StoreError):
+    """Return what a reply brings, nothing for the refusal that is fine; others are raised as StoreError."""
+    if isinstance(reply, Refusal):
         if reply.name == fine:
             return b""
-        raise reply
+        raise StoreError(reply.name, describe(reply.request.type, reply.request.payload))
     return reply
 
 
 def value(reply: Reply) -> str | None:
     """Return the value in the reply to a READ, None if the key is absent; or raise the StoreError."""
-    if isinstance(reply, StoreError) and reply.name == "ENOENT":
+    if isinstance(reply, Refusal) and reply.name == "ENOENT":
         return None
     return text(payload(reply))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
 
@@ -81,17 +80,7 @@ class MessageType(IntEnum):
     SET_QUOTA = 26
 
 
-class Header(NamedTuple):
-    """What precedes a payload: as `Message`, and how many bytes of payload follow."""
-
-    type: int
-    request_id: int
-    transaction_id: int
-    payload_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One message, request or reply.
 
     Args:
@@ -99,21 +88,12 @@ class Message:
         request_id: chosen by the client, echoed in the reply; 0 in a watch event.
         transaction_id: 0 outside of transactions.
         payload: at most 4096 bytes.
-
-    Raises:
-        WireError: a number needs more than 32 bits, or the payload is too long.
     """
 
     type: int
     request_id: int
     transaction_id: int
     payload: bytes
-
-    def __post_init__(self) -> None:
-        if (self.type | self.request_id | self.transaction_id) >> 32:
-            numbers = f"{self.type}, {self.request_id}, {self.transaction_id}"
-            raise WireError(f"not all of {numbers} are unsigned 32-bit numbers")
-        _check_payload_length(len(self.payload))
 
     @property
     def strings(self) -> tuple[bytes, ...]:
@@ -127,16 +107,16 @@ class Decoder:
     After a WireError the stream is out of step for good: every further call raises it again.
     """
 
-    __slots__ = ("_buffer", "_failure")
+    __slots__ = ("_failure", "_rest")
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._rest = b""
         self._failure = ""
 
     @property
     def pending_bytes(self) -> int:
         """How much of an unfinished message is kept; less than a header and a full payload."""
-        return len(self._buffer)
+        return len(self._rest)
 
     def feed(self, data: bytes) -> list[Message]:
         """Take bytes.
@@ -152,23 +132,21 @@ class Decoder:
         """
         if self._failure:
             raise WireError(self._failure)
-        self._buffer += data
+        data = self._rest + data
         messages: list[Message] = []
         start = 0
-        while len(self._buffer) - start >= HEADER_BYTES:
+        while len(data) - start >= HEADER_BYTES:
             begin = start + HEADER_BYTES
-            try:
-                header = decode_header(self._buffer, start)
-            except WireError as error:
-                self._failure = str(error)
-                self._buffer.clear()
-                raise
-            end = begin + header.payload_bytes
-            if len(self._buffer) < end:
+            kind, request_id, transaction_id, payload_bytes = _HEADER.unpack_from(data, start)
+            if payload_bytes > PAYLOAD_BYTES_MAX:
+                self._rest, self._failure = b"", _too_long(payload_bytes)
+                raise WireError(self._failure)
+            end = begin + payload_bytes
+            if len(data) < end:
                 break
-            messages.append(Message(*header[:3], bytes(self._buffer[begin:end])))
+            messages.append(Message(kind, request_id, transaction_id, data[begin:end]))
             start = end
-        del self._buffer[:start]
+        self._rest = data[start:]
         return messages
 
     def end(self) -> None:
@@ -177,29 +155,23 @@ class Decoder:
         Raises:
             WireError: it came in the middle of a message.
         """
-        if self._buffer:
-            raise WireError(f"the stream ends {len(self._buffer)} bytes into a message")
+        if self._rest:
+            raise WireError(f"the stream ends {len(self._rest)} bytes into a message")
 
 
 def encode(message: Message) -> bytes:
-    """Return the message's bytes, header and payload."""
-    header = _HEADER.pack(message.type, message.request_id, message.transaction_id, len(message.payload))
-    return header + message.payload
-
-
-def decode_header(data: bytes | bytearray, start: int = 0) -> Header:
-    """Read a header alone, for a reader that takes exactly what belongs to one message.
-
-    Args:
-        data: has its 16 bytes.
-        start: where they begin.
+    """Return the message's bytes, header and payload.
 
     Raises:
-        WireError: the header announces a payload beyond the limit.
+        WireError: a number needs more than 32 bits, or the payload is too long.
     """
-    header = Header(*_HEADER.unpack_from(data, start))
-    _check_payload_length(header.payload_bytes)
-    return header
+    *numbers, payload = message
+    if len(payload) > PAYLOAD_BYTES_MAX:
+        raise WireError(_too_long(len(payload)))
+    try:
+        return _HEADER.pack(*numbers, len(payload)) + payload
+    except struct.error:
+        raise WireError(f"not all of {numbers} are unsigned 32-bit numbers") from None
 
 
 def join_strings(*strings: bytes) -> bytes:
@@ -237,6 +209,5 @@ def parse_decimal(text: str | None) -> int | None:
     return int(text) if text is not None and _DECIMAL.fullmatch(text) else None
 
 
-def _check_payload_length(length: int) -> None:
-    if length > PAYLOAD_BYTES_MAX:
-        raise WireError(f"payload of {length} bytes, the protocol allows {PAYLOAD_BYTES_MAX}")
+def _too_long(length: int) -> str:
+    return f"payload of {length} bytes, the protocol allows {PAYLOAD_BYTES_MAX}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from pyxs.client import Router
@@ -21,15 +20,19 @@ from xcpmem.errors import (
     StoreError,
     WireError,
 )
+from xcpmem.units import kib_to_bytes
 from xcpmem.xen import paths, storerequest, wire
-from xcpmem.xen.mailbox import Events, Mailbox, Packet
+from xcpmem.xen.mailbox import Delivery, Events, Mailbox
 from xcpmem.xen.storesession import BATCH_REQUESTS_MAX, StoreSession
-from xcpmem.xen.wire import MessageType
+from xcpmem.xen.wire import Decoder, MessageType
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from xcpmem.xen.storelink import Request
+
+RECEIVED_AT_ONCE_BYTES: Final = kib_to_bytes(64)
 
 _CONFLICT_RETRIES: Final = 5
 
@@ -46,32 +49,20 @@ class _Connection(UnixSocketConnection):  # type: ignore[misc]
     def __init__(self, connection: socket.socket) -> None:
         super().__init__(connection.getpeername())
         self._socket = connection
+        self._decoder = Decoder()
 
     def create_transport(self) -> socket.socket:
         return self._socket
 
-    def recv(self) -> Packet:
-        """Read one message, of any type, but never more than the protocol allows."""
-        header = wire.decode_header(self._exactly(wire.HEADER_BYTES))
-        content = self._exactly(header.payload_bytes)
-        if header.type == MessageType.WATCH_EVENT:
-            fields = wire.split_strings(content)
-            if len(fields) < 2:  # noqa: PLR2004 -- a path and a token
-                raise WireError("a watch event without path and token")
-            content = wire.join_strings(*fields[:2])
-        return Packet(header.type, header.request_id, header.transaction_id, content)
+    def recv(self) -> Delivery:
+        """Read all messages that have come, of any type: one by one each would cost three system calls."""
+        data = self._socket.recv(RECEIVED_AT_ONCE_BYTES)
+        if not data:
+            raise WireError("xenstored closed the connection")
+        return Delivery(self._decoder.feed(data))
 
     def close(self, silent: bool = True) -> None:  # noqa: ARG002 -- signature is pyxs's
         self.transport = None
-
-    def _exactly(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            part = self._socket.recv(size - len(data), socket.MSG_WAITALL)
-            if not part:
-                raise WireError("xenstored closed the connection")
-            data += part
-        return data
 
 
 class _Reader(Router):  # type: ignore[misc]
@@ -79,7 +70,7 @@ class _Reader(Router):  # type: ignore[misc]
 
     def __init__(self, connection: socket.socket, mailbox: Mailbox) -> None:
         super().__init__(_Connection(connection))
-        self._mailbox = self.monitors = mailbox
+        self._mailbox = self.rvars = mailbox
         self.thread.name = "xenstore reader"
 
     def __call__(self) -> None:
@@ -97,9 +88,6 @@ class _Reader(Router):  # type: ignore[misc]
     def start(self) -> None:
         self.connection.connect()
         self.thread.start()
-
-    def expect(self, request_id: int) -> None:
-        self.rvars[request_id] = self._mailbox
 
     def join(self) -> None:
         self.thread.join()
