@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -28,6 +29,7 @@ from xcpmem.engine.policies import POLICIES, find_policy
 from xcpmem.engine.policy import Claim
 from xcpmem.engine.proportional import share
 from xcpmem.engine.sample import Sample
+from xcpmem.engine.tally import Tally
 from xcpmem.errors import DomainsUncooperative
 
 if TYPE_CHECKING:
@@ -156,6 +158,34 @@ def host_states(draw: st.DrawFn) -> HostState:
         slush_kib=draw(st.sampled_from([0, 72 * MIB])),
         reservations=tuple(kept),
     )
+
+
+@st.composite
+def looks_in_a_row(draw: st.DrawFn) -> list[tuple[DomainState, ...]]:
+    """The domains of some looks: those that did not change are the same objects, others come and go."""
+    looks: list[tuple[DomainState, ...]] = [()]
+    for _ in range(draw(st.integers(1, 6))):
+        before = {domain.domid: domain for domain in looks[-1]}
+        domids = draw(st.frozensets(st.integers(0, 5))) if draw(st.booleans()) else before.keys()
+        looks.append(
+            tuple(
+                before[domid]
+                if domid in before and draw(st.booleans())
+                else replace(draw(domain_states(domid)), initial_reservation_kib=draw(sizes))
+                for domid in sorted(domids)
+            )
+        )
+    return looks
+
+
+@steadily
+@given(looks_in_a_row())
+def test_sums_kept_from_look_to_look_are_those_counted_anew(looks: list[tuple[DomainState, ...]]) -> None:
+    tally = Tally()
+    for before, domains in pairwise(looks):
+        tally = tally.after(before, domains)
+        actual_kib = sum(domain.actual_kib for domain in domains)
+        assert tally == (actual_kib, sum(domain.held_kib for domain in domains))
 
 
 @st.composite

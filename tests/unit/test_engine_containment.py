@@ -55,6 +55,17 @@ def test_good_plan_is_followed_and_its_state_kept() -> None:
     assert (memory.failures, memory.trouble, memory.failures_total) == (0, "", 0)
 
 
+def test_policy_that_writes_its_answers_into_the_same_list_changes_none_it_gave_before() -> None:
+    goals_kib, notes = [250, 350], {1: "first"}
+    policy = scripted(lambda *_: (Division(goals_kib, notes), {}))
+    division, memory = divide(policy, seen(), PolicyMemory())
+    goals_kib[:] = [350, 250]
+    notes[1] = "second"
+    assert division.goals_kib == [250, 350]
+    assert division.notes[1] == "first"
+    assert memory.last[1] == [250, 350]
+
+
 @pytest.mark.parametrize(
     ("answer", "trouble"),
     [

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,6 +15,9 @@ from xcpmem.engine.model import (
 )
 from xcpmem.engine.reasons import Motive, Reason
 from xcpmem.errors import InvalidValue
+
+if TYPE_CHECKING:
+    from xcpmem.engine.model import DomainState
 
 
 def test_dynamic_range_refuses_a_negative_minimum() -> None:
@@ -104,6 +108,26 @@ def test_host_counts_a_named_vms_reservation_with_its_domain_only() -> None:
         building, free_kib=1000, reservations=(Reservation("r1", "owner", 500, vm_uuid=uuid_of(9)),)
     )
     assert (host.reserved_kib, host.spare_kib) == (0, 600)
+
+
+def test_changes_between_two_looks_are_the_domains_that_come_as_other_objects() -> None:
+    first, second, third = (a_domain(domid=domid) for domid in (1, 2, 3))
+    before, moved = a_host(first, second, third), replace(second, actual_kib=5)
+    assert a_host(first, second, third).changes_since(before) == []
+    assert a_host(first, moved, third).changes_since(before) == [moved]
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        (a_domain(domid=1),),
+        (a_domain(domid=1), a_domain(domid=3)),
+        (a_domain(domid=1), a_domain(domid=2, uuid=uuid_of(7))),
+        (a_domain(domid=1), a_domain(domid=2, lifecycle=Lifecycle.DYING)),
+    ],
+)
+def test_looks_at_other_domains_are_not_compared(others: tuple[DomainState, ...]) -> None:
+    assert a_host(*others).changes_since(a_host(a_domain(domid=1), a_domain(domid=2))) is None
 
 
 def test_host_without_reservations_has_nothing_reserved() -> None:

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from xcpmem.engine.containment import PolicyMemory
 from xcpmem.engine.model import BalloonState, Lifecycle
 from xcpmem.engine.regret import Watch, watch
+from xcpmem.engine.steps import finish, portions
 from xcpmem.engine.thought import Recollection
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from xcpmem.engine.model import DomainState, DynamicRange
+    from xcpmem.engine.steps import Steps
 
 LOOK_GAP_S: Final = 1.0
 """The most that one gap between two looks adds to a guest's waiting time."""
@@ -160,31 +162,35 @@ class Beliefs:
     policy: PolicyMemory = field(default_factory=PolicyMemory)
     recollection: Recollection = field(default_factory=Recollection, repr=False)
 
-    def learn(
+    def learn(self, domains: Sequence[DomainState], now_s: float, caution: Caution) -> Beliefs:
+        """Take in one look at all domains; see `learning`."""
+        return finish(self.learning(domains, now_s, caution, domains))
+
+    def learning(
         self,
-        domains: Collection[DomainState],
+        domains: Sequence[DomainState],
         now_s: float,
         caution: Caution,
-        awake: Iterable[DomainState] | None = None,
-    ) -> Beliefs:
-        """Take in one look at all domains; those that are gone are forgotten.
+        awake: Sequence[DomainState],
+    ) -> Steps[Beliefs]:
+        """Take in one look, in steps; domains that are gone are forgotten.
 
         Args:
             domains: as seen.
             now_s: monotonic seconds.
             caution: the thresholds.
-            awake: those of them that do not rest, as `Recollection.awake` lists them; None: all.
+            awake: those of them that do not rest, as `Recollection.awake` lists them.
         """
         elapsed_s = 0.0 if self.seen_s is None else max(0.0, now_s - self.seen_s)
-        awake = domains if awake is None else awake
-        watches = {
-            d.domid: watched
-            for d in awake
-            if d.sample is not None and (watched := watch(self.watches.get(d.domid), d, now_s))
-        }
+        watches: dict[int, Watch] = {}
         by_domid = dict(self.by_domid)
-        for domain in awake:
-            by_domid[domain.domid] = learn(by_domid.get(domain.domid), domain, elapsed_s, caution)
+        for some in portions(awake):
+            for domain in some:
+                domid = domain.domid
+                by_domid[domid] = learn(by_domid.get(domid), domain, elapsed_s, caution)
+                if domain.sample is not None and (watched := watch(self.watches.get(domid), domain, now_s)):
+                    watches[domid] = watched
+            yield
         if len(by_domid) > len(domains):
             by_domid = {domain.domid: by_domid[domain.domid] for domain in domains}
         regrets = self.regrets + _regrets(self.watches, watches)

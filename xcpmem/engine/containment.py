@@ -9,6 +9,7 @@ is section 9.8 of the peers' study, point 5.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from operator import le
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.engine.note import Note
@@ -36,7 +37,7 @@ class PolicyMemory:
     Args:
         policy: whose memory it is; another choice starts afresh.
         state: as the policy returned it.
-        goals_kib: of its last good plan, by VM uuid.
+        last: what it was told when its plan was last good, and that plan's goals, KiB.
         failures: in a row.
         failures_total: of all policies that were in force, since the daemon started.
         trouble: what was wrong with its last answer; empty: nothing.
@@ -45,7 +46,7 @@ class PolicyMemory:
 
     policy: ChosenPolicy | None = None
     state: State = field(default_factory=dict)
-    goals_kib: Mapping[str, int] = field(default_factory=dict)
+    last: tuple[Sequence[Claim], Sequence[int]] = ((), ())
     failures: int = 0
     failures_total: int = 0
     trouble: str = ""
@@ -73,7 +74,7 @@ def divide(policy: ChosenPolicy, snapshot: Snapshot, memory: PolicyMemory) -> tu
     if memory.aside_until_s is not None:
         if snapshot.now_s < memory.aside_until_s:
             return _by_xcps_rule(snapshot, memory.aside_until_s - snapshot.now_s), memory
-        memory = replace(memory, state={}, goals_kib={}, aside_until_s=None)
+        memory = replace(memory, state={}, last=((), ()), aside_until_s=None)
     try:
         division, state = policy.plan(snapshot, memory.state)
         trouble = find_fault(division, snapshot) or _find_oddity(division, state)
@@ -81,13 +82,10 @@ def divide(policy: ChosenPolicy, snapshot: Snapshot, memory: PolicyMemory) -> tu
         return _instead(snapshot, memory, f"{type(error).__name__}: {error}")
     if trouble:
         return _instead(snapshot, memory, trouble)
-    goals_kib = {
-        claim.uuid: goal
-        for claim, goal in zip(snapshot.claims, division.goals_kib, strict=True)
-        if claim.domid is not None
-    }
-    division = _with_reasons(division, snapshot, policy.name)
-    return division, replace(memory, state=state, goals_kib=goals_kib, failures=0, trouble="")
+    goals_kib, notes = list(division.goals_kib), dict(division.notes)  # a policy may use its own again
+    division = _with_reasons(Division(goals_kib, notes, division.look_again_s), snapshot, policy.name)
+    memory = replace(memory, state=state, last=(snapshot.claims, goals_kib), failures=0, trouble="")
+    return division, memory
 
 
 def find_fault(division: Division, snapshot: Snapshot) -> str:
@@ -95,13 +93,23 @@ def find_fault(division: Division, snapshot: Snapshot) -> str:
     claims, goals_kib = snapshot.claims, division.goals_kib
     if len(goals_kib) != len(claims):
         return f"{len(goals_kib)} goals for {len(claims)} claims"
+    lows_kib = [claim.low_kib for claim in claims]
+    highs_kib = [claim.high_kib for claim in claims]
+    are_whole = all(kind is int for kind in set(map(type, goals_kib)))
+    if not (are_whole and all(map(le, lows_kib, goals_kib)) and all(map(le, goals_kib, highs_kib))):
+        return _find_faulty_goal(claims, goals_kib)
+    if sum(goals_kib) > max(snapshot.budget_kib, sum(lows_kib)):
+        return f"{sum(goals_kib)} KiB given away of {snapshot.budget_kib} KiB"
+    return ""
+
+
+def _find_faulty_goal(claims: Sequence[Claim], goals_kib: Sequence[object]) -> str:
+    """Say what is wrong with the first goal that is no size, or not within its claim."""
     for claim, goal_kib in zip(claims, goals_kib, strict=True):
         if type(goal_kib) is not int:
             return f"{_name(claim)}: {goal_kib!r} is not a whole number of KiB"
         if not claim.low_kib <= goal_kib <= claim.high_kib:
             return f"{_name(claim)}: {goal_kib} KiB is not within {claim.low_kib} to {claim.high_kib} KiB"
-    if sum(goals_kib) > max(snapshot.budget_kib, sum(claim.low_kib for claim in claims)):
-        return f"{sum(goals_kib)} KiB given away of {snapshot.budget_kib} KiB"
     return ""
 
 
@@ -143,7 +151,10 @@ def _instead(snapshot: Snapshot, memory: PolicyMemory, trouble: str) -> tuple[Di
         trouble=trouble,
         aside_until_s=snapshot.now_s + SET_ASIDE_S if failures >= FAILURES_MOST else None,
     )
-    last_kib = [memory.goals_kib.get(claim.uuid, -1) for claim in snapshot.claims]
+    known_kib = {
+        claim.uuid: goal for claim, goal in zip(*memory.last, strict=True) if claim.domid is not None
+    }
+    last_kib = [known_kib.get(claim.uuid, -1) for claim in snapshot.claims]
     if memory.is_set_aside or find_fault(Division(last_kib), snapshot):
         return _by_xcps_rule(snapshot, SET_ASIDE_S), memory
     return Division(last_kib), memory

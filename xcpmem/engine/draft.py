@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from xcpmem.engine.model import Action, DomainState, HostState, Reservation
+    from xcpmem.engine.tally import Tally
 
 GROWTH_PORTIONS: Final = 32
 """While memory comes in, a growing guest gets it in portions of at least its range over this: each is a
@@ -21,11 +22,12 @@ class Draft:
 
     Args:
         host: the look that the plan starts from.
+        tally: of its domains; None: they are counted here.
     """
 
-    def __init__(self, host: HostState) -> None:
+    def __init__(self, host: HostState, tally: Tally | None = None) -> None:
         self.actions: list[Action] = []
-        self.spare_kib = host.spare_kib
+        self.spare_kib = host.spare_kib if tally is None else host.spare_by(tally)
         self._targets_kib: dict[int, int] = {}
         self._maxmems_kib: dict[int, int] = {}
 

@@ -11,6 +11,7 @@ from enum import StrEnum
 from math import inf
 from typing import TYPE_CHECKING
 
+from xcpmem.engine.tally import Tally
 from xcpmem.errors import HostError, InvalidValue
 
 if TYPE_CHECKING:
@@ -161,6 +162,20 @@ class HostState:
     reservations: tuple[Reservation, ...] = ()
     others_kib: int | None = None
 
+    def changes_since(self, before: HostState) -> list[DomainState] | None:
+        """List the domains that come as other objects than at an earlier look; drivers keep what is the same.
+
+        Returns:
+            In the order of the domids; None if domains came, went or are now doing something else.
+        """
+        if len(self.domains) != len(before.domains):
+            return None
+        changes = [pair for pair in zip(self.domains, before.domains, strict=True) if pair[0] is not pair[1]]
+        for now, then in changes:
+            if now.domid != then.domid or now.uuid != then.uuid or now.lifecycle is not then.lifecycle:
+                return None
+        return [now for now, _ in changes]
+
     @property
     def common_kib(self) -> int:
         """All that is free or held by ``domains``."""
@@ -171,7 +186,13 @@ class HostState:
     @property
     def torn_kib(self) -> int:
         """By how much the parts of this look contradict what is known of ``others_kib``; either sign."""
-        return self.common_kib - self.free_kib - self.scrub_kib - sum(d.actual_kib for d in self.domains)
+        return self.torn_by(Tally.of(self.domains))
+
+    def torn_by(self, tally: Tally) -> int:
+        """Give `torn_kib` where the domains are counted already."""
+        if self.others_kib is None:
+            return 0
+        return self.common_kib - self.free_kib - self.scrub_kib - tally.actual_kib
 
     @property
     def reserved_kib(self) -> int:
@@ -185,11 +206,13 @@ class HostState:
     @property
     def spare_kib(self) -> int:
         """Free at once and promised to nobody; negative when the slush is being eaten."""
-        actual_kib = sum([domain.actual_kib for domain in self.domains])
-        held_kib = sum([domain.held_kib for domain in self.domains])
+        return self.spare_by(Tally.of(self.domains))
+
+    def spare_by(self, tally: Tally) -> int:
+        """Give `spare_kib` where the domains are counted already."""
         # a guest that grew after the free pages were counted must not be counted as free as well
-        free_kib = min(self.free_kib, self.common_kib - self.scrub_kib - actual_kib)
-        return free_kib + actual_kib - held_kib - self.slush_kib - self.reserved_kib
+        free_kib = min(self.free_kib, self.free_kib + self.torn_by(tally))
+        return free_kib + tally.actual_kib - tally.held_kib - self.slush_kib - self.reserved_kib
 
 
 @dataclass(frozen=True, slots=True)

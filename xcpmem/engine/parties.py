@@ -69,11 +69,35 @@ def parties_of(domains: Sequence[DomainState], wishes: Wishes, beliefs: Beliefs,
     return parties
 
 
+def with_those_at_rest(
+    fresh: Sequence[Party], awake: Sequence[DomainState], domains: Sequence[DomainState], beliefs: Beliefs
+) -> list[Party]:
+    """List who takes part, in the order of the domains.
+
+    Args:
+        fresh: the parties among those who are awake.
+        awake: as `Recollection.awake` lists them.
+        domains: all.
+        beliefs: as the last turn left the recollection; whoever rests takes part as in that turn.
+    """
+    thoughts = beliefs.recollection.thoughts
+    found: dict[int, Party | None] = dict.fromkeys([domain.domid for domain in awake])
+    found.update((party.domain.domid, party) for party in fresh)
+    return [
+        party
+        for domain in domains
+        if (party := found[domid] if (domid := domain.domid) in found else thoughts[domid].party)
+    ]
+
+
 def budget_of(host: HostState, parties: Sequence[Party]) -> int:
     """Count what the policy may divide: all that is free, held by parties, and promised to nobody else."""
-    movable = {party.domain.domid for party in parties}
-    promised_kib = sum(domain.held_kib for domain in host.domains if domain.domid not in movable)
-    promised_kib += sum(max(0, p.domain.maxmem_kib - p.claim.max_kib) for p in parties if p.keeps_maxmem)
+    promised_kib = 0
+    if len(parties) < len(host.domains):
+        movable = {party.domain.domid for party in parties}
+        promised_kib = sum(domain.held_kib for domain in host.domains if domain.domid not in movable)
+    pinned = [party for party in parties if party.keeps_maxmem]
+    promised_kib += sum(max(0, party.domain.maxmem_kib - party.claim.max_kib) for party in pinned)
     return host.common_kib - promised_kib - host.reserved_kib - host.slush_kib
 
 
@@ -99,7 +123,7 @@ def snapshot_of(
     claims = [party.claim for party in parties]
     margin_kib = 0
     if compensate_inaccuracy:
-        margin_kib = caution.inaccuracy_kib * sum(c.low_kib < c.high_kib for c in claims)
+        margin_kib = caution.inaccuracy_kib * len([c for c in claims if c.low_kib < c.high_kib])
     claims += [Claim(r.min_kib, r.max_kib, r.min_kib, r.max_kib) for r in requests]
     return Snapshot(now_s, budget_kib - margin_kib, claims)
 

@@ -29,19 +29,20 @@ from xcpmem.engine.model import (
     SetUncooperative,
     Verdict,
 )
-from xcpmem.engine.parties import budget_of, parties_of, snapshot_of
-from xcpmem.engine.reasons import Reason, reason_to_stay, think
+from xcpmem.engine.parties import budget_of, parties_of, snapshot_of, with_those_at_rest
+from xcpmem.engine.reasons import Reason, reason_to_stay, think_of
 from xcpmem.engine.requests import admit, grant
-from xcpmem.engine.thought import Conclusion, Recollection
+from xcpmem.engine.steps import portions
+from xcpmem.engine.thought import Recollection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from xcpmem.engine.belief import Belief
     from xcpmem.engine.model import HostState, Wishes
     from xcpmem.engine.parties import Party
-    from xcpmem.engine.policy import ChosenPolicy, Division
-    from xcpmem.engine.thought import Thought
+    from xcpmem.engine.policy import ChosenPolicy
+    from xcpmem.engine.steps import Steps
 
 BALANCE_TOLERANCE_KIB: Final = 512
 """Nobody is asked to move for less, while nobody waits (squeezed's tolerance)."""
@@ -137,9 +138,11 @@ def deliberate(
     if wishes.ranges:
         domains = tuple(_with_wished_range(domain, wishes, range_actions) for domain in domains)
     host = replace(host, domains=domains) if range_actions else host
-    before, awake = beliefs.by_domid, beliefs.recollection.awake(domains, caution)
-    beliefs = beliefs.learn(domains, now_s, caution, awake)
-    parties = parties_of(domains, wishes, beliefs, now_s)
+    before, recollection = beliefs.by_domid, beliefs.recollection
+    awake = recollection.awake(domains, caution)
+    tally = recollection.tally.after(recollection.domains, domains)
+    beliefs = yield from beliefs.learning(domains, now_s, caution, awake)
+    parties = yield from _take_part(domains, awake, wishes, beliefs, now_s)
     budget_kib = budget_of(host, parties)
     unmeasured = [domain for domain in awake if _is_unmeasured(domain)]
     verdicts: list[Verdict] = []
@@ -162,16 +165,14 @@ def deliberate(
     beliefs, goals_kib = replace(beliefs, policy=memory), division.goals_kib
     targets_kib = _targets(parties, goals_kib, idle=not requests, caution=caution)
 
-    draft = Draft(host)
+    draft = Draft(host, tally)
     draft.actions += range_actions
-    thoughts, unsettled = _recall(parties, targets_kib, division, beliefs.recollection.of(caution))
+    unsettled = recollection.unsettled(parties, targets_kib, division, caution)
     restless = [(party, target_kib) for party, target_kib, _ in unsettled if not party.is_content(target_kib)]
-    for party, target_kib in restless:
-        draft.shrink(party.domain, target_kib)
-    for party, target_kib in restless:
-        draft.cap(party.domain, target_kib, keeps_maxmem=party.keeps_maxmem)
+    yield from _ask_back(restless, draft)
+    torn_kib = host.torn_by(tally)
     coming = any(_is_giving(party, draft.target_kib(party.domain), caution) for party, _ in restless)
-    settling = bool(requests) and (host.torn_kib > 0 or any(_is_settling(party, before) for party in parties))
+    settling = bool(requests) and (torn_kib > 0 or any(_is_settling(party, before) for party in parties))
     waiting = grant(
         requests,
         goals_kib[len(parties) :],
@@ -182,31 +183,42 @@ def deliberate(
         caution=caution,
         verdicts=verdicts,
     )
+    yield None
     grown = [(party.domain, target_kib) for party, target_kib in restless]
     if settings.free_before_growing:
         draft.grow(grown, kept_kib=sum(goal for _, goal in waiting))
     else:
         draft.grow_regardless(grown)
-    for domain in awake:
-        belief = beliefs.by_domid[domain.domid]
-        if is_odd(domain, belief) and _may_be_touched(domain, wishes):
-            _flag(domain, belief, draft, caution)
-            _measure(domain, belief, draft)
-
     yield None
-    before_thoughts = beliefs.recollection.of(caution)
-    for party, wanted_kib, goal_kib in unsettled:
-        domid = party.domain.domid
-        note = division.notes.get(domid, "")
-        conclusion = Conclusion(draft.target_kib(party.domain), wanted_kib, goal_kib, note)
-        thoughts[domid] = think(before_thoughts.get(domid), party, conclusion, caution)
+    _correct([domain for domain in awake if _may_be_touched(domain, wishes)], beliefs, draft, caution)
+    yield None
+    thoughts = yield from think_of(unsettled, recollection.of(caution), draft, division, caution)
+    if len(thoughts) > len(parties):
+        thoughts = {party.domain.domid: thoughts[party.domain.domid] for party in parties}
     reasons = {domid: thought.reason for domid, thought in thoughts.items()}
-    for domain in domains if len(reasons) < len(domains) else ():
-        if domain.domid not in reasons:
-            reasons[domain.domid] = reason_to_stay(domain, beliefs.by_domid[domain.domid], caution)
-    beliefs = replace(beliefs, recollection=Recollection(caution, wishes.weights, thoughts))
-    moving = _moving(restless, draft, caution, coming=coming or host.scrub_kib > 0)
-    doubtful = abs(host.torn_kib) > BALANCE_TOLERANCE_KIB
+    unmoved = [d for d in domains if d.domid not in reasons] if len(reasons) < len(domains) else []
+    reasons |= {d.domid: reason_to_stay(d, beliefs.by_domid[d.domid], caution) for d in unmoved}
+    beliefs = replace(
+        beliefs,
+        recollection=Recollection(
+            caution=caution,
+            weights=wishes.weights,
+            domains=domains,
+            tally=tally,
+            parties=parties,
+            wanted_kib=targets_kib,
+            goals_kib=goals_kib,
+            notes=division.notes,
+            thoughts=thoughts,
+            restless=frozenset(
+                {domid for party, _, _ in unsettled if not thoughts[domid := party.domain.domid].rests}
+                | {domain.domid for domain in unmoved}
+            ),
+        ),
+    )
+    stuck = {party.domain.domid: party for party, _ in restless if party.belief.gave_up(caution)}
+    moving = _moving(restless, stuck, draft, caution, coming=coming or host.scrub_kib > 0)
+    doubtful = abs(torn_kib) > BALANCE_TOLERANCE_KIB
     yield Plan(
         actions=tuple(draft.actions),
         verdicts=tuple(verdicts),
@@ -220,7 +232,7 @@ def deliberate(
                 *((LOOK_SOONEST_S,) if verdicts else ()),
                 *((OFFSET_STILL_S / 2,) if unmeasured else ()),
                 *(() if division.look_again_s is None else (max(LOOK_LATEST_S, division.look_again_s),)),
-                *_looks_s([party for party, _ in restless], moving, caution),
+                *_looks_s([*stuck.values()], moving),
                 *beliefs.awaited_s(awake),
             ],
             default=None,
@@ -229,20 +241,32 @@ def deliberate(
     )
 
 
-def _recall(
-    parties: Sequence[Party], targets_kib: Sequence[int], division: Division, before: Mapping[int, Thought]
-) -> tuple[dict[int, Thought], list[tuple[Party, int, int]]]:
-    """Find what was thought of those that rest and are to stay; list the others with target and goal."""
-    recalled: dict[int, Thought] = {}
-    unsettled = []
-    for party, target_kib, goal_kib in zip(parties, targets_kib, division.goals_kib, strict=False):
-        domid = party.domain.domid
-        thought = before.get(domid)
-        if thought and thought.holds(party, target_kib, goal_kib, division.notes.get(domid, "")):
-            recalled[domid] = thought
-        else:
-            unsettled.append((party, target_kib, goal_kib))
-    return recalled, unsettled
+def _take_part(
+    domains: Sequence[DomainState],
+    awake: Sequence[DomainState],
+    wishes: Wishes,
+    beliefs: Beliefs,
+    now_s: float,
+) -> Steps[list[Party]]:
+    """List the parties; those that rest take part as before, unless wishes may have changed what they are."""
+    are_wishes_as_before = not wishes.left_alone and wishes.weights == beliefs.recollection.weights
+    fresh: list[Party] = []
+    for some in portions(awake if are_wishes_as_before else domains):
+        fresh += parties_of(some, wishes, beliefs, now_s)
+        yield
+    return with_those_at_rest(fresh, awake, domains, beliefs) if are_wishes_as_before else fresh
+
+
+def _ask_back(restless: Sequence[tuple[Party, int]], draft: Draft) -> Steps[None]:
+    """Let everybody who has more than its target hear of it, and then keep it from taking more."""
+    for some in portions(restless):
+        for party, target_kib in some:
+            draft.shrink(party.domain, target_kib)
+        yield
+    for some in portions(restless):
+        for party, target_kib in some:
+            draft.cap(party.domain, target_kib, keeps_maxmem=party.keeps_maxmem)
+        yield
 
 
 def _with_wished_range(domain: DomainState, wishes: Wishes, actions: list[Action]) -> DomainState:
@@ -316,6 +340,15 @@ def _owes(party: Party, target_kib: int, caution: Caution) -> bool:
     return party.domain.actual_kib - target_kib > caution.inaccuracy_kib
 
 
+def _correct(domains: Sequence[DomainState], beliefs: Beliefs, draft: Draft, caution: Caution) -> None:
+    """Bring flags and offsets up to what is believed of domains that may be touched."""
+    for domain in domains:
+        belief = beliefs.by_domid[domain.domid]
+        if is_odd(domain, belief):
+            _flag(domain, belief, draft, caution)
+            _measure(domain, belief, draft)
+
+
 def _flag(domain: DomainState, belief: Belief, draft: Draft, caution: Caution) -> None:
     late = belief.away_s > caution.uncooperative_s
     if late != domain.uncooperative:
@@ -337,27 +370,30 @@ def _measure(domain: DomainState, belief: Belief, draft: Draft) -> None:
 
 
 def _moving(
-    restless: Sequence[tuple[Party, int]], draft: Draft, caution: Caution, *, coming: bool
+    restless: Sequence[tuple[Party, int]],
+    stuck: Collection[int],
+    draft: Draft,
+    caution: Caution,
+    *,
+    coming: bool,
 ) -> list[Party]:
     """List the parties that are on their way, or will be asked once memory that is coming is free."""
     return [
         party
         for party, wanted_kib in restless
-        if (coming and wanted_kib != draft.target_kib(party.domain))
-        or draft.target_kib(party.domain) != party.domain.target_kib
-        or (direction_of(party.domain, caution) and not party.belief.gave_up(caution))
+        if (target_kib := draft.target_kib(party.domain)) != party.domain.target_kib
+        or (coming and wanted_kib != target_kib)
+        or (party.domain.domid not in stuck and direction_of(party.domain, caution))
     ]
 
 
-def _looks_s(parties: Sequence[Party], moving: Sequence[Party], caution: Caution) -> list[float]:
+def _looks_s(stuck: Sequence[Party], moving: Sequence[Party]) -> list[float]:
     """Say when each moving guest may have arrived, and when a stuck one is worth another look."""
     times_s = [LOOK_LATEST_S] * bool(moving)
-    for party in moving:
-        if party.belief.rate_kib_s > 0:
-            gap_kib = abs(party.domain.target_kib - party.domain.actual_kib)
-            times_s.append(max(LOOK_SOONEST_S, gap_kib / party.belief.rate_kib_s))
-    least_s, most_s = RETRY_LOOK_S
     times_s += [
-        min(max(party.belief.waited_s, least_s), most_s) for party in parties if party.belief.gave_up(caution)
+        max(LOOK_SOONEST_S, abs(party.domain.target_kib - party.domain.actual_kib) / party.belief.rate_kib_s)
+        for party in moving
+        if party.belief.rate_kib_s > 0
     ]
-    return times_s
+    least_s, most_s = RETRY_LOOK_S
+    return times_s + [min(max(party.belief.waited_s, least_s), most_s) for party in stuck]

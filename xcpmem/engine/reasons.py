@@ -7,15 +7,21 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from xcpmem.engine.belief import balloon_state, is_odd
 from xcpmem.engine.model import BalloonState
-from xcpmem.engine.thought import Thought
+from xcpmem.engine.steps import portions
+from xcpmem.engine.thought import Conclusion, Thought
 from xcpmem.units import format_kib
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from xcpmem.engine.belief import Belief, Caution
+    from xcpmem.engine.draft import Draft
     from xcpmem.engine.model import DomainState, DynamicRange
     from xcpmem.engine.note import Note
     from xcpmem.engine.parties import Party
-    from xcpmem.engine.thought import Conclusion
+    from xcpmem.engine.policy import Division
+    from xcpmem.engine.steps import Steps
+    from xcpmem.engine.thought import Unsettled
 
 
 class Motive(StrEnum):
@@ -34,6 +40,8 @@ class Motive(StrEnum):
 
 _POLICYS: Final = frozenset({Motive.SHARE, Motive.ALL, Motive.MINIMUM})
 """What the policy alone decided, so that its own words say it better."""
+
+_STOPPED: Final = frozenset({BalloonState.STUCK, BalloonState.AT_LIMIT})
 
 
 class Reason(NamedTuple):
@@ -110,7 +118,7 @@ def reason_to_move(
         state = BalloonState.MOVING if on_the_way else BalloonState.AT_TARGET
     if belief.direction >= 0 and belief.meets_ceiling(domain.actual_kib, caution):
         motive = Motive.CEILING
-    elif belief.direction < 0 and belief.gave_up(caution):
+    elif belief.direction < 0 and state in _STOPPED:
         motive = Motive.FLOOR
     elif dynamic.min_kib == dynamic.max_kib:
         motive = Motive.PINNED
@@ -160,6 +168,36 @@ def think(before: Thought | None, party: Party, conclusion: Conclusion, caution:
         note=note,
     )
     return Thought(party, conclusion, reason, _rests(party, target_kib, wanted_kib))
+
+
+def think_of(
+    unsettled: Sequence[Unsettled],
+    before: Mapping[int, Thought],
+    draft: Draft,
+    division: Division,
+    caution: Caution,
+) -> Steps[dict[int, Thought]]:
+    """Think of the unsettled, in steps.
+
+    Args:
+        unsettled: as `Recollection.unsettled` lists them.
+        before: the last turn's thoughts, by domid and the same thresholds.
+        draft: what they are told.
+        division: why.
+        caution: the thresholds.
+
+    Returns:
+        By domid; of everybody else, what was thought before.
+    """
+    thoughts = dict(before)
+    for some in portions(unsettled):
+        for party, wanted_kib, goal_kib in some:
+            domid = party.domain.domid
+            note = division.notes.get(domid, "")
+            conclusion = Conclusion(draft.target_kib(party.domain), wanted_kib, goal_kib, note)
+            thoughts[domid] = think(before.get(domid), party, conclusion, caution)
+        yield
+    return thoughts
 
 
 def _rests(party: Party, target_kib: int, wanted_kib: int) -> bool:

@@ -8,15 +8,18 @@ whoever follows the turns sees by identity what is new. Of domains at rest only 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from xcpmem.engine.tally import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
 
     from xcpmem.engine.belief import Caution
     from xcpmem.engine.model import DomainState
     from xcpmem.engine.note import Note
     from xcpmem.engine.parties import Party
+    from xcpmem.engine.policy import Division
     from xcpmem.engine.reasons import Reason
 
 
@@ -45,11 +48,9 @@ class Thought(NamedTuple):
     reason: Reason
     rests: bool
 
-    def holds(self, party: Party, target_kib: int, goal_kib: int, note: str | Note) -> bool:
-        """Tell whether a party that rested is to stay there, for the same reason."""
-        _, wanted_kib, before_kib, before_note = self.conclusion
-        is_same = self.rests and self.party is party
-        return is_same and wanted_kib == target_kib and before_kib == goal_kib and before_note == note
+
+Unsettled: TypeAlias = "tuple[Party, int, int]"
+"""A party, where it is to be once memory is free, and what the policy gives it; KiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,24 +60,62 @@ class Recollection:
     Args:
         caution: by which they were thought; others do not count.
         weights: under which, by VM uuid.
-        thoughts: by domid.
+        domains: that were seen.
+        tally: of them.
+        parties: who took part, in the order of the domains.
+        wanted_kib: what each party was to be told once memory is free, KiB.
+        goals_kib: what the policy gave each, KiB.
+        notes: of the policy, by domid.
+        thoughts: by domid, of each party.
+        restless: domids of those that did not rest.
     """
 
     caution: Caution | None = None
     weights: Mapping[str, int] = field(default_factory=dict)
+    domains: Sequence[DomainState] = ()
+    tally: Tally = field(default_factory=Tally)
+    parties: Sequence[Party] = ()
+    wanted_kib: Sequence[int] = ()
+    goals_kib: Sequence[int] = ()
+    notes: Mapping[int, str | Note] = field(default_factory=dict)
     thoughts: Mapping[int, Thought] = field(default_factory=dict)
+    restless: frozenset[int] = frozenset()
 
     def of(self, caution: Caution) -> Mapping[int, Thought]:
         """Give the thoughts if they were thought by these thresholds."""
         return self.thoughts if caution == self.caution else {}
 
-    def awake(self, domains: Iterable[DomainState], caution: Caution) -> list[DomainState]:
+    def awake(self, domains: Sequence[DomainState], caution: Caution) -> list[DomainState]:
         """List the domains that did not rest in the last turn, or have changed since."""
-        thoughts = self.of(caution)
+        if caution != self.caution or len(domains) != len(self.domains):
+            return list(domains)
         return [
             domain
-            for domain in domains
-            if (thought := thoughts.get(domain.domid)) is None
-            or not thought.rests
-            or thought.party.domain is not domain
+            for domain, before in zip(domains, self.domains, strict=True)
+            if domain is not before or domain.domid in self.restless
+        ]
+
+    def unsettled(
+        self, parties: Sequence[Party], wanted_kib: Sequence[int], division: Division, caution: Caution
+    ) -> list[Unsettled]:
+        """List the parties that did not rest in the last turn, or are not to be where they rested.
+
+        Args:
+            parties: as they take part now.
+            wanted_kib: what each is to be told once memory is free, KiB.
+            division: what the policy gives them, and why.
+            caution: the thresholds.
+        """
+        goals_kib = division.goals_kib
+        if caution != self.caution or len(parties) != len(self.parties) or division.notes != self.notes:
+            return list(zip(parties, wanted_kib, goals_kib, strict=False))
+        now = zip(parties, wanted_kib, goals_kib, strict=False)
+        before = zip(self.parties, self.wanted_kib, self.goals_kib, strict=False)
+        return [
+            each
+            for each, (party, wanted, goal) in zip(now, before, strict=False)
+            if each[0] is not party
+            or each[1] != wanted
+            or each[2] != goal
+            or party.domain.domid in self.restless
         ]
