@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xcpmem.report import Bulletin, CycleReport, Failure
+from xcpmem.report import Bulletin, CycleReport, Failure, Subscriber
 from xcpmem.xen.driver import DomainDescription, Look
 
 if TYPE_CHECKING:
@@ -142,6 +142,6 @@ class ReplayRing:
         """Wait for the next `feed`."""
         return await self._bulletin.next(after, timeout_s)
 
-    def subscribe(self, callback: Callable[[CycleReport], None]) -> Callable[[], None]:
+    def subscribe(self, callback: Subscriber) -> Callable[[], None]:
         """Call back with each `feed`."""
         return self._bulletin.subscribe(callback)

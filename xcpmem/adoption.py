@@ -24,18 +24,21 @@ from xcpmem.vm import Built, Live, Vm
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from xcpmem.engine.limits import MemoryLimits
-    from xcpmem.engine.model import DomainState
+    from xcpmem.engine.model import DomainState, HostState
     from xcpmem.host import HostRecord
     from xcpmem.law import VmLaw
-    from xcpmem.ledger import Entry, Ledger
+    from xcpmem.ledger import Entry, Ledger, Touched
     from xcpmem.report import CycleReport
     from xcpmem.ring import Ring
     from xcpmem.xen.driver import DomainDescription
 
 _log = logging.getLogger(__name__)
+
+AT_ONCE: Final = 50
+"""So many domains are taken up, in a millisecond or two, before others get their turn."""
 
 _POWER_STATES: Final = {
     Lifecycle.RUNNING: "Running",
@@ -119,59 +122,105 @@ class Adoption:
         self._ring = ring
         self._clock = clock
         self._follows = follows
-        self._present: set[str] = set()
+        self._looked_at: HostState | None = None
+        self._domids: dict[str, int] = {}
+        """By VM uuid, whose domain is there, and which it is."""
+        self._missing: set[str] = set()
+        """Uuids of VMs whose domain is not there any more, which may be on purpose."""
         self._sights: dict[str, _Sight] = {}
         self._unsaved: set[str] = set()
         self._foreign: dict[str, _Foreign] = {}
         self._writing: asyncio.Future[None] | None = None
-        self._agreed: dict[str, tuple[DomainState, Vm]] = {}
+        self._agreed: dict[str, DomainState] = {}
+        """By VM uuid, the domains that have the VM's range: nothing is to be done until either changes."""
+        self._doubted: set[str] = set()
+        """Uuids of VMs whose domain is to be taken up again, though it may not change."""
+        ledger.subscribe(self._compare_anew)
 
-    def absorb(self, report: CycleReport) -> None:
-        """Bring the records up to a report."""
+    def absorb(self, report: CycleReport) -> Iterator[None]:
+        """Bring the records up to a report, in steps between which others can have their turn.
+
+        Only domains that changed are looked at, those that were touched, and those that do not agree yet.
+        """
         self._host.absorb(report)
         targets_kib = {a.domid: a.target_kib for a in report.actions if isinstance(a, SetTarget)}
         touched = {getattr(action, "domid", None) for action in report.actions}
-        domains = _by_uuid(report.look.host.domains)
-        veiled, vms = self._ledger.veiled, self._ledger.vms
-        for uuid in self._present - domains.keys() - veiled:
+        unsettled = self._unsettled(report.look.host, touched)
+        self._doubted.update(domain.uuid for domain in unsettled)
+        for uuid in self._missing - self._ledger.veiled:
+            self._missing.discard(uuid)
             self._lose(uuid)
-        self._present = domains.keys() | (self._present & veiled)
-        for uuid, domain in domains.items():
-            is_touched = domain.domid in touched
-            agreed, agreed_vm = self._agreed.get(uuid, (None, None))
-            is_agreed = agreed is not None and agreed_vm is vms.get(uuid) and not is_touched
-            if uuid in veiled or (is_agreed and agreed is domain):
-                continue
-            self._know(domain, report.look.descriptions.get(domain.domid))
-            before = self._ledger.live(uuid)
-            came = before is None or before.domid != domain.domid
-            live = Live(
-                domid=domain.domid,
-                power_state=_POWER_STATES[domain.lifecycle],
-                memory_target=kib_to_bytes(targets_kib.get(domain.domid, domain.target_kib)),
-                memory_actual=kib_to_bytes(domain.actual_kib),
-                start_time_s=report.time_s if before is None or came else before.start_time_s,
-                uncooperative=domain.uncooperative,
-                built=self._built(uuid, came=came),
-            )
-            self._ledger.overlay(uuid, live)
-            if agreed is not None and is_agreed and _has_only_moved(domain, agreed):
-                self._agreed[uuid] = domain, vms[uuid]
-                continue
-            is_building = domain.lifecycle is Lifecycle.BUILDING
-            if not is_building and self._compare(domain, report, is_touched=is_touched) and not is_touched:
-                self._agreed[uuid] = domain, vms[uuid]
-            else:
-                self._agreed.pop(uuid, None)
+        for start in range(0, len(unsettled), AT_ONCE):
+            veiled = self._ledger.veiled
+            for domain in unsettled[start : start + AT_ONCE]:
+                if domain.uuid not in veiled:
+                    target_kib = targets_kib.get(domain.domid, domain.target_kib)
+                    self._take_up(domain, target_kib, report, is_touched=domain.domid in touched)
+            yield
         self._write()
         self._ledger.publish()
+
+    def _unsettled(self, host: HostState, touched: set[int | None]) -> list[DomainState]:
+        """List the domains to be taken up, and note who is missing."""
+        before, self._looked_at = self._looked_at, host
+        changes = host.changes_since(before) if before else None
+        if changes is None:
+            domains = _by_uuid(host.domains)
+            self._missing = (self._missing | self._domids.keys()) - domains.keys()
+            self._domids = {uuid: domain.domid for uuid, domain in domains.items()}
+            agreed = self._agreed
+            return [d for d in domains.values() if d is not agreed.get(d.uuid) or d.domid in touched]
+        domids = touched | {domain.domid for domain in changes}
+        domids |= {self._domids.get(uuid) for uuid in self._doubted}
+        return [d for d in host.domains if d.domid in domids and self._domids.get(d.uuid) == d.domid]
+
+    def _take_up(
+        self, domain: DomainState, target_kib: int, report: CycleReport, *, is_touched: bool
+    ) -> None:
+        """Lay over a VM what was seen of its domain, and see whose range is to rule."""
+        uuid, agreed = domain.uuid, self._agreed.get(domain.uuid)
+        self._know(domain, report.look.descriptions.get(domain.domid))
+        before = self._ledger.live(uuid)
+        came = before is None or before.domid != domain.domid
+        live = Live(
+            domid=domain.domid,
+            power_state=_POWER_STATES[domain.lifecycle],
+            memory_target=kib_to_bytes(target_kib),
+            memory_actual=kib_to_bytes(domain.actual_kib),
+            start_time_s=report.time_s if before is None or came else before.start_time_s,
+            uncooperative=domain.uncooperative,
+            built=self._built(uuid, came=came),
+        )
+        self._ledger.overlay(uuid, live)
+        if agreed is not None and not is_touched and _has_only_moved(domain, agreed):
+            self._agree(domain)
+            return
+        is_building = domain.lifecycle is Lifecycle.BUILDING
+        if not is_building and self._compare(domain, report, is_touched=is_touched) and not is_touched:
+            self._agree(domain)
+        else:
+            self._doubt(uuid)
+
+    def _agree(self, domain: DomainState) -> None:
+        self._agreed[domain.uuid] = domain
+        self._doubted.discard(domain.uuid)
+
+    def _doubt(self, uuid: str) -> None:
+        self._agreed.pop(uuid, None)
+        self._doubted.add(uuid)
+
+    def _compare_anew(self, touched: Touched) -> None:
+        """Trust no agreement any more on VMs that changed."""
+        for class_name, uuid in touched:
+            if class_name == "VM" and uuid in self._domids:
+                self._doubt(uuid)
 
     def hold(self, uuid: str) -> None:
         """Pass the stored range of a VM on to the ring, if the VM is on the host."""
         self._foreign.pop(uuid, None)
         sight = self._sights.get(uuid)
         if sight is not None:
-            self._agreed.pop(uuid, None)
+            self._doubt(uuid)
             sight.asked_at_s = self._clock()
             self._ring.set_range(uuid, self._ledger.vms[uuid].dynamic_range)
 
@@ -261,6 +310,7 @@ class Adoption:
         """Note that a VM has no domain any more."""
         self._ledger.overlay(uuid, None)
         self._agreed.pop(uuid, None)
+        self._doubted.discard(uuid)
         sight = self._sights.pop(uuid, None)
         if sight is not None and sight.asked_at_s is not None:
             self._ring.forget_range(uuid)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from xcpmem.engine.model import DynamicRange, Wishes
     from xcpmem.engine.planner import Plan, PlannerSettings
     from xcpmem.engine.policy import ChosenPolicy
+    from xcpmem.report import Subscriber
     from xcpmem.shadows import Shadows
     from xcpmem.xen.driver import HostDriver, Look
 
@@ -255,8 +256,8 @@ class Controller:
         """Wait for a turn later than number ``after``; None when the time is over."""
         return await self._bulletin.next(after, timeout_s)
 
-    def subscribe(self, callback: Callable[[CycleReport], None]) -> Callable[[], None]:
-        """Call back, in the loop, after each turn.
+    def subscribe(self, callback: Subscriber) -> Callable[[], None]:
+        """Call back, in the loop, after each turn; a subscriber may take the report in steps.
 
         Returns:
             A function that ends this.

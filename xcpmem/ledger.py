@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
+from operator import ne
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import uuid4
@@ -235,9 +236,10 @@ class Ledger:
             self._lay(uuid, "VM", "VM_metrics")
             return
         self._lay(uuid)
-        if before.memory_actual != live.memory_actual:
+        has_moved = before.memory_actual != live.memory_actual
+        if has_moved:
             self.touch("VM_metrics", uuid)
-        if before._replace(memory_actual=live.memory_actual) != live:
+        if sum(map(ne, before, live)) > has_moved:
             self.touch("VM", uuid)
 
     def live(self, uuid: str) -> Live | None:

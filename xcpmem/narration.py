@@ -27,7 +27,7 @@ from xcpmem.sentences import Sentence, arrive, flag, greet, refuse, reserve, spa
 from xcpmem.units import format_kib
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from xcpmem.engine.model import DomainState, DynamicRange, MemoryRequest, Reservation
     from xcpmem.engine.reasons import Reason
@@ -84,13 +84,13 @@ class Narrator:
         self._blind_since_s: float | None = None
         self._reminded_s = 0.0
         self._policy = ""
-        self._report: CycleReport | None = None
+        self._told_of: CycleReport | None = None
 
     def tell(self, report: CycleReport) -> list[Sentence]:
         """Say what is new in a report; nothing for most."""
         if not report.saw_host:
             return list(self._tell_blindness(report))
-        is_first, self._report = self._report is None, report
+        is_first = self._told_of is None
         sentences = [*self._tell_sight()]
         if is_first:
             sentences.append(greet(report))
@@ -138,23 +138,21 @@ class Narrator:
 
     def _tell_domains(self, report: CycleReport, *, is_first: bool) -> Iterator[Sentence]:
         flags = {a.domid: a.uncooperative for a in report.actions if isinstance(a, SetUncooperative)}
-        living = {d.uuid: d for d in report.look.host.domains if d.lifecycle is not Lifecycle.DYING}
-        for uuid in self._told.keys() - living.keys():
-            told = self._told.pop(uuid)
-            yield Sentence(
-                logging.INFO,
-                "%s (domain %s) is gone; its %s can go to others",
-                (self.name(uuid), told.domid, format_kib(told.held_kib)),
-                "domain_gone",
-                uuid,
-                {"domid": told.domid, "held_kib": told.held_kib},
-            )
+        before = self._told_of
+        changes = report.look.host.changes_since(before.look.host) if before else None
+        if before is None or changes is None:
+            living = {d.uuid: d for d in report.look.host.domains if d.lifecycle is not Lifecycle.DYING}
+            yield from self._tell_gone(self._told.keys() - living.keys())
+            news = list(living.values())
+        else:
+            reasons = before.reasons
+            changed = flags.keys() | {domain.domid for domain in changes}
+            changed.update([domid for domid, why in report.reasons.items() if reasons.get(domid) is not why])
+            news = [d for d in report.look.host.domains if d.domid in changed and self._knows(d)]
         goals: list[tuple[Sentence, int]] = []
-        for uuid, domain in living.items():
-            told_before, reason = self._told.get(uuid), report.reasons.get(domain.domid)
-            if told_before and told_before.reason is reason is not None and domain.domid not in flags:
-                told_before.held_kib = domain.actual_kib
-                continue
+        for domain in news:
+            uuid, reason = domain.uuid, report.reasons.get(domain.domid)
+            told_before = self._told.get(uuid)
             if told_before is None or told_before.domid != domain.domid:
                 if not is_first:
                     yield arrive(self.name(uuid, domain.domid), domain)
@@ -170,6 +168,24 @@ class Narrator:
             if domain.domid in flags:
                 yield flag(self.name(uuid, domain.domid), domain, raised=flags[domain.domid])
         yield from sum_up(goals)
+        self._told_of = report
+
+    def _knows(self, domain: DomainState) -> bool:
+        """Tell whether a VM is told of by this domain of it, not by a newer one."""
+        told = self._told.get(domain.uuid)
+        return told is not None and told.domid == domain.domid
+
+    def _tell_gone(self, uuids: Iterable[str]) -> Iterator[Sentence]:
+        for uuid in uuids:
+            told = self._told.pop(uuid)
+            yield Sentence(
+                logging.INFO,
+                "%s (domain %s) is gone; its %s can go to others",
+                (self.name(uuid), told.domid, format_kib(told.held_kib)),
+                "domain_gone",
+                uuid,
+                {"domid": told.domid, "held_kib": told.held_kib},
+            )
 
     def _tell_range(self, domain: DomainState, reason: Reason, told: _Told) -> Iterator[Sentence]:
         dynamic = reason.dynamic_range

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
 from xcpmem.engine.forecast import Stance
 from xcpmem.engine.model import (
@@ -22,7 +22,7 @@ from xcpmem.engine.model import (
 from xcpmem.units import format_kib
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from xcpmem.engine.belief import Belief
     from xcpmem.engine.model import Action, DomainState, MemoryRequest, Verdict
@@ -134,12 +134,16 @@ class CycleReport:
         return next((domain for domain in self.look.host.domains if domain.uuid == uuid), None)
 
 
+Subscriber: TypeAlias = "Callable[[CycleReport], Iterable[None] | None]"
+"""Who is told of reports; what it returns, if anything, is gone through step by step."""
+
+
 class Bulletin:
     """Where reports hang out: the latest one, and those who wait for the next."""
 
     def __init__(self) -> None:
         self.latest: CycleReport | None = None
-        self._subscribers: list[Callable[[CycleReport], None]] = []
+        self._subscribers: list[Subscriber] = []
         self._readers: set[asyncio.Future[CycleReport]] = set()
 
     def publish(self, report: CycleReport) -> None:
@@ -148,21 +152,22 @@ class Bulletin:
             pass
 
     def spread(self, report: CycleReport) -> Iterator[None]:
-        """Publish in steps, one for each subscriber, so that others can have their turn in between.
+        """Publish in the subscribers' steps, so that others can have their turn in between.
 
-        The report is the latest from the first step on, in which the first subscriber is told; so records are
-        never older than it. Who waits for a report is told last, when all subscribers know it.
+        The report is the latest as soon as the first subscriber knows all of it; so records are never older
+        than it. Who waits for a report is told last, when all subscribers know it.
         """
-        self.latest = report
         for callback in list(self._subscribers):
-            callback(report)
+            yield from callback(report) or ()
+            self.latest = report
             yield
+        self.latest = report
         for reader in self._readers:
             if not reader.done():
                 reader.set_result(report)
 
-    def subscribe(self, callback: Callable[[CycleReport], None]) -> Callable[[], None]:
-        """Call back, in the loop, with each report.
+    def subscribe(self, callback: Subscriber) -> Callable[[], None]:
+        """Call back, in the loop, with each report; a subscriber may take it in steps.
 
         Returns:
             A function that ends this.

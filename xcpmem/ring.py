@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from xcpmem.engine.model import DynamicRange, Reservation
     from xcpmem.engine.policy import ChosenPolicy
-    from xcpmem.report import CycleReport
+    from xcpmem.report import CycleReport, Subscriber
 
 
 class Ring(Protocol):
@@ -70,5 +70,5 @@ class Ring(Protocol):
     async def next_report(self, after: int, timeout_s: float) -> CycleReport | None:
         """Wait for a turn later than number ``after``; None when the time is over."""
 
-    def subscribe(self, callback: Callable[[CycleReport], None]) -> Callable[[], None]:
+    def subscribe(self, callback: Subscriber) -> Callable[[], None]:
         """Call back, in the loop, after each turn; returns a function that ends this."""

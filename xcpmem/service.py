@@ -36,7 +36,7 @@ from xcpmem.users import Users
 from xcpmem.xen.toolstack import NO_TOOLSTACK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from xcpmem.annotations import Edit
@@ -168,10 +168,10 @@ class Service:
             self._unsubscribe = None
         await self._ledger.close()
 
-    def absorb(self, report: CycleReport) -> None:
-        """Bring the records up to a report of the ring."""
+    def absorb(self, report: CycleReport) -> Iterator[None]:
+        """Bring the records up to a report of the ring, in steps."""
         self.lifecycle.absorb(report)
-        self._adoption.absorb(report)
+        yield from self._adoption.absorb(report)
         self._seen_number = report.number
         self._operations.open()
 

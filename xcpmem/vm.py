@@ -19,7 +19,7 @@ from xcpmem.refs import opaque_ref
 from xcpmem.units import bytes_to_kib_floor
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 POWER_STATES: Final = ("Halted", "Paused", "Running", "Suspended")
 """XenAPI's enumeration vm_power_state."""
@@ -236,11 +236,11 @@ class Vm:
             version: of the result.
             current_operations: what is being done to it.
         """
-        if live is None:
-            power_state = "Suspended" if self.memory_suspended >= 0 else "Halted"
-            seen = {**_NO_DOMAIN, "power_state": power_state}
+        if live is not None:
+            seen: Iterable[tuple[str, Any]] = zip(Live._fields, live, strict=True)
         else:
-            seen = live._asdict()
+            power_state = "Suspended" if self.memory_suspended >= 0 else "Halted"
+            seen = {**_NO_DOMAIN, "power_state": power_state}.items()
         return _laid_over(self, seen, current_operations=current_operations, version=version)
 
 
@@ -253,10 +253,11 @@ _NO_DOMAIN: Final[Mapping[str, Any]] = {
 }
 
 
-def _laid_over(vm: Vm, seen: Mapping[str, Any], **more: object) -> Vm:
+def _laid_over(vm: Vm, seen: Iterable[tuple[str, Any]], **more: object) -> Vm:
     """Copy a VM with what was seen, which no rule of its limits looks at: what is valid stays valid."""
     copy = object.__new__(Vm)
-    vars(copy).update(vars(vm), **seen, **more)
+    vars(copy).update(vars(vm))
+    vars(copy).update(seen, **more)
     return copy
 
 

@@ -328,7 +328,8 @@ async def test_host_without_a_place_for_images_suspends_nobody(
     service = Service(Store(tmp_path / "other"), daemon.ring, toolstack=host.toolstack)
     await service.start()
     assert daemon.ring.report is not None
-    service.absorb(daemon.ring.report)
+    for _ in service.absorb(daemon.ring.report):
+        pass
     with pytest.raises(NoSuspendSr):
         await service.lifecycle.suspension.suspend(ONE)
     await service.close()
