@@ -140,6 +140,8 @@ class KeyCache:
         Raises:
             DriverError: xenstored does not answer, or refuses a watch.
         """
+        if self._keys.keys() == domids:
+            return False
         for domid in sorted(self._keys.keys() - domids):
             await self._forget(domid)
         new = domids - self._keys.keys()

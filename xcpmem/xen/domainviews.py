@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from operator import is_
+from itertools import compress, repeat
+from operator import is_, ne
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from xcpmem.engine.model import DomainState, DynamicRange, Lifecycle
@@ -85,6 +86,8 @@ class DomainViews:
     def __init__(self) -> None:
         self._views: dict[int, DomainView] = {}
         self._domains: tuple[DomainState, ...] = ()
+        self._said: dict[int, tuple[DomainInfo, DomainKeys, GuestNews, int | None]] = {}
+        self._bystanders: tuple[DomainInfo, ...] = ()
         self._descriptions: dict[int, DomainDescription] = {}
         self.offsets_kib = 0
         """What Xen counts of all domains and their guests do not know of."""
@@ -113,7 +116,7 @@ class DomainViews:
 
     def refresh(
         self,
-        infos: Iterable[DomainInfo],
+        infos: Collection[DomainInfo],
         keys: Mapping[int, DomainKeys],
         news: Mapping[int, GuestNews],
         reservations: Iterable[Reservation],
@@ -130,23 +133,38 @@ class DomainViews:
             bystanders: domains that are only described.
         """
         promises_kib = _promises_kib(reservations)
-        views: dict[int, DomainView] = {}
-        for info in infos:
-            domid = info.domid
-            promise_kib = _promise_kib(promises_kib, info, keys[domid]) if promises_kib else None
-            words = (info, keys[domid], news[domid], promise_kib)
-            before = self._views.get(domid)
-            is_same = before is not None and before.words.news is words[2] and before.words == words
-            views[domid] = before if before is not None and is_same else _view(_Words(*words), before)
-        domains = [views[domid].state for domid in sorted(views)]
+        promised_kib = (_promise_kib(promises_kib, info, keys[info.domid]) for info in infos)
+        domids = [info.domid for info in infos]
+        words = zip(
+            infos,
+            map(keys.__getitem__, domids),
+            map(news.__getitem__, domids),
+            promised_kib if promises_kib else repeat(None),
+            strict=False,
+        )
+        said = dict(zip(domids, words, strict=True))
+        others = tuple(bystanders)
+        if said != self._said or others != self._bystanders:
+            self._see(said)
+            self._describe(others)
+
+    def _see(self, said: dict[int, tuple[DomainInfo, DomainKeys, GuestNews, int | None]]) -> None:
+        for domid in self._views.keys() - said.keys():
+            del self._views[domid]
+        for domid in compress(said, map(ne, said.values(), map(self._said.get, said))):
+            self._views[domid] = _view(_Words(*said[domid]), self._views.get(domid))
+        self._said = said
+        domains = [self._views[domid].state for domid in sorted(said)]
         if not _are_same(domains, self._domains):
             self._domains = tuple(domains)
             self.offsets_kib = sum(domain.offset_kib or 0 for domain in domains)
+
+    def _describe(self, bystanders: tuple[DomainInfo, ...]) -> None:
+        self._bystanders = bystanders
         descriptions = {info.domid: _bare_description(info) for info in bystanders}
-        descriptions.update((domid, view.description) for domid, view in views.items())
+        descriptions |= {domid: self._views[domid].description for domid in self._said}
         if descriptions != self._descriptions:
             self._descriptions = descriptions
-        self._views = views
 
 
 def _bare_description(info: DomainInfo) -> DomainDescription:
@@ -163,7 +181,7 @@ def _bare_description(info: DomainInfo) -> DomainDescription:
 def _view(words: _Words, before: DomainView | None) -> DomainView:
     """Make a view; what of it is as before stays the same object."""
     info, keys, news, promise_kib = words
-    is_read = before is not None and before.words.keys == keys
+    is_read = before is not None and before.words.keys is keys
     reading = before.reading if before is not None and is_read else _read(info.domid, keys)
     state = _state(info, keys, news, reading)
     lifecycle = state.lifecycle

@@ -71,9 +71,9 @@ class Flaw(StrEnum):
     ABSURD = "absurd"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class GuestNews:
-    """What is known of a guest from its own words.
+    """What is known of a guest from its own words; never the same as other news, which came at another time.
 
     Args:
         sample: its last report by its best agent; None: it says nothing.
@@ -111,6 +111,8 @@ class GuestSamples:
         self._xenstore = xenstore
         self._guests: dict[int, _Guest] = {}
         self._unread: AbstractSet[int] = set()
+        self._news: dict[int, GuestNews] = {}
+        self._news_until_s = -inf
         self._dropped = Counter({flaw.value: 0 for flaw in Flaw})
 
     @property
@@ -134,19 +136,17 @@ class GuestSamples:
             now_s: monotonic seconds; the reports' time of arrival.
 
         Returns:
-            By domid, one entry for each domain.
+            By domid, one entry for each domain; the same object for the same news.
 
         Raises:
             DriverError: xenstored does not answer.
         """
-        for domid in self._guests.keys() - domids:
-            del self._guests[domid]
         named = _named_keys(events.paths)
-        heard = (
-            domids
-            if events.resync
-            else domids & (named.keys() | self._unread | (domids - self._guests.keys()))
-        )
+        heard = domids if events.resync else domids & (named.keys() | self._unread)
+        if self._guests.keys() != domids:
+            for domid in self._guests.keys() - domids:
+                del self._guests[domid]
+            heard |= domids - self._guests.keys()
         wanted = {
             domid: keys
             for domid in sorted(heard)
@@ -162,12 +162,19 @@ class GuestSamples:
             guest.news_until_s = -inf
             self._take(domid, guest, arrived, actual_kib(domid), now_s)
             guest.is_new = False
+        if texts or now_s > self._news_until_s or self._news.keys() != domids:
+            self._choose(domids, now_s)
+        return self._news
+
+    def _choose(self, domids: AbstractSet[int], now_s: float) -> None:
+        """Say what is known of each guest, and until when that is so if none says anything."""
         silent = _Guest()
         guests = {domid: self._guests.get(domid, silent) for domid in domids}
-        return {
+        self._news = {
             domid: guest.news if now_s <= guest.news_until_s else _news(guest, now_s)
             for domid, guest in guests.items()
         }
+        self._news_until_s = min((guest.news_until_s for guest in guests.values()), default=inf)
 
     async def _read(self, wanted: Mapping[int, Sequence[str]]) -> Mapping[int, Mapping[str, str | None]]:
         """Read keys of many domains; one that xenstored does not want to have read is left out."""

@@ -12,6 +12,7 @@ import errno
 import importlib
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Protocol, TypeVar
@@ -118,7 +119,9 @@ class Rows(Generic[_Row]):
         self._domains: tuple[DomainInfo, ...] = ()
 
     def take(self, rows: Sequence[_Row]) -> tuple[DomainInfo, ...]:
-        """Turn the rows of one list into domains."""
+        """Turn the rows of one list into domains; the same object as before if no row is another."""
+        if rows == self._rows:
+            return self._domains
         last = len(self._rows)
         domains = tuple(
             self._domains[at] if at < last and row == self._rows[at] else self._make(row)
@@ -192,7 +195,12 @@ _ROW: Final = itemgetter(
 
 def _domain_info(row: Sequence[Any]) -> DomainInfo:
     domid, handle, actual_kib, maxmem_kib, vcpus, *flags = row
-    return DomainInfo(domid, str(UUID(bytes=bytes(handle))), actual_kib, maxmem_kib, vcpus, *map(bool, flags))
+    return DomainInfo(domid, _uuid(bytes(handle)), actual_kib, maxmem_kib, vcpus, *map(bool, flags))
+
+
+@lru_cache(DOMAINS_MOST)
+def _uuid(handle: bytes) -> str:
+    return str(UUID(bytes=handle))
 
 
 def open_hypervisor(folders: Sequence[str] = BINDING_FOLDERS) -> XcHypervisor:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final
 
 from xcpmem.breather import Breather
 from xcpmem.engine.model import (
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
     from xcpmem.xen.xenstore import Xenstore
 
 _log = logging.getLogger(__name__)
+
+_DOMID: Final = attrgetter("domid")
+_ACTUAL_KIB: Final = attrgetter("actual_kib")
 
 
 class LiveDriver:
@@ -126,7 +130,7 @@ class LiveDriver:
         if not self._xenstore.connected:
             raise DriverDisconnected("not connected to xenstored")
         everyone, physical = await self._hypervisor.survey()
-        infos = {info.domid: info for info in everyone}
+        infos = dict(zip(map(_DOMID, everyone), everyone, strict=True))
         zero = [infos.pop(DOMAIN_ZERO)] if self._domain_zero_min_kib is None and DOMAIN_ZERO in infos else []
         if await self._keys.follow(infos.keys()) or events.resync:
             await self.catch_up()
@@ -146,7 +150,7 @@ class LiveDriver:
         others_kib = self._others.learn(
             physical.total_kib,
             physical.free_kib + physical.scrub_kib,
-            sum(info.actual_kib for info in infos.values()),
+            sum(map(_ACTUAL_KIB, infos.values())),
             self._clock(),
         )
         self._is_unfinished = False
