@@ -77,7 +77,7 @@ def test_tree_holds_what_a_dictionary_of_paths_would_hold(steps: list[tuple[str,
     assert everything(store) == model
 
 
-def test_branch_is_as_if_its_keys_were_written_one_by_one_and_told_of_when_all_are_there() -> None:
+def test_keys_written_together_are_as_if_written_one_by_one_and_told_of_when_all_are_there() -> None:
     store, alone = Store(), Store()
     for each in (store, alone):
         each.write("/local/domain/1/name", "older")
@@ -85,17 +85,17 @@ def test_branch_is_as_if_its_keys_were_written_one_by_one_and_told_of_when_all_a
     values = {f"/local/domain/1/{name}": name for name in ("name", "memory/target", "memory/static-max")}
     heard: list[tuple[str, int]] = []
     store.subscribe(lambda path: heard.append((path, len(store.list("/local/domain/1/memory")))))
-    store.write_below("/local/domain/1", values)
+    store.write_all(values)
     for path, value in values.items():
         alone.write(path, value)
     assert everything(store) == everything(alone)
     assert heard == [(path, 2) for path in values]
 
 
-def test_branch_is_refused_whole_where_a_path_is_none() -> None:
+def test_keys_written_together_are_refused_whole_where_a_path_is_none() -> None:
     store = Store()
     with pytest.raises(StoreError, match="EINVAL"):
-        store.write_below("/local/domain/1", {"/local/domain/1/name": "a", "/local/domain/1//": "b"})
+        store.write_all({"/local/domain/1/name": "a", "/local/domain/1//": "b"})
     assert not store.exists("/local/domain/1")
 
 

@@ -90,10 +90,9 @@ class SimulatedHost:
         self._last_domid = max((guest.domid for guest in scenario.guests), default=0)
         self._wake = asyncio.Event()
         self._life: asyncio.Task[None] | None = None
-        self.store.subscribe(self._note_write)
         self._create_domain_zero()
-        for guest in self._physics.guests.values():
-            self._create(guest)
+        self._create(*self._physics.guests.values())
+        self.store.subscribe(self._note_write)
 
     async def start(self, path: str) -> None:
         """Begin to serve and to live.
@@ -273,31 +272,15 @@ class SimulatedHost:
         ):
             self.store.write(path, value)
 
-    def _create(self, guest: SimGuest, *, has_range: bool = True) -> None:
-        """Write what a toolstack writes of a domain (xenopsd a dynamic range too), and introduce it."""
-        spec, domid = guest.spec, guest.spec.domid
-        self._physics.write_maxmem(domid, guest.target_kib + MAXMEM_SLACK_KIB)
-        directory, of_vm = paths.domain(domid), _vm_directory(guest.uuid)
-        dynamic_range = {
-            paths.dynamic_min(domid): str(spec.dynamic_min_kib),
-            paths.dynamic_max(domid): str(spec.dynamic_max_kib),
-        }
-        self.store.write_below(of_vm, {f"{of_vm}/uuid": guest.uuid, f"{of_vm}/name": spec.name_label})
-        self.store.write_below(
-            directory,
-            {
-                paths.vm(domid): of_vm,
-                f"{directory}/domid": str(domid),
-                paths.name(domid): spec.name_label,
-                paths.domain_type(domid): spec.domain_type.replace("_", "-"),
-                paths.static_max(domid): str(spec.static_max_kib),
-                **(dynamic_range if has_range else {}),
-                paths.memory_offset(domid): "0",
-                paths.target(domid): str(guest.target_kib),
-            },
-        )
-        self._announce_balloon(guest)
-        self.store.introduce(domid)
+    def _create(self, *guests: SimGuest, has_range: bool = True) -> None:
+        """Write what a toolstack writes of domains (xenopsd a dynamic range too), and introduce them."""
+        values: dict[str, str] = {}
+        for guest in guests:
+            self._physics.write_maxmem(guest.spec.domid, guest.target_kib + MAXMEM_SLACK_KIB)
+            values |= _keys_of(guest, has_range=has_range)
+        self.store.write_all(values)
+        for guest in guests:
+            self.store.introduce(guest.spec.domid)
 
     def _announce_balloon(self, guest: SimGuest) -> None:
         path = paths.feature_balloon(guest.spec.domid)
@@ -325,6 +308,28 @@ class SimulatedHost:
         self.store.write(paths.meminfo_total(domid), str(guest.agent.avail_kib + sample.used_kib))
         self.store.write(paths.meminfo_free(domid), str(guest.agent.avail_kib))
         self.store.write(paths.data_updated(domid), "1")
+
+
+def _keys_of(guest: SimGuest, *, has_range: bool) -> dict[str, str]:
+    spec, domid = guest.spec, guest.spec.domid
+    of_vm = _vm_directory(guest.uuid)
+    dynamic_range = {
+        paths.dynamic_min(domid): str(spec.dynamic_min_kib),
+        paths.dynamic_max(domid): str(spec.dynamic_max_kib),
+    }
+    return {
+        f"{of_vm}/uuid": guest.uuid,
+        f"{of_vm}/name": spec.name_label,
+        paths.vm(domid): of_vm,
+        f"{paths.domain(domid)}/domid": str(domid),
+        paths.name(domid): spec.name_label,
+        paths.domain_type(domid): spec.domain_type.replace("_", "-"),
+        paths.static_max(domid): str(spec.static_max_kib),
+        **(dynamic_range if has_range else {}),
+        paths.memory_offset(domid): "0",
+        paths.target(domid): str(guest.target_kib),
+        **({paths.feature_balloon(domid): "1"} if guest.balloon.feature else {}),
+    }
 
 
 def _vm_directory(uuid: str) -> str:

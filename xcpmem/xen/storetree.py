@@ -17,7 +17,7 @@ from xcpmem.errors import StoreError
 from xcpmem.xen import paths, storerequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 _ABSENT: Final = -1
 _PERMISSION = re.compile(r"[wrbn][0-9]{1,5}")
@@ -91,16 +91,11 @@ class Tree:
         self._put(path, lambda node: Node(value, node.children, node.permissions, next(_generations)))
         return Change(path)
 
-    def write_below(self, path: str, values: Mapping[str, bytes]) -> tuple[Change, ...]:
-        """Set values at paths below one, as `write` does one by one; what is above is copied only once."""
-
-        def grown(node: Node) -> Node:
-            branch = Tree(node)
-            for each, value in values.items():
-                branch.write(each.removeprefix(path), value)
-            return branch.root
-
-        self._put(path, grown)
+    def write_all(self, values: Mapping[str, bytes]) -> tuple[Change, ...]:
+        """Set values by path, as `write` does one by one; each node on the way is made anew only once."""
+        self.root = _grown(self.root, [(_names(path), value) for path, value in values.items()])
+        if self._accessed is not None:
+            self._accessed.update(values)
         return tuple(map(Change, values))
 
     def mkdir(self, path: str) -> Change | None:
@@ -227,10 +222,9 @@ class Store:
         data = value.encode() if isinstance(value, str) else value
         self.publish(self.tree.write(_checked(path), data))
 
-    def write_below(self, path: str, values: Mapping[str, str]) -> None:
-        """Set values at paths below one, and tell of them when all are there, as after a transaction."""
-        data = {_checked(each): value.encode() for each, value in values.items()}
-        for change in self.tree.write_below(_checked(path), data):
+    def write_all(self, values: Mapping[str, str]) -> None:
+        """Set values by path, and tell of them when all are there, as after a transaction."""
+        for change in self.tree.write_all({_checked(path): value.encode() for path, value in values.items()}):
             self.publish(change)
 
     def mkdir(self, path: str) -> None:
@@ -301,7 +295,7 @@ class Store:
 
     def publish(self, change: Change | None) -> None:
         """Tell the watches of a change that the tree has made."""
-        if change is None:
+        if change is None or not self._watches:
             return
         above = change.path
         while True:
@@ -325,6 +319,28 @@ def _checked(path: str) -> str:
 
 def _names(path: str) -> list[str]:
     return path[1:].split("/") if path != "/" else []
+
+
+def _grown(node: Node, values: Iterable[tuple[Sequence[str], bytes]]) -> Node:
+    """Make a node anew, with values at names below it; one without names is its own."""
+    own: bytes | None = None
+    below: dict[str, list[tuple[Sequence[str], bytes]]] = {}
+    for names, value in values:
+        if names:
+            below.setdefault(names[0], []).append((names[1:], value))
+        else:
+            own = value
+    children = node.children
+    if below:
+        blank = Node(permissions=node.permissions)
+        children = {**children, **{name: _grown(children.get(name, blank), of) for name, of in below.items()}}
+    is_other = own is not None or len(children) > len(node.children)
+    return Node(
+        node.value if own is None else own,
+        children,
+        node.permissions,
+        next(_generations) if is_other else node.generation,
+    )
 
 
 def _generation(tree: Tree, path: str) -> int:
