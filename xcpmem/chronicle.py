@@ -6,10 +6,13 @@ import logging
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
+from xcpmem.engine.steps import portions
 from xcpmem.journal import Decision, Entry
 from xcpmem.sentences import Sentence
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from xcpmem.journal import Journal
     from xcpmem.narration import Narrator
     from xcpmem.report import CycleReport
@@ -36,27 +39,31 @@ class Chronicle:
         self._journal = journal
         self._kept_s = float("-inf")
 
-    def absorb(self, report: CycleReport) -> None:
-        """Tell of one turn; whatever goes wrong here is none of the ring's business."""
+    def absorb(self, report: CycleReport) -> Iterator[None]:
+        """Tell of one turn, in steps; whatever goes wrong here is none of the ring's business."""
         try:
-            self._absorb(report)
+            yield from self._absorb(report)
         except Exception:  # noqa: BLE001 the ring must go on
             _log.exception("a turn could not be told of")
 
-    def _absorb(self, report: CycleReport) -> None:
-        sentences = self._narrator.tell(report)
+    def _absorb(self, report: CycleReport) -> Iterator[None]:
+        sentences = yield from self._narrator.tell(report)
         has_decided = bool(sentences or report.verdicts)
         asked = tuple(map(str, self._wishbook.take())) if has_decided else ()
         for text in asked:
             log(Sentence(logging.INFO, "%s", (text,), "wish"), report)
-        for sentence in sentences:
-            log(sentence, report)
+        decisions: list[Decision] = []
+        for some in portions(sentences):
+            for sentence in some:
+                log(sentence, report)
+                decisions.append(Decision(sentence.level, sentence.kind, sentence.vm, sentence.text))
+            yield
         is_due = report.monotonic_s - self._kept_s >= KEEP_LOOK_S
         if self._journal is not None and report.saw_host and (has_decided or is_due):
             self._kept_s = report.monotonic_s
-            self._journal.put(self._entry(report, sentences, asked))
+            self._journal.put(self._entry(report, decisions, asked))
 
-    def _entry(self, report: CycleReport, sentences: list[Sentence], asked: tuple[str, ...]) -> Entry:
+    def _entry(self, report: CycleReport, decisions: Sequence[Decision], asked: tuple[str, ...]) -> Entry:
         domains = report.look.host.domains
         return Entry(
             time_s=report.time_s,
@@ -65,7 +72,7 @@ class Chronicle:
             policy=report.stance.policy.name,
             parameters=asdict(report.stance.policy.parameters),
             asked=asked,
-            decisions=tuple(Decision(each.level, each.kind, each.vm, each.text) for each in sentences),
+            decisions=tuple(decisions),
             host=report.look.host,
             wishes=report.wishes,
             names={domain.uuid: self._narrator.name(domain.uuid, domain.domid) for domain in domains},

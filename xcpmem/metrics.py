@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import re
+from collections import Counter as Numbers
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -205,8 +206,8 @@ class Metrics:
             self._failures.labels(kind, _spoken(failure.reason)).inc()
         self._cycles.labels(result).inc()
         self._cycle_duration.observe(report.duration_s)
-        for action in report.actions:
-            self._actions.labels(_ACTION_KINDS[type(action).__name__]).inc()
+        for kind, number in Numbers(type(action).__name__ for action in report.actions).items():
+            self._actions.labels(_ACTION_KINDS[kind]).inc(number)
 
     def observe_rpc(self, method: str, status: str, duration_s: float) -> None:
         """Take note of an answered call.

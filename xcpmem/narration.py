@@ -22,6 +22,7 @@ from xcpmem.engine.model import (
     TransferReservation,
 )
 from xcpmem.engine.reasons import Motive
+from xcpmem.engine.steps import portions
 from xcpmem.errors import DomainsUncooperative
 from xcpmem.sentences import Sentence, arrive, flag, greet, refuse, reserve, span, sum_up, wanted_of
 from xcpmem.units import format_kib
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from xcpmem.engine.model import DomainState, DynamicRange, MemoryRequest, Reservation
     from xcpmem.engine.reasons import Reason
+    from xcpmem.engine.steps import Steps
     from xcpmem.report import CycleReport
 
 DULL_KIB: Final = 1024
@@ -86,8 +88,8 @@ class Narrator:
         self._policy = ""
         self._told_of: CycleReport | None = None
 
-    def tell(self, report: CycleReport) -> list[Sentence]:
-        """Say what is new in a report; nothing for most."""
+    def tell(self, report: CycleReport) -> Steps[list[Sentence]]:
+        """Say, in steps, what is new in a report; nothing for most."""
         if not report.saw_host:
             return list(self._tell_blindness(report))
         is_first = self._told_of is None
@@ -95,7 +97,7 @@ class Narrator:
         if is_first:
             sentences.append(greet(report))
         sentences += self._tell_policy(report)
-        sentences += self._tell_domains(report, is_first=is_first)
+        sentences += yield from self._tell_domains(report, is_first=is_first)
         sentences += self._tell_requests(report)
         sentences += self._tell_failures(report)
         return sentences
@@ -136,13 +138,13 @@ class Narrator:
                 logging.INFO, "memory is divided by policy %s now, not %s", (self._policy, before), "policy"
             )
 
-    def _tell_domains(self, report: CycleReport, *, is_first: bool) -> Iterator[Sentence]:
+    def _tell_domains(self, report: CycleReport, *, is_first: bool) -> Steps[list[Sentence]]:
         flags = {a.domid: a.uncooperative for a in report.actions if isinstance(a, SetUncooperative)}
-        before = self._told_of
+        before, sentences = self._told_of, list[Sentence]()
         changes = report.look.host.changes_since(before.look.host) if before else None
         if before is None or changes is None:
             living = {d.uuid: d for d in report.look.host.domains if d.lifecycle is not Lifecycle.DYING}
-            yield from self._tell_gone(self._told.keys() - living.keys())
+            sentences += self._tell_gone(self._told.keys() - living.keys())
             news = list(living.values())
         else:
             reasons = before.reasons
@@ -150,25 +152,27 @@ class Narrator:
             changed.update([domid for domid, why in report.reasons.items() if reasons.get(domid) is not why])
             news = [d for d in report.look.host.domains if d.domid in changed and self._knows(d)]
         goals: list[tuple[Sentence, int]] = []
-        for domain in news:
-            uuid, reason = domain.uuid, report.reasons.get(domain.domid)
-            told_before = self._told.get(uuid)
-            if told_before is None or told_before.domid != domain.domid:
-                if not is_first:
-                    yield arrive(self.name(uuid, domain.domid), domain)
-                told_before = self._told[uuid] = _Told(
-                    domain.domid, domain.target_kib, domain.dynamic_range, domain.actual_kib
-                )
-            told_before.held_kib = domain.actual_kib
-            if reason is not None and reason is not told_before.reason:
-                told_before.reason = reason
-                yield from self._tell_range(domain, reason, told_before)
-                goals += self._tell_goal(domain, reason, told_before)
-                yield from self._tell_obedience(domain, reason, told_before)
-            if domain.domid in flags:
-                yield flag(self.name(uuid, domain.domid), domain, raised=flags[domain.domid])
-        yield from sum_up(goals)
+        for some in portions(news):
+            for domain in some:
+                if (told := self._told.get(domain.uuid)) is None or told.domid != domain.domid:
+                    if not is_first:
+                        sentences.append(arrive(self.name(domain.uuid, domain.domid), domain))
+                    told = self._told[domain.uuid] = _Told(
+                        domain.domid, domain.target_kib, domain.dynamic_range, domain.actual_kib
+                    )
+                told.held_kib = domain.actual_kib
+                reason = report.reasons.get(domain.domid)
+                if reason is not None and reason is not told.reason:
+                    told.reason = reason
+                    sentences += self._tell_range(domain, reason, told)
+                    goals += self._tell_goal(domain, reason, told)
+                    sentences += self._tell_obedience(domain, reason, told)
+                if domain.domid in flags:
+                    name = self.name(domain.uuid, domain.domid)
+                    sentences.append(flag(name, domain, raised=flags[domain.domid]))
+            yield
         self._told_of = report
+        return [*sentences, *sum_up(goals)]
 
     def _knows(self, domain: DomainState) -> bool:
         """Tell whether a VM is told of by this domain of it, not by a newer one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -156,7 +157,7 @@ async def test_look_is_kept_once_in_a_while_though_nothing_is_decided(tmp_path: 
     journal = Journal(tmp_path, rows=10, size_kib=1024)
     chronicle = Chronicle(Narrator(), Wishbook(lambda: 0.0), journal)
     for second in (0.0, 1.0, KEEP_LOOK_S, KEEP_LOOK_S + 1):
-        chronicle.absorb(replace(QUIET, monotonic_s=second))
+        deque(chronicle.absorb(replace(QUIET, monotonic_s=second)), maxlen=0)
     await journal.close()
     again = Journal(tmp_path, rows=10, size_kib=1024)
     kept = await again.read(Question(has_decisions=False))
@@ -166,7 +167,7 @@ async def test_look_is_kept_once_in_a_while_though_nothing_is_decided(tmp_path: 
 
 def test_log_has_the_sentence_and_its_figures_as_fields(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
-        Chronicle(Narrator(), Wishbook(lambda: 0.0), None).absorb(QUIET)
+        deque(Chronicle(Narrator(), Wishbook(lambda: 0.0), None).absorb(QUIET), maxlen=0)
     (record,) = caplog.records
     assert record.getMessage().startswith("the host has ")
     assert (record.__dict__["kind"], record.__dict__["turn"]) == ("first_look", 1)
@@ -178,8 +179,8 @@ def test_what_cannot_be_told_is_no_harm_to_the_ring(caplog: pytest.LogCaptureFix
         raise RuntimeError("no names today")
 
     chronicle = Chronicle(Narrator(name_of), Wishbook(lambda: 0.0), None)
-    chronicle.absorb(QUIET)
-    chronicle.absorb(replace(QUIET, look=Look(a_host(a_domain(), a_domain(domid=2)))))
+    deque(chronicle.absorb(QUIET), maxlen=0)
+    deque(chronicle.absorb(replace(QUIET, look=Look(a_host(a_domain(), a_domain(domid=2))))), maxlen=0)
     assert "a turn could not be told of" in caplog.text
 
 

@@ -23,6 +23,7 @@ from xcpmem.engine.model import (
 )
 from xcpmem.engine.planner import plan
 from xcpmem.engine.policies import find_policy
+from xcpmem.engine.steps import finish
 from xcpmem.errors import DriverTimeout
 from xcpmem.narration import Narrator
 from xcpmem.report import CycleReport, Failure
@@ -68,7 +69,7 @@ class Story:
             wishes=wishes,
             verdicts=thought.verdicts,
         )
-        return self.narrator.tell(replace(report, **more))  # type: ignore[arg-type]
+        return finish(self.narrator.tell(replace(report, **more)))  # type: ignore[arg-type]
 
     def texts(self, host: HostState, wishes: Wishes | None = None, **more: object) -> list[str]:
         return [sentence.text for sentence in self.turn(host, wishes, **more)]

@@ -13,13 +13,14 @@ from operator import is_, ne
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from xcpmem.engine.model import DomainState, DynamicRange, Lifecycle
+from xcpmem.engine.steps import portions
 from xcpmem.units import KIB_PER_PAGE
 from xcpmem.xen.domainkeys import read_size_kib
 from xcpmem.xen.domainzero import DOMAIN_ZERO
 from xcpmem.xen.driver import DomainDescription
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from xcpmem.engine.model import Reservation
     from xcpmem.xen.domainkeys import DomainKeys
@@ -121,8 +122,8 @@ class DomainViews:
         news: Mapping[int, GuestNews],
         reservations: Iterable[Reservation],
         bystanders: Iterable[DomainInfo] = (),
-    ) -> None:
-        """See everybody anew of whom something else is said than before.
+    ) -> Iterator[None]:
+        """See everybody anew of whom something else is said than before, in steps.
 
         Args:
             infos: of the domains that count.
@@ -145,14 +146,16 @@ class DomainViews:
         said = dict(zip(domids, words, strict=True))
         others = tuple(bystanders)
         if said != self._said or others != self._bystanders:
-            self._see(said)
+            yield from self._see(said)
             self._describe(others)
 
-    def _see(self, said: dict[int, tuple[DomainInfo, DomainKeys, GuestNews, int | None]]) -> None:
+    def _see(self, said: dict[int, tuple[DomainInfo, DomainKeys, GuestNews, int | None]]) -> Iterator[None]:
         for domid in self._views.keys() - said.keys():
             del self._views[domid]
-        for domid in compress(said, map(ne, said.values(), map(self._said.get, said))):
-            self._views[domid] = _view(_Words(*said[domid]), self._views.get(domid))
+        for some in portions(list(compress(said, map(ne, said.values(), map(self._said.get, said))))):
+            for domid in some:
+                self._views[domid] = _view(_Words(*said[domid]), self._views.get(domid))
+            yield
         self._said = said
         domains = [self._views[domid].state for domid in sorted(said)]
         if not _are_same(domains, self._domains):

@@ -146,7 +146,8 @@ class LiveDriver:
         )
         reservations = await self._reservations.load()
         await breather.pause()
-        self._views.refresh(infos.values(), keys, news, reservations, zero)
+        for _ in self._views.refresh(infos.values(), keys, news, reservations, zero):
+            await breather.pause()
         others_kib = self._others.learn(
             physical.total_kib,
             physical.free_kib + physical.scrub_kib,
