@@ -168,3 +168,10 @@ async def test_change_of_another_domain_while_one_comes_is_not_lost(listened: Li
     listened.host.add_guest(NEWCOMER, mib_to_kib(128))
     listened.ambushes[MessageType.WATCH, paths.memory(NEWCOMER.domid)] = lambda: listened.narrow(3)
     assert (await listened.observe(3)).dynamic_range.max_kib == OTHER_KIB
+
+
+async def test_version_of_an_agent_is_read_only_where_one_reports_what_is_free(listened: Listened) -> None:
+    listened.host.store.write(paths.meminfo_free(3), "4096")
+    await listened.driver.observe()
+    versions = {domid: listened.reads[paths.pv_addons_major_version(domid)] for domid in (2, 3)}
+    assert versions == {2: 0, 3: 1}

@@ -154,6 +154,8 @@ class GuestSamples:
         }
         texts = await self._read(wanted)
         self._unread = wanted.keys() - texts.keys()
+        for domid, version in (await self._read(self._unversioned(texts, resync=events.resync))).items():
+            texts[domid] |= version
         for domid, news in texts.items():
             guest = self._guests.setdefault(domid, _Guest())
             arrived = {key for key, text in news.items() if text != guest.texts.get(key)}
@@ -176,12 +178,12 @@ class GuestSamples:
         }
         self._news_until_s = min((guest.news_until_s for guest in guests.values()), default=inf)
 
-    async def _read(self, wanted: Mapping[int, Sequence[str]]) -> Mapping[int, Mapping[str, str | None]]:
+    async def _read(self, wanted: Mapping[int, Sequence[str]]) -> dict[int, dict[str, str | None]]:
         """Read keys of many domains; one that xenstored does not want to have read is left out."""
         try:
             return await self._read_together(wanted)
         except StoreError:
-            texts: dict[int, Mapping[str, str | None]] = {}
+            texts: dict[int, dict[str, str | None]] = {}
             for domid, keys in wanted.items():
                 try:
                     texts |= await self._read_together({domid: keys})
@@ -189,9 +191,7 @@ class GuestSamples:
                     _log.debug("domain %d: what its guest says cannot be read: %s", domid, error)
             return texts
 
-    async def _read_together(
-        self, wanted: Mapping[int, Sequence[str]]
-    ) -> dict[int, Mapping[str, str | None]]:
+    async def _read_together(self, wanted: Mapping[int, Sequence[str]]) -> dict[int, dict[str, str | None]]:
         listed = [_path(domid, key) for domid, keys in wanted.items() for key in keys]
         values = iter(await self._xenstore.read_many(listed) if listed else ())
         return {domid: dict(zip(keys, values, strict=False)) for domid, keys in wanted.items()}
@@ -199,11 +199,20 @@ class GuestSamples:
     def _stale_keys(self, domid: int, named: Collection[str], *, resync: bool) -> Iterator[str]:
         guest = self._guests.get(domid)
         if guest is None or resync or domid in self._unread:
-            yield from _KEYS + _VERSION
+            yield from _KEYS
             return
         yield from (key for key in _KEYS if any(is_at_or_above(name, key) for name in named))
-        if paths.DATA_MEMINFO_FREE in named and guest.texts.get(_VERSION[0]) is None:
-            yield from _VERSION
+
+    def _unversioned(
+        self, texts: Mapping[int, Mapping[str, str | None]], *, resync: bool
+    ) -> dict[int, Sequence[str]]:
+        """Find whose report cannot be judged without their agent's version; most guests have neither."""
+        return {
+            domid: _VERSION
+            for domid, news in texts.items()
+            if news.get(paths.DATA_MEMINFO_FREE) is not None
+            and (resync or domid not in self._guests or self._guests[domid].texts.get(_VERSION[0]) is None)
+        }
 
     def _take(
         self, domid: int, guest: _Guest, arrived: Collection[str], actual_kib: int, now_s: float

@@ -251,7 +251,7 @@ def _only_text(request: Message) -> str:
 
 
 def _absolute(path: str) -> str:
-    if paths.is_relative_path(path):
+    if not path.startswith("/") and paths.is_relative_path(path):
         path = f"{paths.domain(0)}/{path}"
     if not paths.is_absolute_path(path):
         raise StoreError("EINVAL", path)
