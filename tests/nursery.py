@@ -126,7 +126,7 @@ def _bear(argv: Sequence[str], out: str, log: str) -> int:
 
 def main() -> None:
     """Serve orders until the end of standard input."""
-    import xcpmem.daemon  # noqa: F401, PLC0415 -- loads everything that a daemon needs
+    import xcpmem.assembly  # noqa: F401, PLC0415 -- loads everything that a daemon needs
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:

@@ -38,7 +38,7 @@ WARM_MINUTES: Final = 12
 SMALL_KIB: Final = 3 << 10
 LONGEST_S: Final = 600.0
 MIB: Final = 1 << 20
-IMPORTS: Final = "import xcpmem.daemon; from tests.bench.memory import resident_mib; print(resident_mib())"
+IMPORTS: Final = "import xcpmem.assembly; from tests.bench.memory import resident_mib; print(resident_mib())"
 
 
 def figures(_: Rig) -> Iterator[Figure]:

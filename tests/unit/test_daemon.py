@@ -7,8 +7,8 @@ import socket
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
+from xcpmem.assembly import _watch
 from xcpmem.controller import Controller
-from xcpmem.daemon import _watch
 
 if TYPE_CHECKING:
     from pathlib import Path

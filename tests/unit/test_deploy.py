@@ -15,9 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.builders import a_domain, a_host, uuid_of
 from xcpmem.api.cli_catalog import COMMANDS
 from xcpmem.api.connections import ConnectionLimits
+from xcpmem.assembly import SHUTDOWN_S
 from xcpmem.client import SYSTEM_SOCKET
 from xcpmem.config import DriverKind, parse_command_line
-from xcpmem.daemon import SHUTDOWN_S
 from xcpmem.engine.model import SetTarget
 from xcpmem.errors import DriverTimeout, SessionInvalid
 from xcpmem.metrics import Metrics, Sources
