@@ -209,7 +209,7 @@ async def running_stack(
         adviser=Adviser(records),
         auditor=Auditor(trail, records, dict.fromkeys(USER_CHANGES, service.users.all_roles)),
         observe=lambda method, status, _: observed.append((method, status)),
-        witness=Petitions(wishbook, service.vms).watch,
+        witness=Petitions(wishbook, service.vms).surround,
         answers_removed=answers_removed,
     )
     ring = asyncio.create_task(controller.run())

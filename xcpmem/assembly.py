@@ -223,7 +223,7 @@ async def _assemble(
         observe=metrics.observe_rpc,
         adviser=Adviser(records),
         auditor=Auditor(trail, records, dict.fromkeys(USER_CHANGES, service.users.all_roles)),
-        witness=Petitions(wishbook, service.vms).watch,
+        witness=Petitions(wishbook, service.vms).surround,
         refusal=OBSERVING if settings.observe else "",
         answers_removed=settings.removed_getters,
     )

@@ -157,7 +157,7 @@ async def test_change_that_was_cut_short_has_a_line_that_says_so(stack: Stack, e
 
     auditor, caller = Auditor(stack.trail, stack.records), Caller(NETWORK, stack.sessions.find(session))
     with pytest.raises(type(end)):
-        await auditor.carry_out(message, handle, caller, [stack.vm("halted").ref, "renamed"])
+        await auditor.surround(message, handle)(caller, stack.vm("halted").ref, "renamed")
     (change,) = changes(stack)
     assert (change["call"], change["arguments"]) == ("VM.set_name_label", {"value": "renamed"})
     assert change["target"].endswith("(halted)")

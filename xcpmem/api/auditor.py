@@ -10,6 +10,7 @@ import logging
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.api.typenames import Ref
@@ -65,8 +66,12 @@ class Auditor:
             return message.wire_name in _CHANGING_READERS
         return not message.name.startswith(_UNCHANGING)
 
-    async def carry_out(
-        self, message: Message, handler: Handler, caller: Caller, arguments: Sequence[object]
+    def surround(self, message: Message, handler: Handler) -> Handler:
+        """Have the calls of a message noted if it is watched; else give back its handler as it is."""
+        return partial(self._carry_out, message, handler) if self.watches(message) else handler
+
+    async def _carry_out(
+        self, message: Message, handler: Handler, caller: Caller, *arguments: object
     ) -> object:
         """Carry out a call and note what it did, that it was refused, or that nobody knows.
 

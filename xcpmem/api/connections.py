@@ -9,6 +9,8 @@ whoever only holds connections open is the first to lose them.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -17,6 +19,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMethod, HttpProcessingError, LineTooLong
 
 from xcpmem.api.http import page
+from xcpmem.api.sessions import Peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +28,7 @@ _TOO_SLOW: Final = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnec
 _TOO_MANY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
 )
+_UNKNOWN: Final = "unknown"
 
 
 def _call_later(delay_s: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
@@ -64,7 +68,7 @@ class Connection(web.RequestHandler):
         crowd: that it is part of.
     """
 
-    __slots__ = ("_crowd", "_deadline", "_has_finished", "_send_deadline")
+    __slots__ = ("_crowd", "_deadline", "_has_finished", "_send_deadline", "peer")
 
     def __init__(self, manager: web.Server, loop: asyncio.AbstractEventLoop, crowd: Crowd) -> None:
         super().__init__(
@@ -79,6 +83,8 @@ class Connection(web.RequestHandler):
         self._deadline: asyncio.TimerHandle | None = None
         self._send_deadline: asyncio.TimerHandle | None = None
         self._has_finished = False
+        self.peer = Peer(_UNKNOWN)
+        """Who is at the other end; asked of the kernel once, for it cannot change."""
 
     @property
     def is_asking(self) -> bool:
@@ -94,6 +100,7 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the clock: who connects has something to say."""
         super().connection_made(transport)
+        self.peer = _peer_behind(transport)
         self._crowd.add(self)
         self._start_clock()
 
@@ -174,6 +181,17 @@ class Connection(web.RequestHandler):
         if self.transport is not None:
             self.transport.write(_TOO_SLOW)
         self.force_close()
+
+
+def _peer_behind(transport: asyncio.BaseTransport) -> Peer:
+    """Ask who is at the other end; on a Unix socket the kernel names the user."""
+    connection = transport.get_extra_info("socket")
+    if connection is None or connection.family != socket.AF_UNIX:
+        address = transport.get_extra_info("peername")
+        return Peer(str(address[0]) if address else _UNKNOWN)
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _, uid, _ = struct.unpack("3i", credentials)
+    return Peer("unix", uid)
 
 
 class _TurnedAway(asyncio.Protocol):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -103,7 +103,7 @@ _EXPRESSION: Final = 'Such as: field "power_state"="Running" and not field "is_c
 _OF_THE_HOST: Final = frozenset({"VM", "host", "Memory"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Message:
     """A call.
 
@@ -141,17 +141,17 @@ class Message:
     is_implicit: bool = False
     admits_client_cert: bool = False
 
-    @property
+    @cached_property
     def wire_name(self) -> str:
         """The name that clients call: ``VM.set_memory``."""
         return f"{self.class_name}.{self.name}"
 
-    @property
+    @cached_property
     def permission(self) -> str:
         """The name that roles are said to permit or deny: ``vm.set_memory``."""
         return self.wire_name.lower()
 
-    @property
+    @cached_property
     def roles(self) -> tuple[str, ...]:
         """All roles that may call it, the mightiest first; a client certificate reads, and little more."""
         allowed = ROLES[: ROLES.index(self.role) + 1]
@@ -160,12 +160,12 @@ class Message:
         ordinary = tuple(role for role in allowed if role != "client-cert")
         return (*ordinary, "client-cert") if self.admits_client_cert else ordinary
 
-    @property
+    @cached_property
     def changes_host(self) -> bool:
         """Whether it changes VMs or what is reserved, or may: what is not done where we only observe."""
         return self.class_name in _OF_THE_HOST and self.role != "read-only"
 
-    @property
+    @cached_property
     def required(self) -> int:
         """How many parameters must be there, the session not counted."""
         return sum(not param.optional for param in self.params)

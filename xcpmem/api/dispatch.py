@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import re
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
@@ -32,7 +31,6 @@ from xcpmem.refs import NULL_REF
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
-    from contextlib import AbstractContextManager
 
     from xcpmem.api.advice import Adviser
     from xcpmem.api.auditor import Auditor
@@ -43,6 +41,7 @@ if TYPE_CHECKING:
 
 _ASYNC: Final = "Async."
 _IS_ALIVE: Final = "system.isAlive:"
+_SESSION: Final = Ref("session")
 _SUCCESS: Final = "success"
 _PATH: Final = re.compile(r"(?<![\w./:-])/(?:[\w.+@-]+/)+[\w.+@-]*")
 """A path of this machine's files: it stands in the log, and is nobody else's business."""
@@ -75,7 +74,7 @@ class Caller:
 if TYPE_CHECKING:
     Handler = Callable[..., Awaitable[object]]
     Observer = Callable[[str, str, float], None]
-    Witness = Callable[[Message, Caller, Sequence[object]], AbstractContextManager[None]]
+    Surround = Callable[[Message, Handler], Handler]
 
 
 class Dispatcher:
@@ -88,7 +87,7 @@ class Dispatcher:
         tasks: carry on what nobody waits for.
         observe: told of every call: name, ``success`` or the error's code, seconds.
         auditor: notes what changes something; None: nobody does.
-        witness: goes around every call that is carried out, and may note it.
+        witness: puts itself around the handlers of messages whose calls it notes, and gives back the others.
         refusal: why nothing that changes the host is done; empty: it is.
         adviser: adds to errors what to do about them; None: nobody does.
         answers_removed: whether getters of fields that xapi has removed answer with the value, which is
@@ -107,18 +106,16 @@ class Dispatcher:
         *,
         observe: Observer | None = None,
         auditor: Auditor | None = None,
-        witness: Witness = lambda *_: nullcontext(),
+        witness: Surround = lambda _, handler: handler,
         refusal: str = "",
         adviser: Adviser | None = None,
         answers_removed: bool = True,
         datamodel: Datamodel | None = None,
     ) -> None:
         self._sessions = sessions
-        self._handlers = handlers
         self._tasks = tasks
         self._observe = observe
         self._auditor = auditor
-        self._witness = witness
         self._refusal = refusal
         self._adviser = adviser
         self._answers_removed = answers_removed
@@ -126,6 +123,11 @@ class Dispatcher:
         odd = handlers.keys() ^ {message.wire_name for message in self._datamodel.messages()}
         if odd:
             raise ValueError(f"messages and handlers differ: {', '.join(sorted(odd))}")
+        audit = auditor.surround if auditor is not None else lambda _, handler: handler
+        self._handlers = {
+            message.wire_name: witness(message, audit(message, handlers[message.wire_name]))
+            for message in self._datamodel.messages()
+        }
         self.unexpected_errors = 0
 
     async def call(self, method: str, params: Sequence[object], *, peer: Peer) -> object:
@@ -212,13 +214,9 @@ class Dispatcher:
         )
 
     async def _handle(self, message: Message, caller: Caller, arguments: list[object]) -> object:
-        """Have the message's handler do it, with an eye on what it changes, and advice if it fails."""
-        handler = self._handlers[message.wire_name]
+        """Have the message's handler do it, with advice if it fails."""
         try:
-            with self._witness(message, caller, arguments):
-                if self._auditor is not None and self._auditor.watches(message):
-                    return await self._auditor.carry_out(message, handler, caller, arguments)
-                return await handler(caller, *arguments)
+            return await self._handlers[message.wire_name](caller, *arguments)
         except XcpmemError as error:
             if caller.session is not None:
                 self._advise(message, arguments, caller.session, error)
@@ -242,7 +240,7 @@ class Dispatcher:
         raise MethodUnknown(method)
 
     def _find_session(self, params: Sequence[Value]) -> Session:
-        return self._sessions.find(str(unmarshal(Ref("session"), params[0])))
+        return self._sessions.find(str(unmarshal(_SESSION, params[0])))
 
 
 def _typed(message: Message, given: Sequence[Value]) -> list[object]:

@@ -11,27 +11,26 @@ from __future__ import annotations
 import asyncio
 import html
 import logging
-import socket
-import struct
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from aiohttp import hdrs, web
 
 from xcpmem.api import codec, jsonrpc
-from xcpmem.api.bodies import make_body
 from xcpmem.api.gates import SESSION_COOKIE, OriginGate
 from xcpmem.api.places import PlaceLimits, Places
-from xcpmem.api.sessions import Peer
+from xcpmem.api.responses import API_HEADERS, ApiResponse
 from xcpmem.errors import WireError, XcpmemError
 from xcpmem.units import kib_to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+    from xcpmem.api.connections import Connection
     from xcpmem.api.dispatch import Dispatcher
     from xcpmem.api.gates import ReadGate
+    from xcpmem.api.sessions import Peer
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
     Check = Callable[[], bool]
@@ -43,12 +42,6 @@ BODY_LIMIT_BYTES: Final = kib_to_bytes(300)
 
 XML: Final = "text/xml"
 JSON: Final = "application/json"
-_API_HEADERS: Final[Mapping[str, str]] = {
-    "Server": "xcpmem",
-    "Cache-Control": "no-cache, no-store",
-    "Access-Control-Allow-Origin": "*",
-    "Access-Control-Allow-Headers": "X-Requested-With",
-}
 _PAGE_HEADERS: Final[Mapping[str, str]] = {
     "Server": "xcpmem",
     "Content-Type": "text/html",
@@ -114,6 +107,7 @@ def make_app(
         app.router.add_post("/cli", edge.admit_to(cli))
     app.router.add_routes(pages)
     app.router.add_post("/jsonrpc", edge.answer_json)
+    app.router.add_post("/", edge.answer_xml)  # found sooner than by the pattern, which would do
     # As in xapi, whose router falls back to "/" for every path that is not registered.
     app.router.add_post("/{path:.*}", edge.answer_xml)
     app.router.add_route("*", "/{path:.*}", _answer_other)
@@ -121,14 +115,8 @@ def make_app(
 
 
 def peer_of(request: web.BaseRequest) -> Peer:
-    """Tell who sent a request; on a Unix socket the kernel names the user."""
-    transport = request.transport
-    connection = transport.get_extra_info("socket") if transport is not None else None
-    if connection is None or connection.family != socket.AF_UNIX:
-        return Peer(request.remote or "unknown")
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    _, uid, _ = struct.unpack("3i", credentials)
-    return Peer("unix", uid)
+    """Tell who sent a request, as its connection knows."""
+    return cast("Connection", request.protocol).peer
 
 
 def refuse_reader(request: web.Request, gate: ReadGate) -> web.Response | None:
@@ -203,13 +191,12 @@ class _Edge:
         except WireError as error:
             _log.debug("a request was no call", extra={"from": request.remote, "why": error})
             return page(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
-        connection = "keep-alive" if request.keep_alive else "close"
-        headers = {**_API_HEADERS, "Content-Type": content_type, "Connection": connection}
-        return web.Response(body=make_body(answer), headers=headers)
+        return ApiResponse(answer, content_type)
 
     def _refuse(self, request: web.Request, peer: Peer) -> web.Response | None:
         """Make the page for a page of somebody else's, or for a call for which there is no place."""
-        if not self._origins.admits(request.headers.get(hdrs.ORIGIN), request.headers.get(hdrs.HOST, "")):
+        origin = request.headers.get(hdrs.ORIGIN)
+        if origin is not None and not self._origins.admits(origin, request.headers.get(hdrs.HOST, "")):
             _log.debug("a page of another origin may not call", extra={"from": request.remote})
             return page(HTTPStatus.FORBIDDEN, "pages of other origins may not call")
         if self._places.is_free(peer, min(request.content_length or 0, BODY_LIMIT_BYTES)):
@@ -220,14 +207,15 @@ class _Edge:
 
     async def _read(self, request: web.Request, peer: Peer) -> bytes | web.Response:
         """Read the body, or give the page for one that is too long, too slow or of no stated length."""
-        if request.content_length is None:
+        length_bytes = request.content_length
+        if length_bytes is None:
             return page(HTTPStatus.INTERNAL_SERVER_ERROR, "a request needs a Content-Length")
-        if request.content_length > BODY_LIMIT_BYTES:
+        if length_bytes > BODY_LIMIT_BYTES:
             return page(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {BODY_LIMIT_BYTES} bytes are read")
         if request.content.is_eof():  # it came with the head
-            return await request.read()
+            return request.content.read_nowait()
         try:
-            with self._places.reading(peer, request.content_length):
+            with self._places.reading(peer, length_bytes):
                 async with asyncio.timeout(self._limits.body_timeout_s):
                     return await request.read()
         except TimeoutError:
@@ -257,7 +245,7 @@ async def _answer_other(request: web.Request) -> web.StreamResponse:
     if request.method == hdrs.METH_OPTIONS:
         asked = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "")
         headers = {
-            **_API_HEADERS,
+            **API_HEADERS,
             "Access-Control-Allow-Headers": ", ".join(filter(None, (asked, "X-Requested-With"))),
             "Access-Control-Allow-Methods": "PUT",
         }

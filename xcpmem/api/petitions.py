@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.api.typenames import Ref, Simple
@@ -11,10 +12,9 @@ from xcpmem.units import format_bytes, format_kib
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from contextlib import AbstractContextManager
 
     from xcpmem.api.datamodel import Message, Parameter
-    from xcpmem.api.dispatch import Caller
+    from xcpmem.api.dispatch import Caller, Handler
     from xcpmem.vm import Vm
     from xcpmem.wishbook import Wishbook
 
@@ -41,13 +41,16 @@ class Petitions:
         self._wishbook = wishbook
         self._vms = vms
 
-    def watch(
-        self, message: Message, caller: Caller, arguments: Sequence[object]
-    ) -> AbstractContextManager[None]:
+    def surround(self, message: Message, handler: Handler) -> Handler:
+        """Have the calls of a message noted if they may move memory; else give back its handler as it is."""
+        return partial(self._carry_out, message, handler) if may_move_memory(message) else handler
+
+    async def _carry_out(
+        self, message: Message, handler: Handler, caller: Caller, *arguments: object
+    ) -> object:
         """Note a call while it is carried out; one that was the caller's mistake is struck out again."""
-        if caller.session is None or not may_move_memory(message):
-            return nullcontext()
-        return self._noted(caller.session.uname or "somebody", self._put(message, arguments))
+        with self._noted(caller.owner.uname or "somebody", self._put(message, arguments)):
+            return await handler(caller, *arguments)
 
     @contextmanager
     def _noted(self, who: str, what: str) -> Iterator[None]:

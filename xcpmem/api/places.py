@@ -8,7 +8,6 @@ under way are bounded in bytes as well, so that strangers cannot fill the memory
 
 from __future__ import annotations
 
-from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -49,11 +48,12 @@ class Places:
     ) -> None:
         self._limits = limits or PlaceLimits()
         self._has_session = has_session
-        self._taken: Counter[str] = Counter()
+        self._taken: dict[str, int] = {}
+        self._held = 0
         self._stranger_bytes = 0
 
     def __len__(self) -> int:
-        return self._taken.total()
+        return self._held
 
     def is_free(self, peer: Peer, body_bytes: int) -> bool:
         """Tell whether there is a place for one more call.
@@ -64,26 +64,27 @@ class Places:
         """
         if peer.is_trusted:
             return True
-        source = peer.source
-        is_stranger = not self._has_session(source)
-        if is_stranger and self._stranger_bytes + body_bytes > self._limits.stranger_bytes:
+        limits, source = self._limits, peer.source
+        if self._stranger_bytes + body_bytes > limits.stranger_bytes and not self._has_session(source):
             return False
-        own_most = self._limits.calls - self._limits.kept
-        return len(self) < self._limits.calls and self._taken[source] < own_most
+        own_most = limits.calls - limits.kept
+        return self._held < limits.calls and self._taken.get(source, 0) < own_most
 
-    @contextmanager
-    def taken(self, peer: Peer) -> Iterator[None]:
-        """Hold a place."""
-        source = "" if peer.is_trusted else peer.source
-        if source:
-            self._taken[source] += 1
-        try:
-            yield
-        finally:
-            if source:
-                self._taken[source] -= 1
-                if not self._taken[source]:
-                    del self._taken[source]
+    def taken(self, peer: Peer) -> _Place:
+        """Hold a place as long as a ``with`` lasts."""
+        return _Place(self, "" if peer.is_trusted else peer.source)
+
+    def hold(self, source: str) -> None:
+        """Count a place as held."""
+        self._held += 1
+        self._taken[source] = self._taken.get(source, 0) + 1
+
+    def give_back(self, source: str) -> None:
+        """Count it as held no more."""
+        self._held -= 1
+        self._taken[source] -= 1
+        if not self._taken[source]:
+            del self._taken[source]
 
     @contextmanager
     def reading(self, peer: Peer, body_bytes: int) -> Iterator[None]:
@@ -94,3 +95,21 @@ class Places:
             yield
         finally:
             self._stranger_bytes -= counted
+
+
+class _Place:
+    """A place that is held; every call has one, and a generator would cost it three times as much."""
+
+    __slots__ = ("_places", "_source")
+
+    def __init__(self, places: Places, source: str) -> None:
+        self._places = places
+        self._source = source
+
+    def __enter__(self) -> None:
+        if self._source:
+            self._places.hold(self._source)
+
+    def __exit__(self, *_: object) -> None:
+        if self._source:
+            self._places.give_back(self._source)
