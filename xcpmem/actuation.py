@@ -102,9 +102,7 @@ class Actuator:
         return touched
 
     async def _touch(self, actions: Sequence[Action], deeds: Deeds) -> bool:
-        async with asyncio.TaskGroup() as tasks:
-            attempts = [tasks.create_task(self._attempt(action)) for action in actions]
-        errors = [attempt.result() for attempt in attempts]
+        errors = await self._attempt_together(actions)
         for action, error in zip(actions, errors, strict=True):
             if error is None:
                 deeds.done.append(action)
@@ -117,6 +115,20 @@ class Actuator:
                 if (domid := getattr(action, "domid", None)) is not None:
                     self._troubles.note(domid, self._clock())
         return not any(errors)
+
+    async def _attempt_together(self, actions: Sequence[Action]) -> list[DriverError | None]:
+        """Tell targets at one go; each by itself where that fails, which shows whose fault it is."""
+        targets = [action for action in actions if isinstance(action, SetTarget)]
+        if len(targets) > 1:
+            try:
+                await self._driver.tell(targets)
+            except DriverError as error:
+                _log.debug("telling domains their targets one by one: %s", error)
+            else:
+                return [None] * len(actions)
+        async with asyncio.TaskGroup() as tasks:
+            attempts = [tasks.create_task(self._attempt(action)) for action in actions]
+        return [attempt.result() for attempt in attempts]
 
     async def _attempt(self, action: Action) -> DriverError | None:
         try:

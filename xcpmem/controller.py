@@ -19,21 +19,12 @@ from uuid import uuid4
 from xcpmem import commands
 from xcpmem.actuation import OBSERVING, Actuator, Deeds
 from xcpmem.breather import Breather
-from xcpmem.engine.model import (
-    DeleteReservation,
-    RecordReservation,
-    Refused,
-    Reservation,
-)
-from xcpmem.errors import (
-    ConnectionLost,
-    DriverError,
-    OperationNotAllowed,
-)
+from xcpmem.engine.model import DeleteReservation, RecordReservation, Refused, Reservation
+from xcpmem.errors import ConnectionLost, DriverError, OperationNotAllowed
 from xcpmem.inbox import Inbox
 from xcpmem.report import Bulletin, CycleReport, Failure
 from xcpmem.thinking import Mind
-from xcpmem.troubles import RETRY_S, Orphans, Retries, Troubles
+from xcpmem.troubles import RETRY_S, Orphans, Pause, Retries, Troubles
 from xcpmem.units import format_kib
 
 if TYPE_CHECKING:
@@ -270,13 +261,13 @@ class Controller:
             while not self._closing:
                 self._nudge.clear()
                 try:
-                    pause_s = await self._turn()
+                    pause = await self._turn()
                 except Exception:  # noqa: BLE001 -- the ring must survive
                     _log.exception("a turn of the ring failed; trying again in %.1f s", RETRY_S[1])
-                    pause_s = RETRY_S[1]
+                    pause = Pause(RETRY_S[1])
                 self.turned_s = self._clock()
                 await asyncio.sleep(TURN_GAP_S)
-                await self._wait(pause_s)
+                await self._wait(pause)
         finally:
             self._inbox.close()
 
@@ -286,20 +277,20 @@ class Controller:
         self.wake()
         self._inbox.close()
 
-    async def _wait(self, pause_s: float) -> None:
+    async def _wait(self, pause: Pause) -> None:
         if self._nudge.is_set():
             return
-        changed = asyncio.ensure_future(self._driver.wait(pause_s))
+        changed = asyncio.ensure_future(self._driver.wait(*pause))
         nudged = asyncio.ensure_future(self._nudge.wait())
         try:
-            await asyncio.wait({changed, nudged}, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({changed, nudged}, timeout=pause.most_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             changed.cancel()
             nudged.cancel()
             await asyncio.gather(changed, nudged, return_exceptions=True)
 
-    async def _turn(self) -> float:
-        """Go round once; return how long to wait before the next, seconds."""
+    async def _turn(self) -> Pause:
+        """Go round once; return what to wait for before the next."""
         turn = Deeds()
         try:
             return await self._go_round(turn)
@@ -308,7 +299,7 @@ class Controller:
             for command, outcome in turn.outcomes:
                 command.answer(outcome)
 
-    async def _go_round(self, turn: Deeds) -> float:
+    async def _go_round(self, turn: Deeds) -> Pause:
         started_s, breather = self._clock(), Breather()
         try:
             look = await self._driver.observe()
@@ -331,11 +322,12 @@ class Controller:
         for _ in self._bulletin.spread(report):
             await breather.pause()
         if not complete:
-            return self._retries.pause_s()
+            return Pause(self._retries.pause_s())
         self._retries.forget()
         pauses_s = [each for each in (self._safety_look_s, thought.look_again_s) if each is not None]
         pause_s = min(pauses_s + self._troubles.pauses_s(now_s))
-        return max(pause_s, OBSERVED_GAP_S) if self._actuator.observes else pause_s
+        least_s = OBSERVED_GAP_S if self._actuator.observes else 0.0
+        return Pause(max(pause_s, least_s), thought.enough_kib)
 
     async def _obey(self, look: Look, turn: Deeds) -> bool:
         """Carry out what callers commanded and what orphans need; tell whether the host was touched."""
@@ -357,7 +349,7 @@ class Controller:
     def _announce(self, reservation: Reservation) -> None:
         self._inbox.answer(reservation.reservation_id, reservation)
 
-    def _endure(self, error: DriverError, started_s: float) -> float:
+    def _endure(self, error: DriverError, started_s: float) -> Pause:
         """Publish a look that failed, end waits that are over, and say when to try again."""
         pause_s = self._retries.pause_s()
         level = logging.DEBUG if self.report else logging.WARNING  # the narration tells of it once
@@ -375,7 +367,7 @@ class Controller:
                     duration_s=self._clock() - started_s,
                 )
             )
-        return pause_s
+        return Pause(pause_s)
 
     def _report_of(
         self, look: Look, wishes: Wishes, thought: Plan, turn: Deeds, started_s: float, *, complete: bool

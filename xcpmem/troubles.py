@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,6 +16,18 @@ LEFT_ALONE_S: Final = (0.5, 1.5)
 
 RETRY_S: Final = (0.1, 1.0)
 """First and longest wait after a look or a plan that failed; doubles in between."""
+
+
+class Pause(NamedTuple):
+    """What the ring waits for where nothing happens.
+
+    Args:
+        most_s: so long, seconds.
+        enough_kib: or until so much memory is free; None: however much is.
+    """
+
+    most_s: float
+    enough_kib: int | None = None
 
 
 class Retries:

@@ -170,8 +170,7 @@ async def a_guest_follows_its_target_down_and_up(world: World) -> None:
 async def guests_move_at_the_same_time(world: World) -> None:
     async with opened(world) as driver:
         starts_kib = {domid: (await seen(driver, domid)).target_kib for domid in world.domids}
-        for domid, start_kib in starts_kib.items():
-            await driver.apply(SetTarget(domid, start_kib - world.step_kib))
+        await driver.tell([SetTarget(domid, kib - world.step_kib) for domid, kib in starts_kib.items()])
 
         def all_are_down(host: HostState) -> bool:
             return all(

@@ -109,18 +109,18 @@ async def calls_made_together_are_all_answered(store: Xenstore, scratch: str) ->
 
 async def guarded_write_needs_its_guard(store: Xenstore, scratch: str) -> None:
     values = {f"{scratch}/domain/memory/target": "1", f"{scratch}/domain/memory/dynamic-max": "2"}
-    assert await store.write_if_exists(f"{scratch}/domain", values) is False
+    assert await store.write_if_exists(values, f"{scratch}/domain") is False
     assert await store.read(scratch) is None
 
     await store.mkdir(f"{scratch}/domain")
-    assert await store.write_if_exists(f"{scratch}/domain", values) is True
+    assert await store.write_if_exists(values, f"{scratch}/domain") is True
     assert await store.read_many(list(values)) == ["1", "2"]
 
 
 async def guarded_writes_made_together_all_succeed(store: Xenstore, scratch: str) -> None:
     await store.mkdir(scratch)
     written = await asyncio.gather(
-        *(store.write_if_exists(scratch, {f"{scratch}/key": str(number)}) for number in range(3)),
+        *(store.write_if_exists({f"{scratch}/key": str(number)}, scratch) for number in range(3)),
     )
     assert written == [True, True, True]
     assert await store.read(f"{scratch}/key") in {"0", "1", "2"}
@@ -198,7 +198,7 @@ async def what_the_protocol_forbids_is_never_sent(store: Xenstore, scratch: str)
     for value in ("\u00e4", "1\n", "tab\t", "nul\0", "\x7f", "x" * 4096):
         error = await refusal(store.write(f"{scratch}/key", value), InvalidValue)
         assert f"{scratch}/key" in str(error)
-        await refusal(store.write_if_exists(scratch, {f"{scratch}/key": value}), InvalidValue)
+        await refusal(store.write_if_exists({f"{scratch}/key": value}, scratch), InvalidValue)
     for path in (
         "",
         "relative",

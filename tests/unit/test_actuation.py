@@ -16,6 +16,8 @@ from xcpmem.xen.simhost import SimHost
 from xcpmem.xen.virtual import VirtualDriver
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from xcpmem.engine.model import Action
 
 GUESTS = 70
@@ -29,11 +31,16 @@ class Watched(VirtualDriver):
     host: SimHost
     errors: dict[Action, DriverError] = field(default_factory=dict)
     begun: list[Action] = field(default_factory=list)
+    told: list[int] = field(default_factory=list)
     at_once: int = 0
     most_at_once: int = 0
 
     def __post_init__(self) -> None:
         super().__init__(self.host)
+
+    async def tell(self, targets: Sequence[SetTarget]) -> None:
+        self.told.append(len(targets))
+        await super().tell(targets)
 
     async def apply(self, action: Action) -> None:
         self.begun.append(action)
@@ -69,13 +76,26 @@ def actuator(driver: Watched, troubles: Troubles, recorded: list[Reservation]) -
     return Actuator(driver, troubles, lambda: NOW_S, recorded.append)
 
 
-async def test_targets_of_several_domains_are_told_at_the_same_time(
+async def test_targets_of_several_domains_are_told_at_one_go(actuator: Actuator, driver: Watched) -> None:
+    deeds = Deeds()
+    assert await actuator.carry_out([SetTarget(1, 2048), SetTarget(2, 2048), SetTarget(3, 2048)], deeds)
+    assert driver.told == [3]
+    assert deeds.done == [SetTarget(1, 2048), SetTarget(2, 2048), SetTarget(3, 2048)]
+
+
+async def test_one_domain_that_is_gone_keeps_no_other_from_its_target(
     actuator: Actuator, driver: Watched
 ) -> None:
     deeds = Deeds()
-    assert await actuator.carry_out([SetTarget(1, 2048), SetTarget(2, 2048), SetTarget(3, 2048)], deeds)
+    gone = SetTarget(GUESTS + 1, 2048)
+    assert not await actuator.carry_out([SetTarget(1, 2048), gone, SetTarget(2, 2048)], deeds)
+    assert (deeds.done, deeds.failures) == ([SetTarget(1, 2048), SetTarget(2, 2048)], [])
+    assert [driver.host.guest(domid).target_kib for domid in (1, 2)] == [2048, 2048]
+
+
+async def test_caps_of_several_domains_are_set_at_the_same_time(actuator: Actuator, driver: Watched) -> None:
+    assert await actuator.carry_out([SetMaxmem(1, 8192), SetMaxmem(2, 8192), SetMaxmem(3, 8192)], Deeds())
     assert driver.most_at_once == 3
-    assert deeds.done == [SetTarget(1, 2048), SetTarget(2, 2048), SetTarget(3, 2048)]
 
 
 async def test_no_target_is_told_before_all_that_comes_before_is_done(
@@ -109,6 +129,8 @@ async def test_domain_that_is_gone_is_no_failure_but_ends_the_plan(
 
 async def test_so_many_are_under_way_and_no_more(actuator: Actuator, driver: Watched) -> None:
     assert await actuator.carry_out([SetTarget(domid, 2048) for domid in range(1, GUESTS + 1)], Deeds())
+    assert driver.told == [TOGETHER_MOST, GUESTS - TOGETHER_MOST]
+    assert await actuator.carry_out([SetMaxmem(domid, 8192) for domid in range(1, GUESTS + 1)], Deeds())
     assert driver.most_at_once == TOGETHER_MOST
 
 

@@ -11,11 +11,12 @@ from xcpmem.assembly import _watch
 from xcpmem.controller import Controller
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import pytest
 
-    from xcpmem.engine.model import Action
+    from xcpmem.engine.model import Action, SetTarget
     from xcpmem.xen.driver import Look
 
 TICKS = 5
@@ -32,8 +33,11 @@ class DeafHost:
     async def apply(self, action: Action) -> None:
         raise AssertionError(action)
 
-    async def wait(self, timeout_s: float) -> bool:
-        raise AssertionError(timeout_s)
+    async def tell(self, targets: Sequence[SetTarget]) -> None:
+        raise AssertionError(targets)
+
+    async def wait(self, timeout_s: float, enough_kib: int | None = None) -> bool:
+        raise AssertionError(timeout_s, enough_kib)
 
     async def catch_up(self) -> None:
         raise AssertionError

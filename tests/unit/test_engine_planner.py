@@ -16,6 +16,7 @@ from tests.builders import (
     wanting,
 )
 from xcpmem.engine.belief import Belief, Beliefs
+from xcpmem.engine.looks import LOOK_LATEST_S, LOOK_SOONEST_S
 from xcpmem.engine.model import (
     BalloonState,
     DomainState,
@@ -35,7 +36,7 @@ from xcpmem.engine.model import (
     Wishes,
 )
 from xcpmem.engine.parties import PROBE_KIB
-from xcpmem.engine.planner import LOOK_LATEST_S, LOOK_SOONEST_S, Plan, PlannerSettings
+from xcpmem.engine.planner import Plan, PlannerSettings
 from xcpmem.engine.policies import find_policy
 from xcpmem.engine.reasons import Motive
 from xcpmem.engine.sample import Sample
@@ -504,6 +505,45 @@ def test_moving_guest_is_looked_at_when_it_may_have_arrived() -> None:
     beliefs = believing(moving, direction=1, mark_kib=2950 * MIB, rate_kib_s=1000 * MIB)
     plan = planned(a_host(moving, free_kib=50 * MIB), Wishes(), beliefs)
     assert plan.look_again_s == pytest.approx(0.05)
+
+
+def test_memory_that_guests_give_for_a_request_is_watched_until_all_may_have_arrived() -> None:
+    near = a_domain(500 * MIB, 3000 * MIB, 1100 * MIB, target_kib=1000 * MIB, domid=1)
+    far = a_domain(500 * MIB, 3000 * MIB, 1400 * MIB, target_kib=1000 * MIB, domid=2)
+    beliefs = believing(near, far, direction=-1, rate_kib_s=1000 * MIB)
+    plan = planned(
+        a_host(near, far, free_kib=100 * MIB), wanting(a_request(600 * MIB)), beliefs, settings=EXACT
+    )
+    assert plan.enough_kib == 600 * MIB
+    assert plan.look_again_s == pytest.approx(0.4)
+
+
+def test_pages_that_came_between_the_parts_of_a_look_are_awaited_but_once() -> None:
+    guest = a_domain(500 * MIB, 3000 * MIB, 1400 * MIB, target_kib=1000 * MIB)
+    host = a_host(guest, free_kib=200 * MIB)
+    torn = replace(host, free_kib=205 * MIB, others_kib=host.total_kib - host.common_kib)
+    assert torn.torn_kib == -5 * MIB
+    plan = planned(torn, wanting(a_request(600 * MIB)), settings=EXACT)
+    assert plan.enough_kib == 600 * MIB
+
+
+def test_guest_that_may_be_late_for_a_request_is_looked_at_when_its_patience_ends() -> None:
+    guest = a_domain(500 * MIB, 3000 * MIB, 1400 * MIB, target_kib=1000 * MIB)
+    beliefs = believing(guest, direction=-1, mark_kib=1400 * MIB, waited_s=4.7)
+    plan = planned(a_host(guest), wanting(a_request(400 * MIB)), beliefs, settings=EXACT)
+    assert plan.look_again_s == pytest.approx(0.3)
+
+
+def test_memory_is_not_watched_where_others_want_to_grow_with_it() -> None:
+    poor = a_domain(1000 * MIB, 3000 * MIB, 1000 * MIB, domid=1)
+    rich = a_domain(1000 * MIB, 3000 * MIB, 3000 * MIB, domid=2)
+    plan = planned(a_host(poor, rich), wanting(a_request(400 * MIB)), settings=EXACT)
+    assert (plan.verdicts, plan.enough_kib, plan.look_again_s) == ((), None, LOOK_LATEST_S)
+
+
+def test_host_where_nobody_waits_is_not_watched() -> None:
+    plan = planned(a_host(a_domain(actual_kib=2000 * MIB), free_kib=1000 * MIB))
+    assert plan.enough_kib is None
 
 
 def test_fast_guest_does_not_make_the_ring_spin() -> None:

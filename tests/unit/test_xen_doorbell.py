@@ -49,6 +49,34 @@ async def test_dom0_rings_at_once_and_as_often_as_it_likes(entrance: Entrance) -
         assert entrance.change(path) == Events(frozenset({path}))
 
 
+async def test_a_write_of_ours_does_not_ring_but_the_next_one_does(entrance: Entrance) -> None:
+    entrance.bell.expect([TARGET])
+    entrance.gathered.add(TARGET)
+    entrance.bell.hear()
+    assert not await entrance.bell.wait(0)
+    entrance.gathered.add(TARGET)
+    entrance.bell.hear()
+    assert await entrance.bell.wait(0)
+    assert entrance.bell.take() == Events(frozenset({TARGET}))
+
+
+async def test_what_we_did_not_write_after_all_rings(entrance: Entrance) -> None:
+    entrance.bell.expect([TARGET])
+    entrance.bell.forget([TARGET])
+    entrance.gathered.add(TARGET)
+    entrance.bell.hear()
+    assert await entrance.bell.wait(0)
+
+
+async def test_after_a_lost_count_every_write_rings(entrance: Entrance) -> None:
+    entrance.bell.expect([TARGET])
+    entrance.gathered.merge(Events(resync=True))
+    assert entrance.change() == Events(resync=True)
+    entrance.gathered.add(TARGET)
+    entrance.bell.hear()
+    assert await entrance.bell.wait(0)
+
+
 async def test_what_nobody_reads_does_not_ring(entrance: Entrance) -> None:
     assert not entrance.change(
         "/local/domain/7/data/os_name", "/local/domain/7/memory/foo", "/local/domain/7/data/xcpmem/2"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import sys
 import threading
@@ -11,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from xcpmem.errors import DomainVanished, DriverDisconnected, DriverError, DriverTimeout
-from xcpmem.xen.hypervisor import DomainInfo, PhysInfo, XcHypervisor, open_hypervisor
+from xcpmem.xen.hypervisor import (
+    GLANCE_S,
+    DomainInfo,
+    PhysInfo,
+    XcHypervisor,
+    next_glance_s,
+    open_hypervisor,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -29,12 +37,14 @@ class xc:
         self.keeps_maxmem = False
         self.blocks = None
         self.calls = []
+        self.free_kib = [100]
 
     def physinfo(self):
         self.calls.append("physinfo")
         if self.blocks is not None:
             self.blocks.wait(5)
-        return {"total_memory": 1000, "free_memory": 100, "scrub_memory": 10, "nr_cpus": 4}
+        free_kib = self.free_kib.pop(0) if self.free_kib[1:] else self.free_kib[0]
+        return {"total_memory": 1000, "free_memory": free_kib, "scrub_memory": 10, "nr_cpus": 4}
 
     def domain_getinfo(self, first, most):
         self.calls.append("domain_getinfo")
@@ -98,6 +108,40 @@ async def test_one_survey_is_one_batch_of_hypercalls(hypervisor: XcHypervisor) -
     calls = xc_of(hypervisor).calls = []
     await hypervisor.survey()
     assert calls == ["domain_getinfo", "physinfo"]
+
+
+async def test_hypervisor_tells_as_soon_as_enough_is_free(hypervisor: XcHypervisor) -> None:
+    xc = xc_of(hypervisor)
+    xc.free_kib = [100, 104, 150, 200]
+    assert await hypervisor.await_free(200, 60)
+    assert xc.calls == ["physinfo"] * 4
+
+
+async def test_hypervisor_waits_no_longer_than_it_is_told(hypervisor: XcHypervisor) -> None:
+    assert not await hypervisor.await_free(101, 0.02)
+
+
+async def test_worker_is_free_again_once_nobody_waits_for_memory(hypervisor: XcHypervisor) -> None:
+    waiting = asyncio.create_task(hypervisor.await_free(101, 60))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    assert (await hypervisor.survey()).physical.free_kib == 100
+
+
+@pytest.mark.parametrize(
+    ("pause_s", "gained_kib", "missing_kib", "next_s"),
+    [
+        pytest.param(0.1, 100, 200, 0.1, id="half of the rest"),
+        pytest.param(0.1, 100, 1, GLANCE_S[0], id="nearly there"),
+        pytest.param(0.1, 1, 100, GLANCE_S[1], id="a long way off"),
+        pytest.param(0.1, 0, 100, 0.2, id="standstill"),
+        pytest.param(0.2, -5, 100, GLANCE_S[1], id="others take it"),
+    ],
+)
+def test_glances_at_free_memory_come_the_closer_the_less_is_missing(
+    pause_s: float, gained_kib: int, missing_kib: int, next_s: float
+) -> None:
+    assert next_glance_s(pause_s, gained_kib, missing_kib) == pytest.approx(next_s)
 
 
 async def test_hypervisor_caps_a_domain_in_whole_pages(hypervisor: XcHypervisor) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from xcpmem.engine.model import DeleteReservation, DynamicRange, RecordReservation, Reservation, SetTarget
-from xcpmem.errors import DriverDisconnected, DriverTimeout, StoreError
+from xcpmem.errors import DomainVanished, DriverDisconnected, DriverTimeout, StoreError
 from xcpmem.scenario import load_scenario
 from xcpmem.units import mib_to_kib
 from xcpmem.xen import paths
@@ -224,6 +224,42 @@ async def test_lost_event_is_made_up_for_once_a_write_of_ours_has_no_echo(
     assert not await driver.wait(5)
     clock.now_s += ECHO_S
     assert (await driver.observe()).host.domains[0].dynamic_range.max_kib == 2 * GIB
+
+
+async def test_targets_are_told_to_all_domains_or_to_none(host: SimulatedHost, driver: LiveDriver) -> None:
+    before = (await driver.observe()).host.domains
+    gone = SetTarget(99, GIB)
+    with pytest.raises(DomainVanished, match="1 or 99"):
+        await driver.tell([SetTarget(1, GIB), gone])
+    await quiet(driver)
+    assert (await driver.observe()).host.domains[0].target_kib == before[0].target_kib
+    host.store.write(paths.target(1), str(2 * GIB))
+    assert await driver.wait(5)
+    assert (await driver.observe()).host.domains[0].target_kib == 2 * GIB
+
+
+async def test_target_that_another_wrote_after_ours_is_a_reason_to_look(
+    host: SimulatedHost, driver: LiveDriver
+) -> None:
+    await quiet(driver)
+    await driver.tell([SetTarget(1, GIB)])
+    await driver.catch_up()
+    assert not await driver.wait(0)
+    host.store.write(paths.target(1), str(2 * GIB))
+    assert await driver.wait(5)
+    assert (await driver.observe()).host.domains[0].target_kib == 2 * GIB
+
+
+async def test_wait_ends_as_soon_as_enough_is_free(driver: LiveDriver) -> None:
+    await quiet(driver)
+    free_kib = (await driver.observe()).host.free_kib
+    assert await driver.wait(60, free_kib)
+    await driver.observe()
+    assert not await driver.wait(0.05, free_kib + 1)
+    await driver.tell([SetTarget(1, GIB)])
+    async with asyncio.timeout(30):
+        assert await driver.wait(60, free_kib + 1)
+    assert (await driver.observe()).host.free_kib > free_kib
 
 
 async def test_lost_event_is_made_up_for_by_time_alone(

@@ -35,7 +35,7 @@ class SkippingDriver(LiveDriver):
 
     now_s = 0.0
 
-    async def wait(self, timeout_s: float) -> bool:
+    async def wait(self, timeout_s: float, enough_kib: int | None = None) -> bool:
         await self.catch_up()
         has_rung = await super().wait(0.0)
         if not has_rung:
@@ -199,14 +199,34 @@ async def test_target_costs_four_requests(watched: Watched) -> None:
     assert watched.xenstore.requests - requests == 4
 
 
-async def test_event_of_a_target_of_ours_has_the_keys_of_its_domain_read_and_no_others(
-    watched: Watched,
+@pytest.mark.parametrize("told", [1, 7, GUESTS])
+async def test_targets_of_many_domains_cost_two_requests_each_and_two_together(
+    watched: Watched, told: int
 ) -> None:
-    await watched.driver.apply(SetTarget(1, mib_to_kib(128)))
     requests = watched.xenstore.requests
+    await watched.driver.tell([SetTarget(domid, mib_to_kib(128)) for domid in range(1, told + 1)])
+    assert watched.xenstore.requests - requests == 2 * told + 2
+
+
+@pytest.mark.parametrize("told", [1, 7, GUESTS])
+async def test_events_of_targets_of_ours_wake_nobody_and_have_nothing_read_but_the_targets(
+    watched: Watched, told: int
+) -> None:
+    await watched.driver.tell([SetTarget(domid, mib_to_kib(128)) for domid in range(1, told + 1)])
+    await watched.driver.catch_up()
+    assert not await watched.driver.wait(0)
+    requests = watched.xenstore.requests
+    host = (await watched.driver.observe()).host
+    assert watched.xenstore.requests - requests == told
+    assert [domain.target_kib for domain in host.domains[:told]] == [mib_to_kib(128)] * told
+
+
+async def test_key_that_changed_is_read_alone(watched: Watched) -> None:
+    watched.host.store.write(paths.dynamic_max(3), str(mib_to_kib(200)))
     assert await watched.driver.wait(5)
+    requests = watched.xenstore.requests
     await watched.driver.observe()
-    assert watched.xenstore.requests - requests == len(CONFIGURATION_KEYS)
+    assert watched.xenstore.requests - requests == 1
 
 
 @asynccontextmanager
@@ -260,7 +280,7 @@ async def test_reservation_for_which_guests_must_give_costs_a_target_for_each_an
         assert sorted(written[:-1]) == sorted(map(paths.target, range(1, givers + 1)))
         assert written[-1].startswith(f"{paths.reservations()}/")
         calls = Counter(watched.hypercalls)
-        assert calls.keys() == {"survey", "set_maxmem"}
+        assert calls.keys() == {"survey", "set_maxmem", "free_kib"}
         assert calls["set_maxmem"] == givers
         assert calls["survey"] <= len(turns) + 1  # the turn that is under way
 

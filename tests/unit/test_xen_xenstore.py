@@ -568,7 +568,7 @@ async def test_guarded_write_begins_anew_when_others_interfere(double: StoreServ
 
     double.fault = interfere
     async with connected(double) as store:
-        assert await store.write_if_exists(DOMAIN, {TARGET: "ours"})
+        assert await store.write_if_exists({TARGET: "ours"}, DOMAIN)
     assert double.store.read(TARGET) == "ours"
     assert attempts == [b"T\0"] * 6
 
@@ -583,7 +583,7 @@ async def test_guarded_write_gives_up_when_others_never_stop(double: StoreServer
     double.fault = interfere
     async with connected(double) as store:
         with pytest.raises(StoreError, match="EAGAIN"):
-            await store.write_if_exists(DOMAIN, {TARGET: "ours"})
+            await store.write_if_exists({TARGET: "ours"}, DOMAIN)
     assert double.store.read(TARGET) == "of others"
 
 
@@ -596,7 +596,7 @@ async def test_guarded_write_leaves_nothing_of_a_domain_that_vanishes_meanwhile(
 
     double.fault = vanish
     async with connected(double) as store:
-        assert await store.write_if_exists(DOMAIN, {TARGET: "1"}) is False
+        assert await store.write_if_exists({TARGET: "1"}, DOMAIN) is False
     assert not double.store.exists(DOMAIN)
 
 
@@ -613,7 +613,7 @@ async def test_guarded_write_ends_its_transaction_when_a_write_is_refused(double
     double.fault = hook
     async with connected(double) as store:
         with pytest.raises(StoreError, match="ENOSPC"):
-            await store.write_if_exists(DOMAIN, {TARGET: "1", f"{DOMAIN}/memory/dynamic-max": "1"})
+            await store.write_if_exists({TARGET: "1", f"{DOMAIN}/memory/dynamic-max": "1"}, DOMAIN)
         assert verdicts == [b"F\0"]
     assert not double.store.exists(f"{DOMAIN}/memory")
 
@@ -632,7 +632,7 @@ async def test_guarded_write_ends_its_transaction_when_its_caller_leaves(double:
 
     double.fault = hook
     async with connected(double) as store:
-        leaving = asyncio.create_task(store.write_if_exists(DOMAIN, {TARGET: "1"}))
+        leaving = asyncio.create_task(store.write_if_exists({TARGET: "1"}, DOMAIN))
         await asked.wait()
         leaving.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -645,7 +645,7 @@ async def test_transaction_without_a_number_ends_the_connection(double: StoreSer
     double.fault = failing(MessageType.TRANSACTION_START, Misbehaviour.OMIT_PAYLOAD)
     async with connected(double) as store:
         with pytest.raises(DriverDisconnected, match="transaction"):
-            await store.write_if_exists(DOMAIN, {TARGET: "1"})
+            await store.write_if_exists({TARGET: "1"}, DOMAIN)
         await events_until(store, is_resync)
 
 

@@ -23,10 +23,11 @@ class Draft:
     Args:
         host: the look that the plan starts from.
         tally: of its domains; None: they are counted here.
+        actions: what comes first, and moves no memory.
     """
 
-    def __init__(self, host: HostState, tally: Tally | None = None) -> None:
-        self.actions: list[Action] = []
+    def __init__(self, host: HostState, tally: Tally | None = None, actions: Sequence[Action] = ()) -> None:
+        self.actions: list[Action] = [*actions]
         self.spare_kib = host.spare_kib if tally is None else host.spare_by(tally)
         self._targets_kib: dict[int, int] = {}
         self._maxmems_kib: dict[int, int] = {}

@@ -16,9 +16,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from xcpmem.engine.belief import OFFSET_STILL_S, RETRY_LOOK_S, Beliefs, Caution, direction_of, is_odd
+from xcpmem.engine.belief import OFFSET_STILL_S, Beliefs, Caution, direction_of, is_odd
 from xcpmem.engine.containment import divide
 from xcpmem.engine.draft import Draft
+from xcpmem.engine.looks import LOOK_LATEST_S, LOOK_SOONEST_S, enough_kib, looks_s, retries_s
 from xcpmem.engine.model import (
     Action,
     DomainState,
@@ -50,10 +51,6 @@ BALANCE_TOLERANCE_KIB: Final = 512
 TOLERANCE_SHARE: Final = 256
 """... and for narrow ranges for less than the range over this."""
 
-LOOK_SOONEST_S: Final = 0.02
-LOOK_LATEST_S: Final = 0.1
-"""Bounds of the time between two looks while something moves; the ring reacts within 100 ms."""
-
 
 @dataclass(frozen=True, slots=True)
 class PlannerSettings:
@@ -82,6 +79,8 @@ class Plan:
         stable: nothing moves that could, nobody waits, and nobody was answered, after whom others may want
             to move again.
         look_again_s: the ring should look again after so many seconds; None: only when something happens.
+        enough_kib: ... or as soon as the host has so much free memory: then who waits first can be served;
+            None: nobody waits for what guests give, or others want to grow meanwhile.
         policy_wait_s: of these, when the policy would go on with what it began; None: it has come to rest.
     """
 
@@ -91,6 +90,7 @@ class Plan:
     beliefs: Beliefs
     stable: bool
     look_again_s: float | None
+    enough_kib: int | None = None
     policy_wait_s: float | None = None
 
 
@@ -165,8 +165,7 @@ def deliberate(
     beliefs, goals_kib = replace(beliefs, policy=memory), division.goals_kib
     targets_kib = _targets(parties, goals_kib, idle=not requests, caution=caution)
 
-    draft = Draft(host, tally)
-    draft.actions += range_actions
+    draft = Draft(host, tally, range_actions)
     unsettled = recollection.unsettled(parties, targets_kib, division, caution)
     restless = [(party, target_kib) for party, target_kib, _ in unsettled if not party.is_content(target_kib)]
     yield from _ask_back(restless, draft)
@@ -183,6 +182,7 @@ def deliberate(
         caution=caution,
         verdicts=verdicts,
     )
+    enough = enough_kib(host.free_kib, torn_kib, draft, waiting, restless) if coming else None
     yield None
     grown = [(party.domain, target_kib) for party, target_kib in restless]
     if settings.free_before_growing:
@@ -228,15 +228,18 @@ def deliberate(
         look_again_s=min(
             [
                 *(max(LOOK_SOONEST_S, request.deadline_s - now_s) for request, _ in waiting),
-                *((LOOK_LATEST_S,) if host.scrub_kib or (settling and waiting) or doubtful else ()),
+                *((LOOK_LATEST_S,) if host.scrub_kib or (settling and waiting) else ()),
+                *((LOOK_LATEST_S,) if doubtful and enough is None else ()),
                 *((LOOK_SOONEST_S,) if verdicts else ()),
                 *((OFFSET_STILL_S / 2,) if unmeasured else ()),
                 *(() if division.look_again_s is None else (max(LOOK_LATEST_S, division.look_again_s),)),
-                *_looks_s([*stuck.values()], moving),
+                *looks_s(moving, draft, caution, is_watched=enough is not None),
+                *retries_s(stuck.values()),
                 *beliefs.awaited_s(awake),
             ],
             default=None,
         ),
+        enough_kib=enough,
         policy_wait_s=None if memory.is_set_aside else division.look_again_s,
     )
 
@@ -385,15 +388,3 @@ def _moving(
         or (coming and wanted_kib != target_kib)
         or (party.domain.domid not in stuck and direction_of(party.domain, caution))
     ]
-
-
-def _looks_s(stuck: Sequence[Party], moving: Sequence[Party]) -> list[float]:
-    """Say when each moving guest may have arrived, and when a stuck one is worth another look."""
-    times_s = [LOOK_LATEST_S] * bool(moving)
-    times_s += [
-        max(LOOK_SOONEST_S, abs(party.domain.target_kib - party.domain.actual_kib) / party.belief.rate_kib_s)
-        for party in moving
-        if party.belief.rate_kib_s > 0
-    ]
-    least_s, most_s = RETRY_LOOK_S
-    return times_s + [min(max(party.belief.waited_s, least_s), most_s) for party in stuck]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from xcpmem.errors import StoreError
 from xcpmem.xen import paths
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from xcpmem.xen.xenstore import Xenstore
 
 _log = logging.getLogger(__name__)
+
+_Stale: TypeAlias = "tuple[int, Collection[str]]"
+"""A domain, and the fields of its keys that are to be read again."""
 
 ECHO_S: Final = 1.0
 """A write of ours whose event has not come after so long shows that events get lost."""
@@ -66,7 +69,9 @@ _PATHS: Final[Mapping[str, Callable[[int], str]]] = {
 }
 _NAMES: Final = tuple(field.name for field in fields(DomainKeys))
 
-CONFIGURATION_KEYS: Final = frozenset(path(0).removeprefix(f"{paths.domain(0)}/") for path in _PATHS.values())
+_NAMES_BY_KEY: Final = {path(0).removeprefix(f"{paths.domain(0)}/"): name for name, path in _PATHS.items()}
+
+CONFIGURATION_KEYS: Final = frozenset(_NAMES_BY_KEY)
 """The same keys below a domain's directory."""
 
 _WATCHED: Final[tuple[Callable[[int], str], ...]] = (
@@ -122,7 +127,7 @@ class KeyCache:
     def expect(self, written: Iterable[str], now_s: float) -> None:
         """Know that events must come of what was written now, if it is read here; monotonic seconds."""
         for path in written:
-            if _changed_domids((path,)):
+            if _changed_names((path,)):
                 self._echoes.setdefault(path, now_s)
 
     async def follow(self, domids: AbstractSet[int]) -> bool:
@@ -169,11 +174,11 @@ class KeyCache:
             DriverError: xenstored does not answer, or refuses to have any domain read.
         """
         if self._must_read_all(events, now_s):
-            stale = domids
+            stale: dict[int, Collection[str]] = dict.fromkeys(domids, _NAMES)
         else:
-            new = domids - self._keys.keys()
-            stale = (new | _changed_domids(events.paths) | self._unreadable) & domids
-        await self._read(sorted(stale), domids)
+            stale = _changed_names(events.paths)
+            stale |= dict.fromkeys((domids - self._keys.keys()) | self._unreadable, _NAMES)
+        await self._read([(domid, stale[domid]) for domid in sorted(stale.keys() & domids)], domids)
         return self._keys
 
     def _must_read_all(self, events: Events, now_s: float) -> bool:
@@ -205,28 +210,29 @@ class KeyCache:
                 if error.name != "ENOENT":
                     raise
 
-    async def _read(self, domids: Sequence[int], living: AbstractSet[int]) -> None:
-        for start in range(0, len(domids), TOGETHER_MOST):
-            some = domids[start : start + TOGETHER_MOST]
+    async def _read(self, stale: Sequence[_Stale], living: AbstractSet[int]) -> None:
+        for start in range(0, len(stale), TOGETHER_MOST):
+            some = stale[start : start + TOGETHER_MOST]
             try:
                 await self._read_together(some)
             except StoreError:
                 await self._read_one_by_one(some, living)
 
-    async def _read_together(self, domids: Sequence[int]) -> None:
-        wanted = [_PATHS[name](domid) for domid in domids for name in _NAMES]
-        values = await self._xenstore.read_many(wanted) if wanted else []
-        for number, domid in enumerate(domids):
-            keys = DomainKeys(*values[number * len(_NAMES) : (number + 1) * len(_NAMES)])
-            if self._keys.get(domid) != keys:
+    async def _read_together(self, stale: Sequence[_Stale]) -> None:
+        wanted = [_PATHS[name](domid) for domid, names in stale for name in names]
+        values = iter(await self._xenstore.read_many(wanted) if wanted else ())
+        for domid, names in stale:
+            before = self._keys.get(domid)
+            keys = replace(before or DomainKeys(), **dict(zip(names, values, strict=False)))
+            if keys != before:
                 self._keys[domid] = keys
-        self._unreadable.difference_update(domids)
+            self._unreadable.discard(domid)
 
-    async def _read_one_by_one(self, domids: Sequence[int], living: AbstractSet[int]) -> None:
+    async def _read_one_by_one(self, stale: Sequence[_Stale], living: AbstractSet[int]) -> None:
         """Find out which domain it is that xenstored does not want to have read."""
-        for domid in domids:
+        for domid, names in stale:
             try:
-                await self._read_together((domid,))
+                await self._read_together(((domid, names),))
             except StoreError as error:
                 if domid not in self._unreadable:
                     _log.warning("domain %d cannot be read: %s", domid, error)
@@ -236,6 +242,11 @@ class KeyCache:
                 self._keys.setdefault(domid, DomainKeys())
 
 
-def _changed_domids(changed: Collection[str]) -> set[int]:
-    named = filter(None, map(paths.domain_key, changed))
-    return {domid for domid, name in named if any(is_at_or_above(name, key) for key in CONFIGURATION_KEYS)}
+def _changed_names(changed: Collection[str]) -> dict[int, Collection[str]]:
+    """Say which fields of which domains' keys may have changed."""
+    found: dict[int, set[str]] = {}
+    for domid, changed_key in filter(None, map(paths.domain_key, changed)):
+        for key, name in _NAMES_BY_KEY.items():
+            if is_at_or_above(changed_key, key):
+                found.setdefault(domid, set()).add(name)
+    return {**found}

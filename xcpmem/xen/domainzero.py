@@ -45,5 +45,5 @@ async def manage_domain_zero(xenstore: Xenstore, info: DomainInfo, floor_kib: in
         paths.target(DOMAIN_ZERO): str(target_kib),
         paths.feature_balloon(DOMAIN_ZERO): CAN_BALLOON,
     }
-    if not await xenstore.write_if_exists(paths.domain(DOMAIN_ZERO), keys):
+    if not await xenstore.write_if_exists(keys, paths.domain(DOMAIN_ZERO)):
         raise DomainVanished("xenstore has no directory for domain 0")

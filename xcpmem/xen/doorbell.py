@@ -1,8 +1,8 @@
 """Wakes the ring when something changed at the host, and keeps guests from ringing without end.
 
-What dom0 writes rings at once. What a guest can write rings at most once a second for each guest, and for all
-guests together a few times a second: a guest that writes without end costs one look a second, a thousand
-guests that report at their own times cost as much as one.
+What dom0 writes rings at once, but for the targets that we write ourselves. What a guest can write rings at
+most once a second for each guest, and for all guests together a few times a second: a guest that writes
+without end costs one look a second, a thousand guests that report at their own times cost as much as one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from xcpmem.xen.guestsamples import REPORT_KEYS
 from xcpmem.xen.mailbox import ChangedPaths, Events
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 GUEST_GAP_S: Final = 1.0
 """Between two rings for what one guest wrote, at least; xcpmem's own agent keeps it too."""
@@ -57,6 +57,7 @@ class Doorbell:
         self._due_s: dict[int, float] = {}
         self._all_due_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._own: set[str] = set()
 
     async def wait(self, timeout_s: float) -> bool:
         """Wait until it rings, at most ``timeout_s`` seconds; tell whether it did."""
@@ -67,10 +68,22 @@ class Doorbell:
             return False
         return True
 
+    def ring(self) -> None:
+        """Ring for what happened elsewhere."""
+        self._rung.set()
+
     def take(self) -> Events:
         """Return what it rang for, and be still."""
         self._rung.clear()
         return self._changed.take()
+
+    def expect(self, written: Iterable[str]) -> None:
+        """Know that the next event of each of these paths comes of a write of ours, and need not ring."""
+        self._own.update(written)
+
+    def forget(self, unwritten: Iterable[str]) -> None:
+        """Know that these paths were not written after all."""
+        self._own.difference_update(unwritten)
 
     def hear(self) -> None:
         """Take note that xenstore has gathered something; in the loop."""
@@ -78,7 +91,10 @@ class Doorbell:
         loud = set()
         for path in events.paths:
             key = paths.domain_key(path)
-            if key is None:
+            if path in self._own:
+                self._own.discard(path)
+                self._changed.add(path)
+            elif key is None:
                 loud.add(path)
             elif key[1] in _GUEST_DIRECTORIES:
                 self._changed.add(path)
@@ -87,6 +103,8 @@ class Doorbell:
                     self._held.setdefault(key[0], set()).add(path)
                 else:
                     loud.add(path)
+        if events.resync:
+            self._own.clear()
         if loud or events.resync:
             self._changed.merge(Events(frozenset(loud), events.resync))
             self._rung.set()

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 from xcpmem.engine.model import Lifecycle
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from xcpmem.engine.model import Action, HostState
+    from xcpmem.engine.model import Action, HostState, SetTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,20 @@ class HostDriver(Protocol):
             DriverError: it did not work and may be tried again.
         """
 
-    async def wait(self, timeout_s: float) -> bool:
+    async def tell(self, targets: Sequence[SetTarget]) -> None:
+        """Set targets of several domains at one go, all or none of them; twice is the same as once.
+
+        Raises:
+            DomainVanished: one of the domains is gone.
+            DriverError: it did not work and may be tried again.
+        """
+
+    async def wait(self, timeout_s: float, enough_kib: int | None = None) -> bool:
         """Wait until something at the host changed, at most ``timeout_s`` seconds.
+
+        Args:
+            timeout_s: at most so long.
+            enough_kib: so much free memory is a change, too; None: however much is free.
 
         Returns:
             Whether something changed.

@@ -11,6 +11,8 @@ import asyncio
 import errno
 import importlib
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from operator import itemgetter
@@ -39,6 +41,9 @@ DOMAINS_MOST: Final = 32768
 """More domains than Xen can have (DOMID_FIRST_RESERVED is 0x7ff0)."""
 
 CALL_DEADLINE_S: Final = 5.0
+
+GLANCE_S: Final = (0.01, 0.25)
+"""Bounds of the time between two glances at free memory that is awaited."""
 
 
 class PhysInfo(NamedTuple):
@@ -89,10 +94,17 @@ class Survey(NamedTuple):
 
 
 class Hypervisor(Protocol):
-    """The three things the ring asks of Xen."""
+    """The few things the ring asks of Xen."""
 
     async def survey(self) -> Survey:
         """See all domains and the machine's memory, in one batch of hypercalls. Raises DriverError."""
+
+    async def await_free(self, enough_kib: int, timeout_s: float) -> bool:
+        """Wait until so much memory is free, at most ``timeout_s`` seconds; tell whether it is.
+
+        Raises:
+            DriverError: Xen does not tell what is free.
+        """
 
     async def set_maxmem(self, domid: int, maxmem_kib: int) -> None:
         """Cap what a domain may hold; below what it holds now is allowed: it may then only shrink.
@@ -104,6 +116,20 @@ class Hypervisor(Protocol):
 
     async def close(self) -> None:
         """Give back handles and threads."""
+
+
+def next_glance_s(pause_s: float, gained_kib: int, missing_kib: int) -> float:
+    """Say when to look again for free memory: after half of the time in which the rest may come.
+
+    Args:
+        pause_s: since the glance before.
+        gained_kib: what has become free in it.
+        missing_kib: what is yet to come.
+    """
+    least_s, most_s = GLANCE_S
+    if gained_kib <= 0:
+        return min(2 * pause_s, most_s)
+    return min(max(pause_s * missing_kib / gained_kib / 2, least_s), most_s)
 
 
 class Rows(Generic[_Row]):
@@ -149,6 +175,14 @@ class XcHypervisor:
         """See everything in one visit to the worker."""
         return await self._call(self._survey)
 
+    async def await_free(self, enough_kib: int, timeout_s: float) -> bool:
+        """Poll, for Xen tells of no page: in the worker, where a glance is a hypercall and wakes nobody."""
+        is_over = threading.Event()
+        try:
+            return await self._call(lambda: self._poll_free(enough_kib, timeout_s, is_over), timeout_s)
+        finally:
+            is_over.set()
+
     async def set_maxmem(self, domid: int, maxmem_kib: int) -> None:
         """Cap a domain and verify it: a cap that silently is not there would over-promise memory.
 
@@ -175,9 +209,19 @@ class XcHypervisor:
         sizes = (info["total_memory"], info["free_memory"], info["scrub_memory"])
         return Survey(domains, PhysInfo(*sizes, info.get("nr_cpus", 0)))
 
-    async def _call(self, function: Callable[[], _T]) -> _T:
+    def _poll_free(self, enough_kib: int, timeout_s: float, is_over: threading.Event) -> bool:
+        pause_s, end_s = GLANCE_S[0], time.monotonic() + timeout_s
+        free_kib = self._xc.physinfo()["free_memory"]
+        while free_kib < enough_kib and (left_s := end_s - time.monotonic()) > 0:
+            if is_over.wait(min(pause_s, left_s)):
+                break
+            before_kib, free_kib = free_kib, self._xc.physinfo()["free_memory"]
+            pause_s = next_glance_s(pause_s, free_kib - before_kib, enough_kib - free_kib)
+        return bool(free_kib >= enough_kib)
+
+    async def _call(self, function: Callable[[], _T], takes_s: float = 0.0) -> _T:
         try:
-            async with asyncio.timeout(self._call_deadline_s):
+            async with asyncio.timeout(self._call_deadline_s + takes_s):
                 return await asyncio.get_running_loop().run_in_executor(self._worker, function)
         except TimeoutError:
             raise DriverTimeout(f"a hypercall took longer than {self._call_deadline_s:g} s") from None

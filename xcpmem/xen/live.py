@@ -6,6 +6,7 @@ they changed. Whatever a guest can write is parsed as text from a stranger.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from dataclasses import replace
@@ -26,7 +27,7 @@ from xcpmem.engine.model import (
     SetUncooperative,
     TransferReservation,
 )
-from xcpmem.errors import DomainVanished, DriverDisconnected
+from xcpmem.errors import DomainVanished, DriverDisconnected, DriverError
 from xcpmem.units import kib_to_whole_pages_ceil
 from xcpmem.xen import paths
 from xcpmem.xen.domainkeys import ECHO_S, KeyCache
@@ -39,7 +40,7 @@ from xcpmem.xen.others import Others
 from xcpmem.xen.reservations import ReservationStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from xcpmem.engine.model import Action
     from xcpmem.xen.hypervisor import Hypervisor
@@ -110,12 +111,22 @@ class LiveDriver:
             await self.close()
             raise
 
-    async def wait(self, timeout_s: float) -> bool:
+    async def wait(self, timeout_s: float, enough_kib: int | None = None) -> bool:
         """Wait for a watch to fire, at most ``timeout_s`` seconds; tell whether one did.
 
-        It ends early when the event of a write of ours does not come.
+        It ends early when the event of a write of ours does not come. Whether enough is free is asked of Xen
+        again and again, for it tells nobody.
         """
-        return await self._doorbell.wait(min(timeout_s, ECHO_S) if self._keys.awaits_echo else timeout_s)
+        if self._keys.awaits_echo:
+            timeout_s = min(timeout_s, ECHO_S)
+        if enough_kib is None:
+            return await self._doorbell.wait(timeout_s)
+        watching = asyncio.create_task(self._ring_when_free(enough_kib, timeout_s))
+        try:
+            return await self._doorbell.wait(timeout_s)
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)  # what went wrong there, a look will tell
 
     async def observe(self) -> Look:
         """Look at the whole host; a domain that cannot be read is left alone, not the others.
@@ -173,13 +184,15 @@ class LiveDriver:
     async def apply(self, action: Action) -> None:
         """Carry out one action; see `HostDriver.apply`."""
         match action:
-            case SetTarget() | SetDynamicMin() | SetDynamicMax() | SetMemoryOffset():
+            case SetTarget():
+                await self.tell((action,))
+            case SetDynamicMin() | SetDynamicMax() | SetMemoryOffset():
                 path, value_kib = _key(action)
-                await self._write(action.domid, {path: str(value_kib)})
+                await self._write({path: str(value_kib)}, action.domid)
             case SetMaxmem(domid, maxmem_kib):
                 await self._set_maxmem(domid, maxmem_kib)
             case SetUncooperative(domid, uncooperative=True):
-                await self._write(domid, {paths.uncooperative(domid): ""})
+                await self._write({paths.uncooperative(domid): ""}, domid)
             case SetUncooperative(domid):
                 await self._xenstore.remove(paths.uncooperative(domid))
             case RecordReservation(reservation):
@@ -188,6 +201,16 @@ class LiveDriver:
                 await self._transfer(reservation, domid)
             case DeleteReservation(reservation):
                 await self._reservations.delete(reservation)
+
+    async def tell(self, targets: Sequence[SetTarget]) -> None:
+        """Write targets in one transaction, each only while its domain is there; see `HostDriver.tell`."""
+        values = {paths.target(target.domid): str(target.target_kib) for target in targets}
+        self._doorbell.expect(values)
+        try:
+            await self._write(values, *(target.domid for target in targets))
+        except DriverError:
+            self._doorbell.forget(values)
+            raise
 
     async def catch_up(self) -> None:
         """Hear of all that was written before this call: xenstored sends events before a later answer."""
@@ -199,15 +222,17 @@ class LiveDriver:
         await self._xenstore.close()
         await self._hypervisor.close()
 
+    async def _ring_when_free(self, enough_kib: int, timeout_s: float) -> None:
+        if await self._hypervisor.await_free(enough_kib, timeout_s):
+            self._doorbell.ring()
+
     async def _transfer(self, reservation: Reservation, domid: int) -> None:
         """Keys first, so that the promise stands, then the mark, then maxmem (squeezed's order)."""
-        await self._write(
-            domid,
-            {
-                paths.initial_reservation(domid): str(reservation.size_kib),
-                paths.reservation_id(domid): reservation.reservation_id,
-            },
-        )
+        values = {
+            paths.initial_reservation(domid): str(reservation.size_kib),
+            paths.reservation_id(domid): reservation.reservation_id,
+        }
+        await self._write(values, domid)
         await self._reservations.record(replace(reservation, domid=domid))
         await self._set_maxmem(domid, reservation.size_kib)
 
@@ -217,17 +242,15 @@ class LiveDriver:
         whole_kib = kib_to_whole_pages_ceil(maxmem_kib + self._views.offset_kib(domid) + MAXMEM_SLACK_KIB)
         await self._hypervisor.set_maxmem(domid, whole_kib)
 
-    async def _write(self, domid: int, values: dict[str, str]) -> None:
-        if not await self._xenstore.write_if_exists(paths.domain(domid), values):
-            raise DomainVanished(f"domain {domid} is gone")
+    async def _write(self, values: Mapping[str, str], *domids: int) -> None:
+        if not await self._xenstore.write_if_exists(values, *map(paths.domain, domids)):
+            raise DomainVanished(f"domain {' or '.join(map(str, domids))} is gone")
         self._keys.expect(values, self._clock())
 
 
-def _key(action: SetTarget | SetDynamicMin | SetDynamicMax | SetMemoryOffset) -> tuple[str, int]:
+def _key(action: SetDynamicMin | SetDynamicMax | SetMemoryOffset) -> tuple[str, int]:
     """Say which key an action writes, and what, KiB."""
     match action:
-        case SetTarget(domid, target_kib):
-            return paths.target(domid), target_kib
         case SetDynamicMin(domid, min_kib):
             return paths.dynamic_min(domid), min_kib
         case SetDynamicMax(domid, max_kib):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any, Final
 
@@ -9,13 +10,12 @@ from xcpmem.engine.model import Lifecycle
 from xcpmem.errors import DriverDisconnected, DriverError
 from xcpmem.specs import HOST_CPUS, DomainType
 from xcpmem.units import kib_to_whole_pages_floor
-from xcpmem.xen.hypervisor import DomainInfo, PhysInfo, Rows, Survey
+from xcpmem.xen.hypervisor import GLANCE_S, DomainInfo, PhysInfo, Rows, Survey
 from xcpmem.xen.simline import CALL_DEADLINE_S, LineClient, LineServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
-    from xcpmem.xen.hypervisor import Hypervisor
     from xcpmem.xen.simhost import SimHost
 
 DOMAIN_ZERO_UUID: Final = "00000000-0000-0000-0000-000000000000"
@@ -60,6 +60,15 @@ class SimulatedHypervisor:
             )
         return Survey(tuple(infos), PhysInfo(host.total_kib, host.free_kib, host.scrub_kib, HOST_CPUS))
 
+    async def free_kib(self) -> int:
+        """See how much memory is free."""
+        self._fail("free_kib")
+        return self._catch_up().free_kib
+
+    async def await_free(self, enough_kib: int, timeout_s: float) -> bool:
+        """Wait until so much memory is free."""
+        return await _await_free(self.free_kib, enough_kib, timeout_s)
+
     async def set_maxmem(self, domid: int, maxmem_kib: int) -> None:
         """Cap what a domain may hold, in whole pages as Xen does.
 
@@ -81,6 +90,16 @@ class SimulatedHypervisor:
             raise error
 
 
+async def _await_free(look: Callable[[], Awaitable[int]], enough_kib: int, timeout_s: float) -> bool:
+    try:
+        async with asyncio.timeout(timeout_s):
+            while await look() < enough_kib:  # noqa: ASYNC110 -- as Xen does, it tells nobody
+                await asyncio.sleep(GLANCE_S[0])
+    except TimeoutError:
+        return False
+    return True
+
+
 class HypervisorServer(LineServer):
     """Serves a hypervisor on a Unix socket.
 
@@ -88,7 +107,7 @@ class HypervisorServer(LineServer):
         hypervisor: which.
     """
 
-    def __init__(self, hypervisor: Hypervisor) -> None:
+    def __init__(self, hypervisor: SimulatedHypervisor) -> None:
         super().__init__(self._call)
         self._hypervisor = hypervisor
 
@@ -98,6 +117,8 @@ class HypervisorServer(LineServer):
                 domains, physical = await self._hypervisor.survey()
                 # each row a text of its own: whoever knows it from the last time need not read it
                 return [[json.dumps(info) for info in domains], physical]
+            case {"call": "free_kib"}:
+                return await self._hypervisor.free_kib()
             case {"call": "set_maxmem", "domid": int(domid), "maxmem_kib": int(maxmem_kib)}:
                 return await self._hypervisor.set_maxmem(domid, maxmem_kib)
         raise DriverError("no such call")
@@ -121,6 +142,17 @@ class RemoteHypervisor:
             case [[*rows], [int(total_kib), int(free_kib), int(scrub_kib), int(cpus)]]:
                 return Survey(self._rows.take(rows), PhysInfo(total_kib, free_kib, scrub_kib, cpus))
         raise DriverDisconnected("the simulated hypervisor sent no survey")
+
+    async def free_kib(self) -> int:
+        """See how much memory is free."""
+        match await self._line.call({"call": "free_kib"}):
+            case int(free_kib):
+                return free_kib
+        raise DriverDisconnected("the simulated hypervisor did not say what is free")
+
+    async def await_free(self, enough_kib: int, timeout_s: float) -> bool:
+        """Wait until so much memory is free."""
+        return await _await_free(self.free_kib, enough_kib, timeout_s)
 
     async def set_maxmem(self, domid: int, maxmem_kib: int) -> None:
         """Cap what a domain may hold."""

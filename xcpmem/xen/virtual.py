@@ -9,7 +9,9 @@ from xcpmem.errors import DriverDisconnected
 from xcpmem.specs import microseconds
 
 if TYPE_CHECKING:
-    from xcpmem.engine.model import Action
+    from collections.abc import Sequence
+
+    from xcpmem.engine.model import Action, SetTarget
     from xcpmem.xen.driver import Look
     from xcpmem.xen.simhost import SimHost
 
@@ -48,8 +50,19 @@ class VirtualDriver:
         if was_current:
             self._seen = self.host.version
 
-    async def wait(self, timeout_s: float) -> bool:
+    async def tell(self, targets: Sequence[SetTarget]) -> None:
+        """Set targets, all or none of them; raises as `apply`."""
+        for target in targets:
+            self.host.guest(target.domid)
+        for target in targets:
+            await self.apply(target)
+
+    async def wait(self, timeout_s: float, enough_kib: int | None = None) -> bool:  # noqa: ARG002
         """Let virtual time pass until the host changes, at most ``timeout_s`` seconds of it.
+
+        Args:
+            timeout_s: at most so long.
+            enough_kib: needs no watching: whatever guests give is a change.
 
         Returns:
             Whether something changed since it was last looked at.

@@ -252,34 +252,34 @@ class Xenstore:
         """
         await self._ask(MessageType.WRITE, storerequest.write_payload(path, value))
 
-    async def write_if_exists(self, guard_path: str, values: Mapping[str, str]) -> bool:
-        """Write values together, but only while another path exists.
+    async def write_if_exists(self, values: Mapping[str, str], *guard_paths: str) -> bool:
+        """Write values together, but only while other paths exist.
 
-        For the keys of a domain, guarded by its directory: a plain write would bring back the directory of
+        For the keys of domains, guarded by their directories: a plain write would bring back the directory of
         a domain that has just gone (QubesOS/qubes-issues#1409).
 
         Args:
-            guard_path: absolute.
             values: value by absolute path; both as for `write`.
+            guard_paths: absolute.
 
         Returns:
-            Whether the guard existed and all was written; if not, nothing was.
+            Whether all guards existed and all was written; if not, nothing was.
 
         Raises:
             InvalidValue: as `write`.
             StoreError: EAGAIN if others kept changing the same keys.
         """
-        requests = [(MessageType.READ, storerequest.path_payload(guard_path))]
-        requests += [
+        guards = [(MessageType.READ, storerequest.path_payload(path)) for path in guard_paths]
+        writes = [
             (MessageType.WRITE, storerequest.write_payload(path, value)) for path, value in values.items()
         ]
         for _ in range(_CONFLICT_RETRIES):
             try:
-                return await self._write_guarded(requests)
+                return await self._write_guarded(guards, writes)
             except StoreError as error:
                 if error.name != "EAGAIN":
                     raise
-        return await self._write_guarded(requests)
+        return await self._write_guarded(guards, writes)
 
     async def remove(self, path: str) -> None:
         """Remove a path and all below it; a missing one is fine.
@@ -353,16 +353,16 @@ class Xenstore:
             except WireError as error:
                 self._session.break_off(error)
 
-    async def _write_guarded(self, requests: Sequence[Request]) -> bool:
+    async def _write_guarded(self, guards: Sequence[Request], writes: Sequence[Request]) -> bool:
         started = await self._ask(MessageType.TRANSACTION_START, wire.NUL)
         transaction_id = wire.parse_decimal(storerequest.text(started))
         if transaction_id is None or not 0 < transaction_id < wire.REQUEST_ID_END:
             self._session.break_off(WireError(f"a transaction called {storerequest.text(started)}"))
         verdict = b"F"
         try:
-            guard, *writes = await self._session.exchange(requests, transaction_id)
-            if storerequest.value(guard) is not None:
-                for reply in writes:
+            replies = await self._session.exchange([*guards, *writes], transaction_id)
+            if all(storerequest.value(reply) is not None for reply in replies[: len(guards)]):
+                for reply in replies[len(guards) :]:
                     storerequest.payload(reply)
                 verdict = b"T"
         finally:
