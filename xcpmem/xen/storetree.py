@@ -8,6 +8,7 @@ where that is silent, as in the C xenstored seen from dom0, who may do everythin
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from itertools import count
 from types import MappingProxyType
@@ -17,7 +18,7 @@ from xcpmem.errors import StoreError
 from xcpmem.xen import paths, storerequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
 _ABSENT: Final = -1
 _PERMISSION = re.compile(r"[wrbn][0-9]{1,5}")
@@ -93,7 +94,13 @@ class Tree:
 
     def write_all(self, values: Mapping[str, bytes]) -> tuple[Change, ...]:
         """Set values by path, as `write` does one by one; each node on the way is made anew only once."""
-        self.root = _grown(self.root, [(_names(path), value) for path, value in values.items()])
+        top = _Branch()
+        for path, value in values.items():
+            branch = top
+            for name in _names(path):
+                branch = branch.below[name]
+            branch.value = value
+        self.root = _grown(self.root, top)
         if self._accessed is not None:
             self._accessed.update(values)
         return tuple(map(Change, values))
@@ -150,6 +157,16 @@ class Tree:
             self._accessed.add(path)
             if created_from < len(names):
                 self._accessed.add("/" + "/".join(names[:created_from]))
+
+
+class _Branch:
+    """What is set at a node, if anything, and below it."""
+
+    __slots__ = ("below", "value")
+
+    def __init__(self) -> None:
+        self.value: bytes | None = None
+        self.below: defaultdict[str, _Branch] = defaultdict(_Branch)
 
 
 class Transaction:
@@ -321,22 +338,16 @@ def _names(path: str) -> list[str]:
     return path[1:].split("/") if path != "/" else []
 
 
-def _grown(node: Node, values: Iterable[tuple[Sequence[str], bytes]]) -> Node:
-    """Make a node anew, with values at names below it; one without names is its own."""
-    own: bytes | None = None
-    below: dict[str, list[tuple[Sequence[str], bytes]]] = {}
-    for names, value in values:
-        if names:
-            below.setdefault(names[0], []).append((names[1:], value))
-        else:
-            own = value
+def _grown(node: Node, branch: _Branch) -> Node:
+    """Make a node anew, and all below it on the way to what a branch sets."""
     children = node.children
-    if below:
+    if branch.below:
         blank = Node(permissions=node.permissions)
-        children = {**children, **{name: _grown(children.get(name, blank), of) for name, of in below.items()}}
-    is_other = own is not None or len(children) > len(node.children)
+        grown = {name: _grown(children.get(name, blank), below) for name, below in branch.below.items()}
+        children = {**children, **grown}
+    is_other = branch.value is not None or len(children) > len(node.children)
     return Node(
-        node.value if own is None else own,
+        node.value if branch.value is None else branch.value,
         children,
         node.permissions,
         next(_generations) if is_other else node.generation,

@@ -165,18 +165,19 @@ def encode(message: Message) -> bytes:
     Raises:
         WireError: a number needs more than 32 bits, or the payload is too long.
     """
-    *numbers, payload = message
+    kind, request_id, transaction_id, payload = message
     if len(payload) > PAYLOAD_BYTES_MAX:
         raise WireError(_too_long(len(payload)))
     try:
-        return _HEADER.pack(*numbers, len(payload)) + payload
+        return _HEADER.pack(kind, request_id, transaction_id, len(payload)) + payload
     except struct.error:
+        numbers = f"{kind}, {request_id}, {transaction_id}"
         raise WireError(f"not all of {numbers} are unsigned 32-bit numbers") from None
 
 
 def join_strings(*strings: bytes) -> bytes:
     """Return a payload of strings, each followed by a NUL."""
-    return b"".join(string + NUL for string in strings)
+    return NUL.join((*strings, b""))
 
 
 def split_strings(payload: bytes) -> tuple[bytes, ...]:
