@@ -11,6 +11,7 @@ import pytest
 
 from tests.builders import a_domain, a_host, uuid_of
 from tests.replay import ReplayRing, describe
+from xcpmem.adoption import AT_ONCE
 from xcpmem.engine.model import (
     DynamicRange,
     Lifecycle,
@@ -601,3 +602,19 @@ async def test_host_is_reported_as_changed_only_where_it_changed(tmp_path: Path)
 def test_domain_zero_is_valid_from_birth(memory_kib: int, vcpus: int, field: str) -> None:
     with pytest.raises(InvalidValue, match=field):
         DomainZero(memory_kib, vcpus)
+
+
+async def test_crowd_that_moves_is_taken_up_a_few_at_a_time(tmp_path: Path) -> None:
+    domains = [a_domain(GIB, 3 * GIB, domid=domid) for domid in range(1, 2 * AT_ONCE + 2)]
+    async with line(tmp_path) as made:
+        await made.feed(a_host(*domains))
+        report, heard = made.ring.report, list[tuple[str, str]]()
+        assert report is not None
+        made.service.subscribe(heard.extend)
+        moved = [replace(domain, actual_kib=2 * GIB) for domain in domains]
+        done = []
+        for _ in made.service.absorb(replace(report, look=replace(report.look, host=a_host(*moved)))):
+            done.append(sum(vm.memory_actual == kib_to_bytes(2 * GIB) for vm in made.service.vms().values()))
+            assert not heard
+        assert done == [AT_ONCE, 2 * AT_ONCE, 2 * AT_ONCE + 1]
+        assert set(heard) >= {("VM_metrics", domain.uuid) for domain in domains}

@@ -11,9 +11,10 @@ from tests.builders import CAUTION, MIB, PROPORTIONAL, a_domain, a_host, a_reque
 from tests.scenario.runs import scenario
 from xcpmem.engine.belief import Beliefs, Caution
 from xcpmem.engine.model import DynamicRange, SetTarget, Wishes
-from xcpmem.engine.planner import PlannerSettings, plan
+from xcpmem.engine.planner import PlannerSettings, deliberate, plan
 from xcpmem.engine.policies import find_policy
 from xcpmem.engine.sample import Sample
+from xcpmem.engine.steps import AT_ONCE
 from xcpmem.engine.thought import Recollection
 from xcpmem.scenario import load_scenario
 from xcpmem.specs import MICROSECONDS_PER_SECOND, microseconds
@@ -126,3 +127,17 @@ def test_thoughts_by_other_thresholds_are_not_taken_over() -> None:
     first = plan(host, Wishes(), Beliefs(), 0.0, PROPORTIONAL, settings=lax)
     strict = plan(host, Wishes(), first.beliefs, 1.0, PROPORTIONAL, settings=PlannerSettings(caution=CAUTION))
     assert (first.beliefs.by_domid[1].direction, strict.beliefs.by_domid[1].direction) == (0, 1)
+
+
+def test_crowd_that_moves_is_thought_of_in_portions_and_decided_as_at_one_go() -> None:
+    def steps_of(guests: int) -> int:
+        domains = [a_domain(1000 * MIB, 2000 * MIB, domid=domid) for domid in range(1, guests + 1)]
+        wishes = Wishes(requests=(a_request(guests * 500 * MIB),))
+        *steps, thought = deliberate(a_host(*domains), wishes, Beliefs(), 0.0, PROPORTIONAL)
+        assert steps == [None] * len(steps)
+        assert thought == plan(a_host(*domains), wishes, Beliefs(), 0.0, PROPORTIONAL)
+        assert len(thought.actions) == 2 * guests
+        return len(steps)
+
+    learning_taking_part_asking_capping_thinking = 5
+    assert steps_of(3 * AT_ONCE) - steps_of(AT_ONCE) == 2 * learning_taking_part_asking_capping_thinking
