@@ -170,9 +170,11 @@ class Adoption:
             self._domids = {uuid: domain.domid for uuid, domain in domains.items()}
             agreed = self._agreed
             return [d for d in domains.values() if d is not agreed.get(d.uuid) or d.domid in touched]
-        domids = touched | {domain.domid for domain in changes}
-        domids |= {self._domids.get(uuid) for uuid in self._doubted}
-        return [d for d in host.domains if d.domid in domids and self._domids.get(d.uuid) == d.domid]
+        domids = {domain.domid for domain in changes}
+        others = touched | {self._domids.get(uuid) for uuid in self._doubted}
+        if not others <= domids:
+            changes = [d for d in host.domains if d.domid in domids or d.domid in others]
+        return [d for d in changes if self._domids.get(d.uuid) == d.domid]
 
     def _take_up(
         self, domain: DomainState, target_kib: int, report: CycleReport, *, is_touched: bool
@@ -192,11 +194,10 @@ class Adoption:
             built=self._built(uuid, came=came),
         )
         self._ledger.overlay(uuid, live)
-        if agreed is not None and not is_touched and _has_only_moved(domain, agreed):
-            self._agree(domain)
-            return
-        is_building = domain.lifecycle is Lifecycle.BUILDING
-        if not is_building and self._compare(domain, report, is_touched=is_touched) and not is_touched:
+        has_only_moved = agreed is not None and not is_touched and _has_only_moved(domain, agreed)
+        is_whole = domain.lifecycle is not Lifecycle.BUILDING
+        agrees = has_only_moved or (is_whole and self._compare(domain, report, is_touched=is_touched))
+        if agrees and not is_touched:
             self._agree(domain)
         else:
             self._doubt(uuid)

@@ -147,10 +147,12 @@ class Narrator:
             sentences += self._tell_gone(self._told.keys() - living.keys())
             news = list(living.values())
         else:
-            reasons = before.reasons
-            changed = flags.keys() | {domain.domid for domain in changes}
-            changed.update([domid for domid, why in report.reasons.items() if reasons.get(domid) is not why])
-            news = [d for d in report.look.host.domains if d.domid in changed and self._knows(d)]
+            known = before.reasons
+            domids = {domain.domid for domain in changes}
+            others = flags.keys() | [n for n, why in report.reasons.items() if known.get(n) is not why]
+            if not others <= domids:
+                changes = [d for d in report.look.host.domains if d.domid in domids or d.domid in others]
+            news = [domain for domain in changes if self._knows(domain)]
         goals: list[tuple[Sentence, int]] = []
         for some in portions(news):
             for domain in some:

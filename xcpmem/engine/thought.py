@@ -109,13 +109,12 @@ class Recollection:
         goals_kib = division.goals_kib
         if caution != self.caution or len(parties) != len(self.parties) or division.notes != self.notes:
             return list(zip(parties, wanted_kib, goals_kib, strict=False))
-        now = zip(parties, wanted_kib, goals_kib, strict=False)
-        before = zip(self.parties, self.wanted_kib, self.goals_kib, strict=False)
+        columns = (parties, self.parties, wanted_kib, self.wanted_kib, goals_kib, self.goals_kib)
         return [
-            each
-            for each, (party, wanted, goal) in zip(now, before, strict=False)
-            if each[0] is not party
-            or each[1] != wanted
-            or each[2] != goal
+            (party, wanted, goal)
+            for party, party_then, wanted, wanted_then, goal, goal_then in zip(*columns, strict=False)
+            if party is not party_then
+            or wanted != wanted_then
+            or goal != goal_then
             or party.domain.domid in self.restless
         ]
