@@ -534,6 +534,14 @@ def test_guest_that_may_be_late_for_a_request_is_looked_at_when_its_patience_end
     assert plan.look_again_s == pytest.approx(0.3)
 
 
+def test_guest_that_owes_memory_is_looked_at_several_times_within_a_short_wait() -> None:
+    guest = a_domain(500 * MIB, 3000 * MIB, 1400 * MIB, target_kib=1000 * MIB)
+    brief = replace(a_request(400 * MIB, deadline_s=0.2), wait_s=0.2)
+    plan = planned(a_host(guest), wanting(brief), believing(guest, direction=-1), settings=EXACT)
+    assert plan.enough_kib is not None
+    assert plan.look_again_s == pytest.approx(0.05)
+
+
 def test_memory_is_not_watched_where_others_want_to_grow_with_it() -> None:
     poor = a_domain(1000 * MIB, 3000 * MIB, 1000 * MIB, domid=1)
     rich = a_domain(1000 * MIB, 3000 * MIB, 3000 * MIB, domid=2)

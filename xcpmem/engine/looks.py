@@ -19,6 +19,10 @@ LOOK_SOONEST_S: Final = 0.02
 LOOK_LATEST_S: Final = 0.1
 """Bounds of the time between two looks while something moves; the ring reacts within 100 ms."""
 
+LOOKS_PER_WAIT: Final = 4
+"""Within a caller's whole wait at least: guests owe from the second look on, and are blamed after half of
+it."""
+
 
 def enough_kib(
     free_kib: int,

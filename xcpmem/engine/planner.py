@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from xcpmem.engine.belief import OFFSET_STILL_S, Beliefs, Caution, direction_of, is_odd
 from xcpmem.engine.containment import divide
 from xcpmem.engine.draft import Draft
-from xcpmem.engine.looks import LOOK_LATEST_S, LOOK_SOONEST_S, enough_kib, looks_s, retries_s
+from xcpmem.engine.looks import LOOK_LATEST_S, LOOK_SOONEST_S, LOOKS_PER_WAIT, enough_kib, looks_s, retries_s
 from xcpmem.engine.model import (
     Action,
     DomainState,
@@ -228,6 +228,7 @@ def deliberate(
         look_again_s=min(
             [
                 *(max(LOOK_SOONEST_S, request.deadline_s - now_s) for request, _ in waiting),
+                *(max(LOOK_SOONEST_S, request.wait_s / LOOKS_PER_WAIT) for request, _ in waiting),
                 *((LOOK_LATEST_S,) if host.scrub_kib or (settling and waiting) else ()),
                 *((LOOK_LATEST_S,) if doubtful and enough is None else ()),
                 *((LOOK_SOONEST_S,) if verdicts else ()),
