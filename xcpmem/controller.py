@@ -23,6 +23,7 @@ from xcpmem.engine.model import DeleteReservation, RecordReservation, Refused, R
 from xcpmem.errors import ConnectionLost, DriverError, OperationNotAllowed
 from xcpmem.inbox import Inbox
 from xcpmem.report import Bulletin, CycleReport, Failure
+from xcpmem.stopwatch import Stopwatch
 from xcpmem.thinking import Mind
 from xcpmem.troubles import RETRY_S, Orphans, Pause, Retries, Troubles
 from xcpmem.units import format_kib
@@ -300,18 +301,21 @@ class Controller:
                 command.answer(outcome)
 
     async def _go_round(self, turn: Deeds) -> Pause:
-        started_s, breather = self._clock(), Breather()
+        started_s, breather, stopwatch = self._clock(), Breather(), Stopwatch()
         try:
             look = await self._driver.observe()
             if await self._obey(look, turn):
                 look = await self._driver.observe()
         except DriverError as error:
             return self._endure(error, started_s)
+        stopwatch.end("look_s")
         await breather.pause()
         now_s = self._clock()
         wishes = self._inbox.wishes(self._troubles.left_alone(now_s))
         thought = await self._mind.think(look.host, wishes, now_s, breather.pause)
+        stopwatch.end("think_s")
         complete = await self._actuator.carry_out(thought.actions, turn)
+        stopwatch.end("touch_s")
         for verdict in thought.verdicts:
             if isinstance(verdict, Refused):
                 self._inbox.answer(verdict.request_id, verdict.error)
@@ -321,6 +325,8 @@ class Controller:
         report = self._report_of(look, wishes, thought, turn, started_s, complete=is_whole)
         for _ in self._bulletin.spread(report):
             await breather.pause()
+        stopwatch.end("publish_s")
+        _log.debug("turned", extra={"turn": report.number, **stopwatch.stages_s})
         if not complete:
             return Pause(self._retries.pause_s())
         self._retries.forget()

@@ -35,19 +35,21 @@ def main() -> int:
             _tell(f"image in {image.directory}")
             return 0
         output = arguments.output or Path(tempfile.mkdtemp(prefix="xcpmem-lab-"))
-        transcripts = {name: _attempt(image, name, checks, output) for name, checks in chosen.items()}
+        transcripts = {
+            name: _attempt(image, name, checks, output, arguments.log) for name, checks in chosen.items()
+        }
     except (ImageError, ValueError) as error:
         _tell(f"{error}")
         return 1
     return _verdict(transcripts)
 
 
-def _attempt(image: Image, name: str, checks: Sequence[str], output: Path) -> Transcript:
+def _attempt(image: Image, name: str, checks: Sequence[str], output: Path, log_levels: str) -> Transcript:
     """Boot for some checks, once more if the machine itself hung or crashed."""
     directory = output / name
     directory.mkdir(parents=True, exist_ok=True)
     payload = directory / "payload.cpio.gz"
-    pack_payload(payload, checks)
+    pack_payload(payload, checks, log_levels)
     for attempt in range(1, ATTEMPTS + 1):
         boot_output = directory / f"attempt-{attempt}"
         boot_output.mkdir(exist_ok=True)
@@ -88,6 +90,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only", nargs="+", default=(), metavar="CHECK", help="run these checks, or boots, alone"
     )
+    parser.add_argument("--log", default="", metavar="LEVELS", help="XCPMEM_LOG of the daemon under test")
     parser.add_argument("--image-only", action="store_true", help="build the image if need be, boot nothing")
     return parser.parse_args()
 

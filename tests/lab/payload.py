@@ -34,12 +34,13 @@ PACKAGE_CHECKS: Final = "package_checks."
 WHEEL_TIMEOUT_S: Final = 300
 
 
-def pack_payload(target: Path, checks: Sequence[str]) -> None:
+def pack_payload(target: Path, checks: Sequence[str], log_levels: str = "") -> None:
     """Write the payload archive to target.
 
     Args:
         target: The gzipped cpio archive to make.
         checks: The checks to run, as `boots` names them.
+        log_levels: What the daemon is to log, as XCPMEM_LOG says it; empty: as usual.
 
     Raises:
         ImageError: The wheel could not be built.
@@ -56,6 +57,7 @@ def pack_payload(target: Path, checks: Sequence[str]) -> None:
                 shutil.copy(source, copy)
         shutil.copy(PROJECT / "tests/lab/dom0/init", root / "init")
         (lab / "checks").write_text("\n".join(checks))
+        (lab / "log-levels").write_text(log_levels)
         if any(check.partition(".")[0] in NEEDY_MODULES for check in checks):
             (root / "opt" / "guest").mkdir()
             pack_needy_overlay(root / "opt" / "guest" / "needy.cpio.gz")

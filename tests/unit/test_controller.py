@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -464,6 +465,16 @@ async def test_weight_counts_from_the_next_turn_on() -> None:
         await settled(controller)
         held = [host.guests[domid].actual_kib / GIB for domid in (1, 2)]
         assert held == pytest.approx([2.5, 1.5], abs=0.01)
+
+
+async def test_log_tells_how_long_each_stage_of_a_turn_took(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="xcpmem.controller")
+    async with ring(host_of(guest(1))) as controller:
+        last = await settled(controller)
+    told = {vars(record)["turn"]: vars(record) for record in caplog.records if record.msg == "turned"}
+    assert told.keys() >= set(range(1, last.number + 1))
+    for stages in told.values():
+        assert all(stages[stage] >= 0 for stage in ("look_s", "think_s", "touch_s", "publish_s"))
 
 
 async def test_reports_tell_what_the_other_policies_would_do() -> None:

@@ -11,19 +11,20 @@ import sys
 import time
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
 from tests.lab.dom0.report import CheckError, require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 READY_DEADLINE_S: Final = 90
 PAGE_DEADLINE_S: Final = 30
 # The contract says 5 s; everything is many times slower under emulation.
 STOP_DEADLINE_S: Final = 30
 LOG_TAIL_LINES: Final = 40
+LOG_LEVELS: Final = Path("/opt/lab/log-levels")
 
 # Not squeezed's own path: there, xcpmemd would take whoever answers for squeezed.
 SQUEEZED_SOCKET: Final = "/run/lab/squeezed"
@@ -69,6 +70,7 @@ class Daemon:
                     *("--state-dir", str(self._state), "--listen", self._listen),
                     *("--squeezed-socket", SQUEEZED_SOCKET),
                 ],
+                env=os.environ | {"XCPMEM_LOG": LOG_LEVELS.read_text()},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
