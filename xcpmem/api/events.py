@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -112,7 +111,7 @@ class Events:
             monotonic_s=self._clock.monotonic_s,
             call_later=self._clock.call_later,
         )
-        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+        self._waiting: dict[str, set[asyncio.Future[bool]]] = {}
         self._alarms: set[asyncio.Task[None]] = set()
         self._registrations: dict[str, _Registration] = {}
         self._answers: dict[tuple[Subscription, int], Record] = {}
@@ -268,14 +267,29 @@ class Events:
 
     async def _wait(self, session: Session, keys: Iterable[str], deadline_s: float) -> bool:
         """Wait until something changes that is wanted; False when the time is over."""
-        with self._armed((*keys, _session_key(session))) as woken:
-            try:
-                async with asyncio.timeout_at(deadline_s):
-                    await woken
-            except TimeoutError:
-                return False
-        self._check(session)
-        return True
+        loop = asyncio.get_running_loop()
+        woken: asyncio.Future[bool] = loop.create_future()
+        timer = loop.call_at(deadline_s, _settle, woken, False)
+        keys = (*keys, _session_key(session))
+        for key in keys:
+            self._waiting.setdefault(key, set()).add(woken)
+        try:
+            has_changed = await woken
+        finally:
+            timer.cancel()
+            self._forget(woken, keys)
+        if has_changed:
+            self._check(session)
+        return has_changed
+
+    def _forget(self, woken: asyncio.Future[bool], keys: Iterable[str]) -> None:
+        """Let somebody wait under keys no more."""
+        for key in keys:
+            waiting = self._waiting.get(key)
+            if waiting is not None:
+                waiting.discard(woken)
+                if not waiting:
+                    del self._waiting[key]
 
     def _check(self, session: Session) -> None:
         """Go on with a call only if it still can be answered."""
@@ -283,22 +297,6 @@ class Events:
             raise ConnectionLost
         if not self._sessions.is_open(session.uuid):
             raise SessionInvalid(session.ref)
-
-    @contextmanager
-    def _armed(self, keys: Sequence[str]) -> Iterator[asyncio.Future[None]]:
-        """Have a future that is done when one of the keys is woken."""
-        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        for key in keys:
-            self._waiting.setdefault(key, set()).add(woken)
-        try:
-            yield woken
-        finally:
-            for key in keys:
-                waiting = self._waiting.get(key)
-                if waiting is not None:
-                    waiting.discard(woken)
-                    if not waiting:
-                        del self._waiting[key]
 
     def _tell(self, class_name: str, ref: str) -> None:
         self._answers.clear()
@@ -309,7 +307,7 @@ class Events:
             self._alarms.add(alarm)
             alarm.add_done_callback(self._alarms.discard)
 
-    async def _wake_later(self, patient: Iterable[asyncio.Future[None]]) -> None:
+    async def _wake_later(self, patient: Iterable[asyncio.Future[bool]]) -> None:
         """Wake all together who know of a first change, when others have had time to follow it."""
         await self._clock.sleep(BATCH_S)
         _wake_all(patient)
@@ -323,10 +321,15 @@ class Events:
         self._wake(_session_key(session))
 
 
-def _wake_all(waiting: Iterable[asyncio.Future[None]]) -> None:
+def _wake_all(waiting: Iterable[asyncio.Future[bool]]) -> None:
     for woken in waiting:
-        if not woken.done():
-            woken.set_result(None)
+        _settle(woken, True)
+
+
+def _settle(woken: asyncio.Future[bool], has_changed: bool) -> None:
+    """Let somebody go on, knowing whether something has changed."""
+    if not woken.done():
+        woken.set_result(has_changed)
 
 
 def _patient_key(key: str) -> str:
