@@ -16,7 +16,6 @@ import re
 from collections import Counter as Numbers
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Final, get_args
 
 from prometheus_client import (
@@ -27,11 +26,17 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from xcpmem import __version__
+from xcpmem.call_tally import CallTally
 from xcpmem.domain_series import DomainSeries
 from xcpmem.engine.model import Action
 from xcpmem.errors import XcpmemError
@@ -139,8 +144,9 @@ class Metrics:
         self._registry.register(self._state)
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
+        self._calls = CallTally(_CALL_BUCKETS_S)
         self._of_calls = CollectorRegistry()  # 16 lines for each method: apart from what each turn changes
-        self._calls_noted = 0
+        self._of_calls.register(_CallCollector(self._calls))
         self._rendered: dict[str, tuple[int, bytes]] = {}
         self._cycles = Counter(
             "xcpmem_cycles",
@@ -170,25 +176,6 @@ class Metrics:
             ["kind", "reason"],
             registry=self._registry,
         )
-        self._calls = Counter(
-            "xcpmem_rpc_requests",
-            "Calls that were answered: success, or the XenAPI error's code.",
-            ["method", "status"],
-            registry=self._of_calls,
-        )
-        self._call_duration = Histogram(
-            "xcpmem_rpc_request_duration_seconds",
-            "How long a call took, its waiting included.",
-            ["method"],
-            buckets=_CALL_BUCKETS_S,
-            registry=self._of_calls,
-        )
-        self._of_call = cache(
-            lambda method, status: (
-                self._calls.labels(method, status).inc,
-                self._call_duration.labels(method).observe,
-            )
-        )
         self._exchange_duration = Histogram(
             "xcpmem_xenstore_request_duration_seconds",
             "How long xenstored took to answer what was asked of it at once: one request or a batch.",
@@ -217,11 +204,11 @@ class Metrics:
             status: ``success`` or the error's code, ``SESSION_INVALID``.
             duration_s: seconds, 0 or more.
         """
-        self._calls_noted += 1
-        known = method if method in self._methods else _UNKNOWN
-        count, measure = self._of_call(known, status if status in _STATUSES else _UNKNOWN)
-        count()
-        measure(duration_s)
+        self._calls.note(
+            method if method in self._methods else _UNKNOWN,
+            status if status in _STATUSES else _UNKNOWN,
+            duration_s,
+        )
 
     def observe_exchange(self, duration_s: float) -> None:
         """Take note of an exchange with xenstored, answered or not; seconds."""
@@ -256,12 +243,43 @@ class Metrics:
 
     def _render_calls(self, encode: Callable[[CollectorRegistry], bytes], content_type: str) -> bytes:
         """Write the series of calls, or give what was written when there was no call since."""
-        noted = self._calls_noted
+        noted = self._calls.noted
         rendered_at, body = self._rendered.get(content_type, (-1, b""))
         if rendered_at != noted:
             body = encode(self._of_calls).removesuffix(_END)
             self._rendered[content_type] = noted, body
         return body
+
+
+class _CallCollector(Collector):
+    """Makes the series of calls, at each scrape before which there were some."""
+
+    def __init__(self, tally: CallTally) -> None:
+        self._tally = tally
+
+    def describe(self) -> Iterator[Metric]:
+        """Name nothing before the first scrape."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Make both."""
+        requests = CounterMetricFamily(
+            "xcpmem_rpc_requests",
+            "Calls that were answered: success, or the XenAPI error's code.",
+            labels=["method", "status"],
+        )
+        for answer, number in self._tally.answers().items():
+            requests.add_metric(answer, number)
+        yield requests
+        took = HistogramMetricFamily(
+            "xcpmem_rpc_request_duration_seconds",
+            "How long a call took, its waiting included.",
+            labels=["method"],
+        )
+        for method, durations in self._tally.durations().items():
+            buckets = list(zip((*map(str, _CALL_BUCKETS_S), "+Inf"), durations.cumulated(), strict=True))
+            took.add_metric([method], buckets, durations.sum_s)
+        yield took
 
 
 class _StateCollector(Collector):

@@ -166,6 +166,11 @@ class Message:
         return self.class_name in _OF_THE_HOST and self.role != "read-only"
 
     @cached_property
+    def types(self) -> tuple[Type, ...]:
+        """The parameters' types."""
+        return tuple(param.type for param in self.params)
+
+    @cached_property
     def required(self) -> int:
         """How many parameters must be there, the session not counted."""
         return sum(not param.optional for param in self.params)

@@ -245,4 +245,4 @@ class Dispatcher:
 
 def _typed(message: Message, given: Sequence[Value]) -> list[object]:
     """Read the parameters by their types; xapi ignores those beyond the declared ones."""
-    return [unmarshal(param.type, value) for param, value in zip(message.params, given, strict=False)]
+    return list(map(unmarshal, message.types, given))
