@@ -26,7 +26,6 @@ from xcpmem.api.values import (
     DateTime,
     Nil,
     Record,
-    RecordMap,
     Value,
     Wire,
     format_datetime,
@@ -335,7 +334,7 @@ def encode_success(value: object) -> bytes:
 
 def success_parts(value: object) -> tuple[bytes, ...]:
     """Write the same in parts, so that a long value need not be copied into it."""
-    parts = value.parts(_WIRE) if isinstance(value, RecordMap) else (encode_value(value),)
+    parts = value.parts(_WIRE) if isinstance(value, Record) else (encode_value(value),)
     return (_SUCCESS_HEAD, *parts, _ENVELOPE_TAIL)
 
 

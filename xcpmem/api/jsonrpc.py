@@ -16,7 +16,7 @@ from functools import lru_cache
 from json.encoder import encode_basestring
 from typing import Final
 
-from xcpmem.api.values import MAX_DEPTH, NAMES_KEPT, Record, RecordMap, Value, Wire, format_datetime
+from xcpmem.api.values import MAX_DEPTH, NAMES_KEPT, Record, Value, Wire, format_datetime
 from xcpmem.errors import WireError
 
 _ERROR_CODE: Final = 1  # xapi's only one; older clients take 0 for success
@@ -112,7 +112,7 @@ def success_parts(request: Request, value: object) -> tuple[bytes, ...]:
         if request.is_version_2
         else (b'{"result":', b',"error":null,"id":')
     )
-    parts = value.parts(_WIRE) if isinstance(value, RecordMap) else (encode_value(value),)
+    parts = value.parts(_WIRE) if isinstance(value, Record) else (encode_value(value),)
     return (head, *parts, middle + encode_value(request.id) + b"}")
 
 
