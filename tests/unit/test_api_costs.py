@@ -9,14 +9,18 @@ import pytest
 from tests.apistack import LOCAL, OneUser, no_delay
 from tests.builders import uuid_of
 from tests.startstack import MIB, WEB, attached, guest, simulated
+from xcpmem.api.auditor import Auditor
+from xcpmem.api.datamodel import Kind, load_datamodel
 from xcpmem.api.dispatch import Dispatcher
 from xcpmem.api.events import Events
 from xcpmem.api.methods import make_handlers
+from xcpmem.api.petitions import Petitions
 from xcpmem.api.records import Records
 from xcpmem.api.sessions import SessionClock, Sessions
 from xcpmem.api.tasks import Tasks
 from xcpmem.audit import AuditTrail
 from xcpmem.refs import opaque_ref
+from xcpmem.wishbook import Wishbook
 from xcpmem.xen.wire import MessageType
 
 if TYPE_CHECKING:
@@ -31,6 +35,8 @@ SURVEY = "survey"
 HERE = object()
 """The host's reference."""
 ONE = opaque_ref("VM", uuid_of(1))
+QUESTIONS = {Kind.GET_ALL, Kind.GET_ALL_RECORDS, Kind.GET_RECORD, Kind.GET_FIELD, Kind.GET_BY_UUID}
+SET_RANGE = load_datamodel().classes["VM"].messages["set_memory_dynamic_range"]
 
 
 class Counted:
@@ -122,6 +128,23 @@ async def test_question_asks_the_host_nothing(api: Counted) -> None:
     ):
         await api(str(method), *params)
         assert (api.requests, api.hypercalls) == ([], []), method
+
+
+async def test_question_goes_straight_to_its_handler_past_those_who_note_changes(
+    api: Counted, tmp_path: Path
+) -> None:
+    async def handle(*_: object) -> None:
+        """Do nothing."""
+
+    records = Records(api.daemon.service, api.sessions, api.tasks)
+    auditor = Auditor(AuditTrail(tmp_path), records)
+    petitions = Petitions(Wishbook(lambda: 0.0), api.daemon.service.vms)
+    for message in load_datamodel().messages():
+        if message.kind in QUESTIONS or message.wire_name in {"event.from", "host.compute_free_memory"}:
+            surrounded = petitions.surround(message, auditor.surround(message, handle))
+            assert surrounded is handle, message.wire_name
+    assert petitions.surround(SET_RANGE, handle) is not handle
+    assert auditor.surround(SET_RANGE, handle) is not handle
 
 
 async def test_range_costs_a_write_for_each_end_and_one_for_the_target(api: Counted) -> None:

@@ -73,6 +73,18 @@ async def test_server_serves_tcp_and_unix_socket_at_once(folder: Path) -> None:
     assert not path.exists()
 
 
+async def test_kernel_is_asked_once_for_each_connection_who_is_at_its_other_end(folder: Path) -> None:
+    seen: list[Peer] = []
+    server = Server(make_app(seen), socket_path=folder / "s")
+    await server.start()
+    kept = REQUEST.replace(b"Connection: close\r\n", b"")
+    answer = await talk(*await asyncio.open_unix_connection(folder / "s"), kept * 2 + REQUEST)
+    assert answer.count(b"here") == 3
+    assert (await talk(*await asyncio.open_unix_connection(folder / "s"))).endswith(b"here")
+    await server.close()
+    assert [id(peer) == id(seen[0]) for peer in seen] == [True, True, True, False]
+
+
 async def test_server_without_tcp_has_no_port(folder: Path) -> None:
     server = Server(make_app(), socket_path=folder / "s")
     assert await server.start() == 0
