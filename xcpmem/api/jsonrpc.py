@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from json.encoder import encode_basestring
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-from xcpmem.api.values import MAX_DEPTH, NAMES_KEPT, Record, Value, Wire, format_datetime
+from xcpmem.api.values import I4, MAX_DEPTH, NAMES_KEPT, Record, Value, Wire, format_datetime
 from xcpmem.errors import WireError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _ERROR_CODE: Final = 1  # xapi's only one; older clients take 0 for success
 
@@ -146,7 +149,10 @@ def encode_value(value: object) -> bytes:
 
 
 def _write(value: object, out: list[bytes]) -> None:
-    if isinstance(value, Record):
+    write = _SCALAR_WRITERS.get(type(value))
+    if write is not None:
+        out.append(write(value))
+    elif isinstance(value, Record):
         out.append(value.encoded(_WIRE))
     elif isinstance(value, Mapping):
         _write_object(value, out)
@@ -157,8 +163,12 @@ def _write(value: object, out: list[bytes]) -> None:
                 out.append(b",")
             _write(item, out)
         out.append(b"]")
+    elif isinstance(value, str):
+        out.append(_encode_string(value))
+    elif isinstance(value, int):
+        out.append(b"%d" % value)
     else:
-        out.append(_encode_scalar(value))
+        raise TypeError(f"{type(value).__name__} has no place on JSON-RPC")
 
 
 def _write_object(fields: Mapping[str, object], out: list[bytes]) -> None:
@@ -178,22 +188,22 @@ def _open_member(name: str) -> bytes:
 _WIRE: Final = Wire(_open_member, encode_value, end=b"", opening=b"{", mark=b",", closing=b"}")
 
 
-def _encode_scalar(value: object) -> bytes:
-    match value:
-        case str():
-            return _encode_string(value)
-        case bool():
-            return b"true" if value else b"false"
-        case int():
-            return b"%d" % value
-        case float() if math.isfinite(value):
-            return repr(value).encode()
-        case datetime():
-            return _encode_string(format_datetime(value))
-        case None:
-            return b'""'
-    raise TypeError(f"{type(value).__name__} has no place on JSON-RPC")
+def _encode_float(number: float) -> bytes:
+    if not math.isfinite(number):
+        raise TypeError(f"{number} has no place on JSON-RPC")
+    return repr(number).encode()
 
 
 def _encode_string(text: str) -> bytes:
     return encode_basestring(text).encode("utf-8", "replace")
+
+
+_SCALAR_WRITERS: Final[Mapping[type, Callable[[Any], bytes]]] = {
+    str: _encode_string,
+    int: b"%d".__mod__,
+    I4: b"%d".__mod__,
+    bool: lambda value: b"true" if value else b"false",
+    float: _encode_float,
+    datetime: lambda moment: _encode_string(format_datetime(moment)),
+    type(None): lambda _: b'""',
+}
