@@ -147,6 +147,25 @@ async def test_look_for_safety_reads_every_key_once_and_wakes_the_loop_once(
     assert len(wakes) == 1
 
 
+async def test_what_guests_write_that_nobody_reads_does_not_wake_the_loop(watched: Watched) -> None:
+    heard: list[object] = []
+    hear = watched.xenstore.on_event
+    assert hear is not None
+
+    def note() -> None:
+        heard.append(watched.xenstore)
+        hear()
+
+    watched.xenstore.on_event = note
+    for number in range(10):
+        watched.host.store.write(f"{paths.domain(1)}/data/os_name", str(number))
+    await watched.driver.catch_up()
+    assert heard == []
+    watched.host.store.write(paths.dynamic_max(1), "4096")
+    await watched.driver.catch_up()
+    assert len(heard) == 1
+
+
 async def test_look_at_a_host_at_rest_makes_nothing_anew(watched: Watched) -> None:
     before, after = await watched.driver.observe(), await watched.driver.observe()
     assert after.host.domains is before.host.domains

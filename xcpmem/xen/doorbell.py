@@ -89,7 +89,7 @@ class Doorbell:
         """Take note that xenstore has gathered something; in the loop."""
         events = self._take_events()
         loud = set()
-        for path in events.paths:
+        for path in filter(matters, events.paths):
             key = paths.domain_key(path)
             if path in self._own:
                 self._own.discard(path)
@@ -98,11 +98,10 @@ class Doorbell:
                 loud.add(path)
             elif key[1] in _GUEST_DIRECTORIES:
                 self._changed.add(path)
-            elif any(is_at_or_above(key[1], read) for read in _READ_KEYS):
-                if _is_guests(key[1]):
-                    self._held.setdefault(key[0], set()).add(path)
-                else:
-                    loud.add(path)
+            elif _is_guests(key[1]):
+                self._held.setdefault(key[0], set()).add(path)
+            else:
+                loud.add(path)
         if events.resync:
             self._own.clear()
         if loud or events.resync:
@@ -135,6 +134,12 @@ class Doorbell:
         if self._held:
             next_s = min(max(self._due_s.get(domid, 0.0), self._all_due_s) for domid in self._held)
             self._timer = loop.call_later(max(0.0, next_s - now_s), self._let_through)
+
+
+def matters(path: str) -> bool:
+    """Tell whether anything is read that a change of a path may have changed."""
+    key = paths.domain_key(path)
+    return key is None or key[1] in _GUEST_DIRECTORIES or any(is_at_or_above(key[1], k) for k in _READ_KEYS)
 
 
 def _is_guests(key: str) -> bool:

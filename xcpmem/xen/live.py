@@ -33,7 +33,7 @@ from xcpmem.xen import paths
 from xcpmem.xen.domainkeys import ECHO_S, KeyCache
 from xcpmem.xen.domainviews import MAXMEM_SLACK_KIB, DomainViews
 from xcpmem.xen.domainzero import DOMAIN_ZERO, manage_domain_zero
-from xcpmem.xen.doorbell import GAP_S, GUEST_GAP_S, Doorbell
+from xcpmem.xen.doorbell import GAP_S, GUEST_GAP_S, Doorbell, matters
 from xcpmem.xen.driver import Look
 from xcpmem.xen.guestsamples import GuestSamples
 from xcpmem.xen.others import Others
@@ -91,6 +91,7 @@ class LiveDriver:
             xenstore.take_events, guest_gap_s=guest_gap_s, gap_s=min(GAP_S, guest_gap_s)
         )
         xenstore.on_event = self._doorbell.hear
+        xenstore.heed(matters)
 
     async def start(self) -> None:
         """Connect and watch for domains that come and go.

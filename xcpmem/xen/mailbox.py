@@ -118,11 +118,18 @@ class Mailbox:
     Args:
         loop: where the mail is wanted.
         on_mail: called in the loop when there is some; it calls `take`.
+        heeds: whether a change of a path is mail; asked in the reader thread, lest others wake the loop.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, on_mail: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_mail: Callable[[], None],
+        heeds: Callable[[str], bool] = lambda _: True,
+    ) -> None:
         self._loop = loop
         self._on_mail = on_mail
+        self._heeds = heeds
         self._lock = threading.Lock()
         self._replies: list[Message] = []
         self._missing: dict[int, set[int]] = {}
@@ -149,8 +156,9 @@ class Mailbox:
         with self._lock:
             for message in delivery.messages:
                 if message.type == _WATCH_EVENT:
-                    self._changed.add(_changed_path(message))
-                    self._tell()
+                    if self._heeds(path := _changed_path(message)):
+                        self._changed.add(path)
+                        self._tell()
                 elif self._take_reply(message):
                     self._tell()
 

@@ -107,6 +107,7 @@ class StoreLink:
         make_reader: makes the reader for the socket and the mailbox.
         on_events: told of changed paths.
         on_loss: told once, when the connection is lost, and why.
+        heeds: whether changes of a path matter; see `Mailbox`.
 
     Raises:
         DriverError: a file descriptor is too high for the reader, or there can be no further thread.
@@ -119,13 +120,15 @@ class StoreLink:
         make_reader: Callable[[socket.socket, Mailbox], Reader],
         on_events: Callable[[Events], None],
         on_loss: Callable[[StoreLink, str], None],
+        *,
+        heeds: Callable[[str], bool],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._socket = connection
         self._deadline_s = deadline_s
         self._on_events = on_events
         self._on_loss = on_loss
-        self._mailbox = Mailbox(self._loop, self._take_mail)
+        self._mailbox = Mailbox(self._loop, self._take_mail, heeds)
         self._waiting: dict[int, tuple[Batch, int]] = {}
         self._window = asyncio.Semaphore(_EXCHANGES_MAX)
         self._request_id = 0

@@ -39,7 +39,8 @@ class StoreSession:
     """A succession of links, at most one at a time.
 
     Attributes: ``watches`` holds the payloads of the watches that every new link gets; ``changed`` gathers
-    changed paths; ``requests`` and ``reconnects`` count; ``on_exchange`` is told how long each exchange took.
+    changed paths; ``requests`` and ``reconnects`` count; ``on_exchange`` is told how long each exchange took;
+    ``heeds`` says of a path whether links opened later tell of its changes.
 
     Args:
         path: xenstored's Unix socket.
@@ -64,6 +65,7 @@ class StoreSession:
         self.changed = ChangedPaths()
         self.on_event = on_event
         self.on_exchange: Callable[[float], None] | None = None
+        self.heeds: Callable[[str], bool] = lambda _: True
         self.requests = 0
         self.reconnects = 0
         self._path = path
@@ -137,7 +139,12 @@ class StoreSession:
     async def _open(self) -> StoreLink:
         connection = await connected_socket(self._path, self._call_deadline_s, self._sleep)
         link = StoreLink(
-            connection, self._call_deadline_s, self._make_reader, self._take_events, self._take_loss
+            connection,
+            self._call_deadline_s,
+            self._make_reader,
+            self._take_events,
+            self._take_loss,
+            heeds=self.heeds,
         )
         self._unfinished.add(link)
         link.ended.add_done_callback(lambda _: self._unfinished.discard(link))

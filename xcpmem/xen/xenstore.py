@@ -157,6 +157,10 @@ class Xenstore:
     def on_event(self, callback: Callable[[], None] | None) -> None:
         self._session.on_event = callback
 
+    def heed(self, heeds: Callable[[str], bool]) -> None:
+        """Gather only changes of paths for which ``heeds`` holds, from the next connection on; any thread."""
+        self._session.heeds = heeds
+
     def observe_exchanges(self, callback: Callable[[float], None]) -> None:
         """Call back, in the loop, with how long each exchange took, answered or not, seconds."""
         self._session.on_exchange = callback
