@@ -43,6 +43,7 @@ MOVE_S: Final = 2.0
 """One round of turns."""
 POLL_S: Final = 0.5
 """Between two scrapes, so that they do not count."""
+TURN_MOST_S: Final = 60.0
 IDLE_S: Final = 62.0
 """Two looks for safety's sake, one each half minute, are in it."""
 
@@ -118,8 +119,7 @@ def _all_moving(rig: Rig, daemon: Daemon, file: Path) -> Iterator[Figure]:
         watched.read(daemon, file)
         turn = _cycles(daemon)
         api.call("Async.VM.start", vm, False, False)
-        while _cycles(daemon) < turn + 2:  # the one in which all are asked may have begun before the call
-            time.sleep(POLL_S)
+        _wait_for_turn(daemon, turn + 2)  # the one in which all are asked may have begun before the call
         asked = watched.read(daemon, file)
         moving = _Moving.of([_round(daemon, file) for _ in range(rig.rounds)])
     name = f"all {SIZE} guests moving"
@@ -136,8 +136,18 @@ def _round(daemon: Daemon, file: Path) -> _Moving:
     watched.read(daemon, file)
     before_ms = cpu_ms(daemon.process.pid)
     time.sleep(MOVE_S)
+    turns = _wait_for_turn(daemon, before + 1) - before
     spent_ms, busy = cpu_ms(daemon.process.pid) - before_ms, watched.read(daemon, file)
-    return _Moving((spent_ms / (_cycles(daemon) - before),), (busy.longest_ms,))
+    return _Moving((spent_ms / turns,), (busy.longest_ms,))
+
+
+def _wait_for_turn(daemon: Daemon, number: int) -> int:
+    """Wait until so many turns have been gone round, at most `TURN_MOST_S`; give how many there are."""
+    deadline_s = time.monotonic() + TURN_MOST_S
+    while (turns := _cycles(daemon)) < number:
+        assert time.monotonic() < deadline_s, f"no turn {number} within {TURN_MOST_S:g} s"
+        time.sleep(POLL_S)
+    return turns
 
 
 def _cycles(daemon: Daemon) -> int:
