@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from tests.lab.image import Image
 
-BOOT_TIMEOUT_S: Final = 600
+BOOT_TIMEOUT_S: Final = 1200
+"""Several times of what a boot takes on an idle machine; a slow one was seen to take more than 600 s."""
 POWER_OFF_TIMEOUT_S: Final = 30
 END_OF_LOG_LINES: Final = 40
 
