@@ -19,7 +19,7 @@ from tests.lab.dom0.report import CheckError, require
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-READY_DEADLINE_S: Final = 90
+READY_DEADLINE_S: Final = 180
 PAGE_DEADLINE_S: Final = 30
 # The contract says 5 s; everything is many times slower under emulation.
 STOP_DEADLINE_S: Final = 30
