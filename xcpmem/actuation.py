@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.engine.model import RecordReservation, SetMaxmem, SetTarget
+from xcpmem.engine.steps import portions
 from xcpmem.errors import DomainVanished, DriverError, OperationNotAllowed, XcpmemError
 from xcpmem.report import Failure, put
 
@@ -119,7 +120,7 @@ class Actuator:
     async def _attempt_together(self, actions: Sequence[Action]) -> list[DriverError | None]:
         """Tell targets at one go; each by itself where that fails, which shows whose fault it is."""
         targets = [action for action in actions if isinstance(action, SetTarget)]
-        if len(targets) > 1:
+        if len(targets) == len(actions) > 1:
             try:
                 await self._driver.tell(targets)
             except DriverError as error:
@@ -145,6 +146,4 @@ def _together(actions: Sequence[Action]) -> Iterator[Sequence[Action]]:
     done one by one.
     """
     for kind, group in groupby(actions, key=type):
-        same = list(group)
-        size = TOGETHER_MOST if kind in {SetTarget, SetMaxmem} else 1
-        yield from (same[start : start + size] for start in range(0, len(same), size))
+        yield from portions(list(group), TOGETHER_MOST if kind in {SetTarget, SetMaxmem} else 1)

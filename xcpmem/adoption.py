@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.engine.model import Lifecycle, SetTarget
+from xcpmem.engine.steps import portions
 from xcpmem.errors import HostError
 from xcpmem.units import bytes_to_kib_floor, format_kib, kib_to_bytes
 from xcpmem.vm import Built, Live, Vm
@@ -150,9 +151,9 @@ class Adoption:
         for uuid in self._missing - self._ledger.veiled:
             self._missing.discard(uuid)
             self._lose(uuid)
-        for start in range(0, len(unsettled), AT_ONCE):
+        for some in portions(unsettled, AT_ONCE):
             veiled = self._ledger.veiled
-            for domain in unsettled[start : start + AT_ONCE]:
+            for domain in some:
                 if domain.uuid not in veiled:
                     target_kib = targets_kib.get(domain.domid, domain.target_kib)
                     self._take_up(domain, target_kib, report, is_touched=domain.domid in touched)
@@ -163,17 +164,14 @@ class Adoption:
     def _unsettled(self, host: HostState, touched: set[int | None]) -> list[DomainState]:
         """List the domains to be taken up, and note who is missing."""
         before, self._looked_at = self._looked_at, host
-        changes = host.changes_since(before) if before else None
+        others = touched | {self._domids.get(uuid) for uuid in self._doubted}
+        changes = host.changes_since(before, others) if before else None
         if changes is None:
             domains = _by_uuid(host.domains)
             self._missing = (self._missing | self._domids.keys()) - domains.keys()
             self._domids = {uuid: domain.domid for uuid, domain in domains.items()}
             agreed = self._agreed
             return [d for d in domains.values() if d is not agreed.get(d.uuid) or d.domid in touched]
-        domids = {domain.domid for domain in changes}
-        others = touched | {self._domids.get(uuid) for uuid in self._doubted}
-        if not others <= domids:
-            changes = [d for d in host.domains if d.domid in domids or d.domid in others]
         return [d for d in changes if self._domids.get(d.uuid) == d.domid]
 
     def _take_up(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
-from operator import ne
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import uuid4
@@ -236,10 +235,9 @@ class Ledger:
             self._lay(uuid, "VM", "VM_metrics")
             return
         self._lay(uuid)
-        has_moved = before.memory_actual != live.memory_actual
-        if has_moved:
+        if before.memory_actual != live.memory_actual:
             self.touch("VM_metrics", uuid)
-        if sum(map(ne, before, live)) > has_moved:
+        if before._replace(memory_actual=live.memory_actual) != live:
             self.touch("VM", uuid)
 
     def live(self, uuid: str) -> Live | None:

@@ -141,17 +141,16 @@ class Narrator:
     def _tell_domains(self, report: CycleReport, *, is_first: bool) -> Steps[list[Sentence]]:
         flags = {a.domid: a.uncooperative for a in report.actions if isinstance(a, SetUncooperative)}
         before, sentences = self._told_of, list[Sentence]()
-        changes = report.look.host.changes_since(before.look.host) if before else None
-        if before is None or changes is None:
+        changes = None
+        if before is not None:
+            known = before.reasons
+            others = flags.keys() | {n for n, why in report.reasons.items() if known.get(n) is not why}
+            changes = report.look.host.changes_since(before.look.host, others)
+        if changes is None:
             living = {d.uuid: d for d in report.look.host.domains if d.lifecycle is not Lifecycle.DYING}
             sentences += self._tell_gone(self._told.keys() - living.keys())
             news = list(living.values())
         else:
-            known = before.reasons
-            domids = {domain.domid for domain in changes}
-            others = flags.keys() | [n for n, why in report.reasons.items() if known.get(n) is not why]
-            if not others <= domids:
-                changes = [d for d in report.look.host.domains if d.domid in domids or d.domid in others]
             news = [domain for domain in changes if self._knows(domain)]
         goals: list[tuple[Sentence, int]] = []
         for some in portions(news):

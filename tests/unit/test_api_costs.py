@@ -21,7 +21,7 @@ from xcpmem.api.tasks import Tasks
 from xcpmem.audit import AuditTrail
 from xcpmem.refs import opaque_ref
 from xcpmem.wishbook import Wishbook
-from xcpmem.xen.wire import MessageType
+from xcpmem.xen.storerequest import describe
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -88,8 +88,7 @@ class Counted:
         return [call for call in self.hypercalls if call != SURVEY]
 
     def _note_request(self, message: Message) -> None:
-        path = message.strings[0].decode() if message.strings else ""
-        self.requests.append(f"{MessageType(message.type).name} {path}")
+        self.requests.append(describe(message.type, message.payload))
 
     def _note_hypercall(self, call: str, domid: int | None) -> None:
         self.hypercalls.append(call if domid is None else f"{call} {domid}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 import pytest
@@ -260,6 +261,18 @@ async def test_wait_ends_as_soon_as_enough_is_free(driver: LiveDriver) -> None:
     async with asyncio.timeout(30):
         assert await driver.wait(60, free_kib + 1)
     assert (await driver.observe()).host.free_kib > free_kib
+
+
+async def test_free_memory_that_cannot_be_watched_leaves_the_wait_to_its_time_and_the_log(
+    host: SimulatedHost, driver: LiveDriver, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "xcpmem.xen.live")
+    await quiet(driver)
+    host.hypervisor.fault = lambda call, _: DriverTimeout("too late") if call == "free_kib" else None
+    assert not await driver.wait(0.05, 4)
+    assert "free memory cannot be watched, so the next look comes in its time: too late" in caplog.text
+    host.hypervisor.fault = None
+    assert await driver.wait(5, 4)
 
 
 async def test_lost_event_is_made_up_for_by_time_alone(

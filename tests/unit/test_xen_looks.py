@@ -18,7 +18,7 @@ from xcpmem.xen import paths
 from xcpmem.xen.domainkeys import CONFIGURATION_KEYS, READ_ALL_S
 from xcpmem.xen.live import LiveDriver
 from xcpmem.xen.simulated import SimulatedHost
-from xcpmem.xen.wire import MessageType
+from xcpmem.xen.storerequest import describe
 from xcpmem.xen.xenstore import Xenstore
 
 if TYPE_CHECKING:
@@ -94,8 +94,7 @@ async def test_idle_minute_has_two_looks_each_of_which_reads_every_key_once(tmp_
     over = asyncio.Event()
 
     def note(message: Message) -> None:
-        assert message.type == MessageType.READ
-        reads[message.strings[0].decode()] += 1
+        reads[describe(message.type, message.payload)] += 1
 
     def note_look(_: object) -> None:
         looks.append((driver.now_s, reads.copy()))
@@ -118,9 +117,11 @@ async def test_idle_minute_has_two_looks_each_of_which_reads_every_key_once(tmp_
     (_, _), *later = looks
     assert [at_s for at_s, _ in later] == [30.0, 60.0]
     for _, asked in later:
-        del asked[paths.OWN]  # by which the wait hears of what there is to hear
-        assert set(asked.values()) == {1}
-        assert asked.total() == GUESTS * len(CONFIGURATION_KEYS)
+        del asked[f"READ {paths.OWN}"]  # by which the wait hears of what there is to hear
+        keys = (
+            f"{paths.domain(domid)}/{key}" for domid in range(1, GUESTS + 1) for key in CONFIGURATION_KEYS
+        )
+        assert asked == Counter(f"READ {key}" for key in keys)
 
 
 async def test_look_at_a_host_at_rest_asks_xen_once_and_xenstore_nothing(watched: Watched) -> None:
@@ -283,7 +284,7 @@ async def test_reservation_for_which_guests_must_give_costs_a_target_for_each_an
     requests: list[str] = []
 
     def note(message: Message) -> None:
-        requests.append(f"{MessageType(message.type).name} {message.strings[0].decode()}")
+        requests.append(describe(message.type, message.payload))
 
     for domid in range(givers + 1, GUESTS + 1):
         bound_kib = str(watched.host.catch_up().guest(domid).actual_kib)

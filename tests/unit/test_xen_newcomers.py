@@ -35,7 +35,6 @@ NEWCOMER = GuestSpec(
     static_max_kib=mib_to_kib(256),
 )
 OTHER_KIB = mib_to_kib(96)
-QUIET_S = 0.2
 
 
 class Listened:
@@ -52,8 +51,9 @@ class Listened:
         """Look as often as there is a reason to; tell how often that was."""
         looks = 0
         await self.driver.catch_up()
-        while await self.driver.wait(QUIET_S):
+        while await self.driver.wait(0.0):
             await self.driver.observe()
+            await self.driver.catch_up()
             looks += 1
         return looks
 

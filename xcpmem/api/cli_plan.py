@@ -12,6 +12,7 @@ from xcpmem.api.cli_policies import POLICY, describe_wrong_policy
 from xcpmem.api.cli_run import STANDARD, Failed, Run
 from xcpmem.columns import lay_out
 from xcpmem.errors import CommandError, InvalidValue
+from xcpmem.foresight import PARAMETER
 from xcpmem.units import bytes_to_kib_ceil, format_kib
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ _VM_KEYS: Final = ("vm", "start")
 _BYTE_KEYS: Final = ("dynamic-min", "dynamic-max")
 _KIB_KEYS: Final = ("reserve-min", "reserve-max")
 KEYS: Final = (*_VM_KEYS, *_BYTE_KEYS, *_KIB_KEYS, POLICY)
-_PARAMETER: Final = "policy:"
 
 
 async def plan(run: Run) -> None:
@@ -34,7 +34,7 @@ async def plan(run: Run) -> None:
         forecast: dict[str, Any] = json.loads(str(await run.call(METHOD, wishes)))
     except InvalidValue as error:
         key, value = error.params
-        if key != POLICY and f"{_PARAMETER}{key}" not in wishes:
+        if key != POLICY and f"{PARAMETER}{key}" not in wishes:
             raise
         raise CommandError(await describe_wrong_policy(run, run.words.require(POLICY), key, value)) from error
     domains = forecast["domains"]
@@ -70,7 +70,7 @@ async def _read_wishes(run: Run) -> dict[str, Value]:
         elif key == POLICY:
             wishes[key] = run.words.get(key)
         elif run.words.get(POLICY):
-            wishes[f"{_PARAMETER}{key}"] = run.words.get(key)
+            wishes[f"{PARAMETER}{key}"] = run.words.get(key)
         else:
             raise CommandError(f"Unknown parameter '{key}': plan takes {', '.join(KEYS)}")
     return wishes

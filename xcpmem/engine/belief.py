@@ -122,8 +122,7 @@ class Belief(NamedTuple):
 
     def gave_up(self, caution: Caution) -> bool:
         """Tell whether the guest is, in this ask, past its patience."""
-        is_early = self.waited_s <= caution.patience_s and not self.is_ballooning
-        return self.direction != 0 and not is_early and self.waited_s > self.patience_s(caution)
+        return self.direction != 0 and self.waited_s > self.patience_s(caution)
 
     def is_in_debt(self, caution: Caution, wait_s: float) -> bool:
         """Tell whether the guest had time enough to give memory back, and did not.

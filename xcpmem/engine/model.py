@@ -16,6 +16,7 @@ from xcpmem.errors import HostError, InvalidValue
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from collections.abc import Set as AbstractSet
 
     from xcpmem.engine.sample import Sample
 
@@ -162,8 +163,14 @@ class HostState:
     reservations: tuple[Reservation, ...] = ()
     others_kib: int | None = None
 
-    def changes_since(self, before: HostState) -> list[DomainState] | None:
+    def changes_since(
+        self, before: HostState, others: AbstractSet[int | None] = frozenset()
+    ) -> list[DomainState] | None:
         """List the domains that come as other objects than at an earlier look; drivers keep what is the same.
+
+        Args:
+            before: the earlier look.
+            others: domids of domains that are to be listed though they may not have changed.
 
         Returns:
             In the order of the domids; None if domains came, went or are now doing something else.
@@ -174,7 +181,10 @@ class HostState:
         for now, then in changes:
             if now.domid != then.domid or now.uuid != then.uuid or now.lifecycle is not then.lifecycle:
                 return None
-        return [now for now, _ in changes]
+        domids = {now.domid for now, _ in changes}
+        if others <= domids:
+            return [now for now, _ in changes]
+        return [domain for domain in self.domains if domain.domid in domids or domain.domid in others]
 
     @property
     def common_kib(self) -> int:

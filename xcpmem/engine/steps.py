@@ -16,10 +16,10 @@ AT_ONCE: Final = 100
 """So many domains at a time: each costs tens of microseconds at most, on a slow machine too."""
 
 
-def portions(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Cut a sequence into portions of `AT_ONCE`, the last one shorter; an empty one has none."""
-    for start in range(0, len(items), AT_ONCE):
-        yield items[start : start + AT_ONCE]
+def portions(items: Sequence[T], at_once: int = AT_ONCE) -> Iterator[Sequence[T]]:
+    """Cut a sequence into portions of ``at_once``, the last one shorter; an empty one has none."""
+    for start in range(0, len(items), at_once):
+        yield items[start : start + at_once]
 
 
 def finish(steps: Steps[T]) -> T:

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from xcpmem.engine.steps import portions
 from xcpmem.errors import StoreError
 from xcpmem.xen import paths
 
@@ -211,8 +212,7 @@ class KeyCache:
                     raise
 
     async def _read(self, stale: Sequence[_Stale], living: AbstractSet[int]) -> None:
-        for start in range(0, len(stale), TOGETHER_MOST):
-            some = stale[start : start + TOGETHER_MOST]
+        for some in portions(stale, TOGETHER_MOST):
             try:
                 await self._read_together(some)
             except StoreError:

@@ -127,7 +127,7 @@ class LiveDriver:
             return await self._doorbell.wait(timeout_s)
         finally:
             watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)  # what went wrong there, a look will tell
+            await asyncio.wait({watching})
 
     async def observe(self) -> Look:
         """Look at the whole host; a domain that cannot be read is left alone, not the others.
@@ -224,8 +224,13 @@ class LiveDriver:
         await self._hypervisor.close()
 
     async def _ring_when_free(self, enough_kib: int, timeout_s: float) -> None:
-        if await self._hypervisor.await_free(enough_kib, timeout_s):
-            self._doorbell.ring()
+        try:
+            is_free = await self._hypervisor.await_free(enough_kib, timeout_s)
+        except DriverError as error:
+            _log.debug("free memory cannot be watched, so the next look comes in its time: %s", error)
+        else:
+            if is_free:
+                self._doorbell.ring()
 
     async def _transfer(self, reservation: Reservation, domid: int) -> None:
         """Keys first, so that the promise stands, then the mark, then maxmem (squeezed's order)."""

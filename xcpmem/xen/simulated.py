@@ -22,6 +22,7 @@ from xcpmem.script import SetBalloon, Shutdown, TakeMemory
 from xcpmem.specs import DOMID_END, MICROSECONDS_PER_SECOND, AgentKind, microseconds
 from xcpmem.xen import paths
 from xcpmem.xen.domainkeys import read_size_kib
+from xcpmem.xen.domainzero import CAN_BALLOON
 from xcpmem.xen.guestreports import Report, own_text
 from xcpmem.xen.simhost import SimHost
 from xcpmem.xen.simhypervisor import DOMAIN_ZERO_UUID, HypervisorServer, SimulatedHypervisor
@@ -285,7 +286,7 @@ class SimulatedHost:
     def _announce_balloon(self, guest: SimGuest) -> None:
         path = paths.feature_balloon(guest.spec.domid)
         if guest.balloon.feature:
-            self.store.write(path, "1")
+            self.store.write(path, CAN_BALLOON)
         else:
             self.store.remove(path)
 
@@ -328,7 +329,7 @@ def _keys_of(guest: SimGuest, *, has_range: bool) -> dict[str, str]:
         **(dynamic_range if has_range else {}),
         paths.memory_offset(domid): "0",
         paths.target(domid): str(guest.target_kib),
-        **({paths.feature_balloon(domid): "1"} if guest.balloon.feature else {}),
+        **({paths.feature_balloon(domid): CAN_BALLOON} if guest.balloon.feature else {}),
     }
 
 
