@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.apistack import GIB, GIB_KIB, HALTED, NETWORK, Stack, running_stack
+from xcpmem.api import codec
+from xcpmem.api.datamodel import Kind, load_datamodel
 from xcpmem.errors import XcpmemError
 from xcpmem.refs import NULL_REF, opaque_ref
 from xcpmem.units import mib_to_bytes
@@ -233,6 +235,37 @@ async def test_session_answers_for_itself(client: Client) -> None:
     assert await client("session.get_by_uuid", uuid) == session
     assert (await client("session.get_record", session))["uuid"] == uuid
     assert await client.failure("session.get_uuid", NOBODY) == ["HANDLE_INVALID", "session", NOBODY]
+
+
+async def test_session_that_is_not_the_callers_own_is_found_by_nobody(client: Client) -> None:
+    await client("Memory.reserve_memory", 1024)
+    reader = Client(client.stack, await client.stack.login("reader"))
+    (held,) = client.stack.host.observe().host.reservations
+    for caller, others in ((reader, client), (client, reader)):
+        uuid = await others("session.get_uuid", others.session)
+        assert await caller.failure("session.get_by_uuid", uuid) == ["UUID_INVALID", "session", uuid]
+    assert await client("session.get_uuid", client.session) == held.owner
+
+
+async def test_reference_of_a_session_is_in_no_answer_but_to_its_own_caller(client: Client) -> None:
+    task = await client("Async.VM.set_memory", client.ref("halted"), 3 * GIB)
+    await client("event.register", ["*"])
+    await client("Memory.reserve_memory", 1024)
+    reader = Client(client.stack, await client.stack.login("reader"))
+    datamodel = load_datamodel()
+    answers = [
+        await reader("event.from", ["*"], "", 0.0),
+        await reader("Memory.get_diagnostics"),
+        await reader("Memory.get_history", {}),
+    ]
+    answers += [
+        await reader(message.wire_name)
+        for message in datamodel.messages()
+        if message.kind in {Kind.GET_ALL, Kind.GET_ALL_RECORDS}
+    ]
+    told = b"".join(map(codec.encode_value, answers)).decode()
+    assert task in told
+    assert client.session not in told
 
 
 async def test_wrong_password_is_refused_with_name_and_message(stack: Stack) -> None:

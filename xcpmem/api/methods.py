@@ -21,6 +21,7 @@ from xcpmem.api.registry import RegistryMethods
 from xcpmem.api.roles import RoleMethods
 from xcpmem.api.tasks import TaskMethods
 from xcpmem.api.writers import WRITING, FieldWriters
+from xcpmem.errors import UuidInvalid
 from xcpmem.history import History
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ class _SessionMethods:
 
     def handlers(self) -> dict[str, Handler]:
         return {
+            "session.get_by_uuid": self._get_by_uuid,
             "session.login_with_password": self._login_with_password,
             "session.logout": self._logout,
         }
@@ -143,6 +145,12 @@ class _SessionMethods:
     ) -> str:
         session = await self._sessions.login(uname, pwd, caller.peer, originator)
         return session.ref
+
+    async def _get_by_uuid(self, caller: Caller, uuid: str) -> str:
+        """Tell callers of their own session alone: a uuid is public, a reference is all that a login is."""
+        if uuid != caller.owner.uuid:
+            raise UuidInvalid("session", uuid)
+        return caller.owner.ref
 
     async def _logout(self, caller: Caller) -> None:
         await self._sessions.logout(caller.owner)

@@ -199,15 +199,13 @@ class Records:
         return self._find_vm("VM", ref).uuid
 
     def find_by_uuid(self, class_name: str, uuid: str) -> str:
-        """Find the reference of an object.
+        """Find the reference of an object; a session's is a secret and found for nobody.
 
         Raises:
             UuidInvalid: no object of the class has the uuid.
         """
         if class_name == "VM" and uuid in self._inventory.vms():
             return opaque_ref(class_name, uuid)
-        if class_name == "session" and (session := self._sessions.find_by_uuid(uuid)):
-            return session.ref
         if class_name not in {"VM", "session"}:
             for ref, record in self.records(class_name).items():
                 if record["uuid"] == uuid:
