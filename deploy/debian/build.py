@@ -31,6 +31,7 @@ PROGRAMS: Final = {"xcpmem": "xcpmem.__main__", "xcpmemd": "xcpmem.daemon"}
 DOCUMENTS: Final = (
     *("README.md", "deploy/README.md", "deploy/from-squeezed.md", "deploy/from-xl.md", "deploy/prometheus"),
     *("deploy/grafana", "deploy/guest", "deploy/xapi", "deploy/SECURITY.md", "deploy/LICENCES.md"),
+    *("deploy/dashboard.png", "api-spec"),
 )
 COMPLETIONS: Final = {
     "xcpmem.bash": "bash-completion/completions/xcpmem",
