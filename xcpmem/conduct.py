@@ -54,6 +54,9 @@ class Conductor:
             ConnectionLost: the daemon ended first; further as `Operations.begin`, and what ``work`` raises.
         """
         vm = await self._operations.begin(uuid, operation)
+        if self._is_closed:
+            self._operations.end(uuid)
+            raise ConnectionLost
         task = asyncio.create_task(self._carry_out(vm, operation, work), name=f"{operation.name} {uuid}")
         self._tasks.add(task)
         task.add_done_callback(self._note_end)

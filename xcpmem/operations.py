@@ -8,6 +8,7 @@ Nothing is judged before the first look at the host, for until then nobody knows
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from xcpmem.errors import HostError, OtherOperationInProgress, TaskCancelled, UuidInvalid
@@ -118,6 +119,9 @@ class Operations:
     async def begin(self, uuid: str, operation: Operation) -> Vm:
         """Begin an operation that takes its time; nothing else is done to the VM until `end`.
 
+        The VM is judged twice: as it is shown, and, once all later changes find it under the operation, as it
+        is behind those that were decided before and are still being stored.
+
         Returns:
             The VM as it was then.
 
@@ -125,9 +129,19 @@ class Operations:
             UuidInvalid: there is no such VM.
             HostError: the host was not seen yet; further errors as `check_operation`.
         """
-        vm = await self.check(uuid, operation)
+        await self.check(uuid, operation)
         self._begin(uuid, operation)
-        return vm
+
+        def judge(entry: Entry) -> Vm:
+            vm = replace(_find(entry.vms, uuid), current_operations={})
+            check_operation(vm, operation)
+            return vm
+
+        try:
+            return await self._ledger.post(judge)
+        except BaseException:
+            self.end(uuid)
+            raise
 
     def claim(self, uuid: str, operation: Operation) -> bool:
         """Begin what a dead daemon left undone; tell whether nothing else is being done to the VM."""

@@ -313,6 +313,16 @@ async def test_caller_of_a_start_is_told_when_the_daemon_ends(daemon: Daemon) ->
         await start
 
 
+async def test_start_that_has_not_begun_when_the_daemon_ends_is_not_begun_any_more(daemon: Daemon) -> None:
+    start = asyncio.create_task(daemon.service.lifecycle.start(WEB.uuid))
+    await asyncio.sleep(0)
+    assert list(daemon.vm().current_operations.values()) == ["start"]
+    await daemon.service.lifecycle.close()
+    with pytest.raises(ConnectionLost):
+        await start
+    await assert_halted(daemon)
+
+
 async def test_vms_that_start_together_share_what_there_is(tmp_path: Path) -> None:
     uuids = [uuid_of(number) for number in range(11, 15)]
     async with simulated(tmp_path, guest(1), guest(2), guest(3)) as host, attached(host, tmp_path) as daemon:

@@ -17,26 +17,61 @@ from xcpmem.errors import (
     OtherOperationInProgress,
     TaskCancelled,
     UuidInvalid,
+    VmIsTemplate,
+    XcpmemError,
 )
-from xcpmem.law import CHANGING_STATIC_RANGE, CLEAN_SHUTDOWN, HARD_SHUTDOWN, START, check_operation
+from xcpmem.law import (
+    CHANGING_STATIC_RANGE,
+    CLEAN_SHUTDOWN,
+    DESTROY,
+    HARD_SHUTDOWN,
+    MAKE_INTO_TEMPLATE,
+    RESUME,
+    START,
+    check_operation,
+)
 from xcpmem.ledger import Ledger
 from xcpmem.operations import Operations
 from xcpmem.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
     from pathlib import Path
 
+    from xcpmem.law import Operation
     from xcpmem.ledger import Entry
     from xcpmem.vm import Vm
 
 
+class HeldStore(Store):
+    """Takes its time to write while `is_held`."""
+
+    def __init__(self, state_dir: Path) -> None:
+        super().__init__(state_dir)
+        self.is_held = False
+        self.writing, self.released = asyncio.Event(), asyncio.Event()
+
+    async def save(
+        self, vms: Iterable[Vm] = (), values: Mapping[str, str] | None = None, forget: Iterable[str] = ()
+    ) -> None:
+        if self.is_held:
+            self.writing.set()
+            await self.released.wait()
+        await super().save(vms, values, forget)
+
+
 @pytest.fixture
-async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
-    ledger = Ledger(Store(tmp_path))
+async def store(tmp_path: Path) -> HeldStore:
+    return HeldStore(tmp_path)
+
+
+@pytest.fixture
+async def ledger(store: HeldStore) -> AsyncIterator[Ledger]:
+    ledger = Ledger(store)
     await ledger.start()
     await ledger.post(lambda entry: entry.put_vm(WEB))
     yield ledger
+    store.released.set()
     await ledger.close()
 
 
@@ -115,6 +150,83 @@ async def test_change_waits_for_the_operation_and_then_sees_the_vm_as_it_is(gate
     gate.end(WEB.uuid)
     await asyncio.gather(*changes)
     assert (gate.find(WEB.uuid).name_label, gate.find(WEB.uuid).name_description) == ("renamed", "now")
+
+
+def destroy(vm: Vm, entry: Entry) -> None:
+    check_operation(vm, DESTROY)
+    entry.drop_vm(vm.uuid)
+
+
+def make_into_template(vm: Vm, entry: Entry) -> None:
+    check_operation(vm, MAKE_INTO_TEMPLATE)
+    entry.put_vm(replace(vm, is_a_template=True))
+
+
+async def begin_while(
+    gate: Operations, store: HeldStore, change: Callable[[Vm, Entry], None], operation: Operation
+) -> Vm:
+    """Begin an operation while a change that was decided before is being stored."""
+    store.is_held = True
+    changing = asyncio.create_task(gate.decide(WEB.uuid, change))
+    await store.writing.wait()
+    beginning = asyncio.create_task(gate.begin(WEB.uuid, operation))
+    await asyncio.sleep(0)
+    assert gate.find(WEB.uuid).current_operations
+    assert not beginning.done()
+    store.released.set()
+    await changing
+    return await beginning
+
+
+@pytest.mark.parametrize(("change", "refusal"), [(make_into_template, VmIsTemplate), (destroy, UuidInvalid)])
+async def test_vm_is_not_started_that_a_change_which_is_being_stored_makes_unfit(
+    gate: Operations, store: HeldStore, change: Callable[[Vm, Entry], None], refusal: type[XcpmemError]
+) -> None:
+    with pytest.raises(refusal):
+        await begin_while(gate, store, change, START)
+    assert gate.claim(WEB.uuid, START)
+
+
+async def test_suspended_vm_is_not_resumed_whose_end_is_being_stored(
+    gate: Operations, ledger: Ledger, store: HeldStore
+) -> None:
+    await gate.change(WEB.uuid, lambda vm, _: replace(vm, memory_suspended=256))
+    with pytest.raises(UuidInvalid):
+        await begin_while(gate, store, destroy, RESUME)
+    assert not ledger.veiled
+
+
+async def test_change_after_an_operation_has_begun_waits_though_an_earlier_one_is_still_being_stored(
+    gate: Operations, store: HeldStore
+) -> None:
+    store.is_held = True
+    earlier = asyncio.create_task(gate.change(WEB.uuid, rename))
+    await store.writing.wait()
+    beginning = asyncio.create_task(gate.begin(WEB.uuid, START))
+    await asyncio.sleep(0)
+    later = asyncio.create_task(gate.decide(WEB.uuid, destroy))
+    store.released.set()
+    await earlier
+    assert (await beginning).name_label == "renamed"
+    assert not later.done()
+    gate.end(WEB.uuid)
+    await later
+
+
+async def test_caller_that_goes_away_before_an_operation_has_begun_leaves_the_vm_free(
+    gate: Operations, ledger: Ledger, store: HeldStore
+) -> None:
+    store.is_held = True
+    earlier = asyncio.create_task(gate.change(WEB.uuid, rename))
+    await store.writing.wait()
+    beginning = asyncio.create_task(gate.begin(WEB.uuid, START))
+    await asyncio.sleep(0)
+    beginning.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await beginning
+    assert not ledger.vms[WEB.uuid].current_operations
+    store.released.set()
+    await earlier
 
 
 async def test_waiting_for_an_operation_ends_as_in_xapi(
