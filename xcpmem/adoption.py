@@ -148,9 +148,12 @@ class Adoption:
         touched = {getattr(action, "domid", None) for action in report.actions}
         unsettled = self._unsettled(report.look.host, touched)
         self._doubted.update(domain.uuid for domain in unsettled)
-        for uuid in self._missing - self._ledger.veiled:
-            self._missing.discard(uuid)
+        lost = self._missing - self._ledger.veiled
+        for uuid in lost:
             self._lose(uuid)
+        if lost:  # told before others have their turn, who would look in vain for what is gone
+            self._missing -= lost
+            self._ledger.publish()
         for some in portions(unsettled, AT_ONCE):
             veiled = self._ledger.veiled
             for domain in some:
@@ -315,8 +318,7 @@ class Adoption:
             self._ring.forget_range(uuid)
         self._foreign.pop(uuid, None)
         self._unsaved.discard(uuid)
-        if not self._ledger.is_stored(uuid):
-            self._ledger.withdraw(uuid)
+        self._ledger.withdraw(uuid)
 
     def _write(self) -> None:
         """Have everything stored that reports brought, unless that is under way already."""

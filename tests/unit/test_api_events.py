@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -504,6 +505,40 @@ async def test_answers_kept_for_others_are_few_and_forgotten_with_the_next_chang
     assert 0 < len(client.stack.events._answers) <= events_module.ANSWERS_KEPT
     await client("task.create", "last", "")
     assert client.stack.events._answers == {}
+
+
+async def test_vm_whose_domain_is_gone_is_told_of_while_the_report_is_still_being_taken_up(
+    client: Client,
+) -> None:
+    await client.quiet()
+    report, service = client.stack.controller.report, client.stack.service
+    assert report is not None
+    gone, moved = report.look.host.domains
+    host = replace(report.look.host, domains=(replace(moved, actual_kib=moved.actual_kib - 4),))
+    steps = service.absorb(replace(report, look=replace(report.look, host=host)))
+    next(steps)
+    assert not service.vm(gone.uuid).is_resident
+    told = [(event["operation"], event["class"]) for event in await client.poll(timeout_s=0)]
+    assert ("del", "vm_guest_metrics") in told
+    assert ("mod", "vm") in told
+    whole = await client("event.from", ["*"], "", 0)
+    assert sum(event["class"] == "vm_guest_metrics" for event in whole["events"]) == 1
+    assert list(steps) == []
+
+
+async def test_object_that_is_gone_and_of_which_nobody_was_told_yet_spoils_no_answer(client: Client) -> None:
+    await client.quiet()
+    ledger, vm = client.stack.service._ledger, client.stack.vm("web1")
+    guest_metrics = (await client("VM.get_record", vm.ref))["guest_metrics"]
+    await client("event.register", ["*"])
+    await client("event.inject", "VM_guest_metrics", guest_metrics)
+    await client("VM.set_name_label", vm.ref, "renamed")
+    ledger.overlay(vm.uuid, None)
+    assert await client.names(timeout_s=0) == ["mod vm renamed"]
+    assert [(event["operation"], event["class"]) for event in await client("event.next")] == [("mod", "vm")]
+    ledger.publish()
+    for events in (await client.poll(timeout_s=0), await client("event.next")):
+        assert ("del", guest_metrics) in [(event["operation"], event["ref"]) for event in events]
 
 
 async def test_fleet_that_moves_wakes_who_waits_once(tmp_path: Path) -> None:

@@ -262,7 +262,10 @@ class Events:
                 "ref": change.ref,
             }
             if change.operation != "del":
-                event["snapshot"] = self._records.record(change.class_name, change.ref)
+                try:
+                    event["snapshot"] = self._records.record(change.class_name, change.ref)
+                except HandleInvalid:
+                    continue  # it has just gone, and the event of that is the next one
             yield event
 
     async def _wait(self, session: Session, keys: Iterable[str], deadline_s: float) -> bool:
