@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from xcpmem.errors import (
+    AuthenticationFailed,
     ConfigError,
     HandleInvalid,
     InvalidValue,
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 ROOT: Final = "root"
 ROLES: Final = ("pool-admin", "pool-operator", "vm-power-admin", "vm-admin", "vm-operator", "read-only")
 """XenAPI's roles, the mightiest first; each includes those behind it."""
+
+LOGIN_REFUSED: Final = "Authentication failure"
+"""What whoever gives a wrong name or password is told, as xapi words it."""
 
 USERS_MOST: Final = 1000
 _LONGEST_NAME: Final = 64
@@ -176,16 +180,27 @@ class Users:
 
         await self._change(rule)
 
-    async def set_password_hash(self, name: str, password_hash: str) -> None:
+    async def set_password_hash(self, name: str, password_hash: str, known: str | None = None) -> None:
         """Give a user another password.
+
+        Args:
+            name: of the user.
+            password_hash: of the new password; empty: somebody else knows it.
+            known: the hash of the one that it is to follow; None: whichever there is.
 
         Raises:
             HandleInvalid: there is no such user.
+            AuthenticationFailed: the password was changed meanwhile and is not the known one any more.
             HostError: it could not be stored.
         """
-        await self._change(
-            lambda present: _put(present, replace(_find(present, name), password_hash=password_hash))
-        )
+
+        def rule(present: dict[str, User]) -> None:
+            user = _find(present, name)
+            if known is not None and user.password_hash != known:
+                raise AuthenticationFailed(name, LOGIN_REFUSED)
+            _put(present, replace(user, password_hash=password_hash))
+
+        await self._change(rule)
 
     async def remove(self, name: str) -> None:
         """Remove a user.

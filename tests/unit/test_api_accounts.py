@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SECRET = "correct horse"
+REFUSED = ["SESSION_AUTHENTICATION_FAILED", "eve", "Authentication failure"]
 
 
 @pytest.fixture
@@ -42,6 +44,32 @@ async def outcome(stack: Stack, method: str, *params: object) -> list[str]:
     except XcpmemError as error:
         return [error.code, *error.params]
     return []
+
+
+async def test_password_that_is_reset_is_not_changed_by_who_knew_the_one_before(stack: Stack) -> None:
+    root = await stack.login()
+    await stack.call("Memory.add_user", root, "eve", "pool-operator", SECRET)
+    session = await log_in(stack, "eve")
+    change, reset = await asyncio.gather(
+        outcome(stack, "Memory.change_password", session, SECRET, "eve's"),
+        outcome(stack, "Memory.set_user_password", root, "eve", "root's"),
+    )
+    assert reset == []
+    assert change in ([], REFUSED)  # as it came before the reset or behind it
+    assert await failure(stack, "session.login_with_password", "eve", "eve's") == REFUSED
+    assert await log_in(stack, "eve", "root's")
+
+
+async def test_password_is_changed_once_by_who_knows_it(stack: Stack) -> None:
+    root = await stack.login()
+    await stack.call("Memory.add_user", root, "eve", "pool-operator", SECRET)
+    one, two = await log_in(stack, "eve"), await log_in(stack, "eve")
+    changes = await asyncio.gather(
+        outcome(stack, "Memory.change_password", one, SECRET, "one's"),
+        outcome(stack, "Memory.change_password", two, SECRET, "two's"),
+    )
+    assert sorted(changes) == [[], REFUSED]
+    assert await log_in(stack, "eve", "one's" if changes[0] == [] else "two's")
 
 
 @pytest.mark.parametrize("role", ROLES)

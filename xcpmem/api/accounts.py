@@ -125,8 +125,11 @@ class AccountMethods:
             raise OperationNotAllowed("root's password stands in a file of the daemon; write a new one there")
         if not new_pwd:
             raise InvalidValue("new_pwd", _HIDDEN)
+        user = self._users.find(uname)
+        known = user.password_hash if user else ""
         await self._sessions.authenticate(uname, old_pwd, caller.peer)
-        await self._users.set_password_hash(uname, await self._hash(new_pwd))
+        # Both took their time: a password that was reset meanwhile stays.
+        await self._users.set_password_hash(uname, await self._hash(new_pwd), known)
         self._sessions.end_all_of(uname, but=caller.owner)
 
     async def _get_audit(self, _: Caller, count: int) -> tuple[str, ...]:

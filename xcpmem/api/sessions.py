@@ -24,7 +24,7 @@ from xcpmem.api.brake import GuessBrake
 from xcpmem.api.passwords import POOL_ADMIN, hash_password
 from xcpmem.errors import AuthenticationFailed, SessionInvalid, XcpmemError
 from xcpmem.readers import is_loopback
-from xcpmem.users import ROOT
+from xcpmem.users import LOGIN_REFUSED, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -245,7 +245,7 @@ class Sessions:
                 _log.warning("login refused", extra={"from": peer.address})
                 await self._clock.sleep(self._wrong_password_delay_s)
         if role is None or self._revocations[uname] != revocations:
-            raise AuthenticationFailed(uname, "Authentication failure")
+            raise AuthenticationFailed(uname, LOGIN_REFUSED)
         self._brake.note_right(source, uname)
         return role
 
