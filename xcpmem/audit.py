@@ -2,7 +2,8 @@
 
 One line of JSON for each change that was made, appended before its caller is answered, so that it survives a
 killed daemon (a power cut may take the last lines: the log has them too). A change whose daemon was killed
-before its line was there gets one at the next start, for `intents` knew that it was begun. The file is
+before its line was there gets one at the next start, for `intents` knew that it was begun. One that ended in
+an error has a line if the daemon ended meanwhile, or if its object is not as it was before. The file is
 bounded: when it is full it becomes ``audit.log.1`` and a new one begins. Refused changes stand in the
 daemon's log alone, so that nobody can push others' changes out of the trail by trying what is forbidden.
 """
@@ -50,7 +51,8 @@ class Change:
         before: the fields of the object that are different now, as they were.
         after: the same as they are.
         task: what stood for the call, if its caller did not wait; else empty.
-        outcome: empty for what was done, else `CUT_SHORT`.
+        outcome: empty for what was done; the code of the error that ended what was done by half; else
+            `CUT_SHORT`.
     """
 
     time: str

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.apistack import GIB, LOCAL, NETWORK, Stack, running_stack
+from tests.apistack import GIB, GIB_KIB, LOCAL, NETWORK, Stack, running_stack
 from xcpmem.api.auditor import Auditor
 from xcpmem.api.datamodel import load_datamodel
 from xcpmem.api.dispatch import Caller
 from xcpmem.audit import CUT_SHORT
-from xcpmem.errors import XcpmemError
+from xcpmem.errors import BadPowerState, ConnectionLost, ToolstackError, XcpmemError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -145,22 +145,66 @@ async def test_long_values_are_cut(stack: Stack) -> None:
     assert len(json.dumps(change)) < 1200
 
 
-@pytest.mark.parametrize("end", [asyncio.CancelledError(), ZeroDivisionError()])
-async def test_change_that_was_cut_short_has_a_line_that_says_so(stack: Stack, end: BaseException) -> None:
-    session = await stack.login()
-    message = load_datamodel().find("VM.set_name_label")
+async def rename_and_fail(stack: Stack, label: str, failure: BaseException) -> None:
+    """Have a VM's name changed by a call that then fails."""
+    message, caller = load_datamodel().find("VM.set_name_label"), stack.sessions.find(await stack.login())
     assert message is not None
 
     async def handle(_: Caller, ref: str, label: str) -> None:
         await stack.rename(stack.records.vm_uuid(ref), label)
-        raise end
+        raise failure
 
-    auditor, caller = Auditor(stack.trail, stack.records), Caller(NETWORK, stack.sessions.find(session))
-    with pytest.raises(type(end)):
-        await auditor.surround(message, handle)(caller, stack.vm("halted").ref, "renamed")
+    auditor = Auditor(stack.trail, stack.records)
+    with pytest.raises(type(failure)):
+        await auditor.surround(message, handle)(Caller(NETWORK, caller), stack.vm("halted").ref, label)
+
+
+@pytest.mark.parametrize("end", [asyncio.CancelledError(), ZeroDivisionError(), ConnectionLost()])
+async def test_change_that_was_cut_short_has_a_line_that_says_so(stack: Stack, end: BaseException) -> None:
+    await rename_and_fail(stack, "renamed", end)
     (change,) = changes(stack)
     assert (change["call"], change["arguments"]) == ("VM.set_name_label", {"value": "renamed"})
     assert change["target"].endswith("(halted)")
     assert change["outcome"] == CUT_SHORT
-    listed = await stack.call("Memory.get_audit", session, 1)
+    listed = await stack.call("Memory.get_audit", await stack.login(), 1)
     assert listed == stack.trail.latest(1)
+
+
+async def test_change_that_failed_half_done_has_a_line_with_what_it_did_and_its_error(stack: Stack) -> None:
+    await rename_and_fail(stack, "renamed", ToolstackError("the disk is on fire"))
+    (change,) = changes(stack)
+    assert (change["before"], change["after"]) == ({"name_label": "halted"}, {"name_label": "renamed"})
+    assert (change["target"].endswith("(halted)"), change["outcome"]) == (True, "INTERNAL_ERROR")
+
+
+@pytest.mark.parametrize(
+    ("label", "failure"),
+    [
+        ("halted", ToolstackError("the disk is on fire")),
+        ("by others", BadPowerState("vm", "halted", "running")),
+    ],
+)
+async def test_change_that_failed_and_did_nothing_is_a_refusal(
+    stack: Stack, caplog: pytest.LogCaptureFixture, label: str, failure: XcpmemError
+) -> None:
+    caplog.set_level(logging.INFO)
+    await rename_and_fail(stack, label, failure)
+    assert changes(stack) == []
+    refused = [record.__dict__["why"] for record in caplog.records if record.msg == "%s was refused %s: %s"]
+    assert refused == [failure.code]
+
+
+async def test_target_that_moves_is_not_laid_to_a_call_that_failed_meanwhile(stack: Stack) -> None:
+    message, session = load_datamodel().find("VM.pause"), await stack.login()
+    assert message is not None
+    known = stack.vm("web1").memory_target
+
+    async def handle(*_: object) -> None:
+        await stack.service.reservations.reserve_exactly(caller.owner.uuid, 9 * GIB_KIB)
+        raise ToolstackError("it cannot be paused")
+
+    auditor, caller = Auditor(stack.trail, stack.records), Caller(NETWORK, stack.sessions.find(session))
+    with pytest.raises(ToolstackError):
+        await auditor.surround(message, handle)(caller, stack.vm("web1").ref)
+    assert stack.vm("web1").memory_target != known
+    assert changes(stack) == []

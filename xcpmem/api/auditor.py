@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from xcpmem.api.typenames import Ref
 from xcpmem.audit import CUT_SHORT, Change
-from xcpmem.errors import HandleInvalid, XcpmemError
+from xcpmem.errors import ConnectionLost, HandleInvalid, HostError, XcpmemError
 from xcpmem.refs import NULL_REF
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ _CHANGING_READERS: Final = frozenset({"Memory.change_password"})
 _SECRETS: Final = frozenset({"pwd", "old_pwd", "new_pwd"})
 _SEEN: Final = frozenset({"VM", "host", "pool"})
 _PASSING: Final = frozenset({"allowed_operations", "current_operations"})
+_MOVING: Final = frozenset({"memory_target", "resident_VMs"})
+"""Fields that change while a call is under way without its doing."""
 _LONGEST_TEXT: Final = 200
 
 _log = logging.getLogger(__name__)
@@ -73,7 +75,7 @@ class Auditor:
     async def _carry_out(
         self, message: Message, handler: Handler, caller: Caller, *arguments: object
     ) -> object:
-        """Carry out a call and note what it did, that it was refused, or that nobody knows.
+        """Carry out a call and note what it did, be it by half, that it was refused, or that nobody knows.
 
         Raises:
             XcpmemError: as the handler.
@@ -84,7 +86,11 @@ class Auditor:
             try:
                 result = await handler(caller, *arguments)
             except XcpmemError as error:
-                self.note_refusal(message, caller, error)
+                failed = self._fail(change, error, before, self._look(message, arguments)[1])
+                if failed is None:
+                    self.note_refusal(message, caller, error)
+                else:
+                    self._note(failed)
                 raise
             except BaseException:
                 # Cancelled, or a bug: what was made durable before is there all the same.
@@ -134,6 +140,21 @@ class Auditor:
             },
             task="" if caller.task == NULL_REF else caller.task,
         )
+
+    def _fail(
+        self,
+        change: Change,
+        error: XcpmemError,
+        before: Mapping[str, object],
+        after: Mapping[str, object],
+    ) -> Change | None:
+        """Say what came of a change that ended in an error; None if nothing did, and it was just refused."""
+        if isinstance(error, ConnectionLost):
+            return replace(change, outcome=CUT_SHORT)
+        was, became = _differing(before, after)
+        if not isinstance(error, HostError) or was.keys() | became.keys() <= _MOVING:
+            return None  # what is the caller's fault was refused before anything was done
+        return replace(change, time=self._time(), before=was, after=became, outcome=error.code)
 
     def _time(self) -> str:
         return self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
