@@ -105,7 +105,9 @@ class Guest:
 
     @property
     def held_kib(self) -> int:
-        """What nobody else may count on."""
+        """What nobody else may count on; Xen gives a dying domain no more."""
+        if self.lifecycle is Lifecycle.DYING:
+            return self.actual_kib
         return max(self.actual_kib, self.maxmem_kib, self.initial_reservation_kib)
 
     @property
@@ -187,11 +189,18 @@ class PlainHost:
     def promised_kib(self) -> int:
         """What is held, may be taken at any moment, or is reserved."""
         held_kib = sum(guest.held_kib for guest in self.guests.values())
-        return held_kib + sum(
-            reservation.size_kib
-            for reservation in self.reservations.values()
-            if not any(reservation.is_for(guest.seen()) for guest in self.guests.values())
-        )
+        dying_kib = {g.domid: g.actual_kib for g in self.guests.values() if g.lifecycle is Lifecycle.DYING}
+        reserved_kib = 0
+        for reservation in self.reservations.values():
+            built_for = [domid for domid, g in self.guests.items() if reservation.is_for(g.seen())]
+            if set(built_for) <= dying_kib.keys():
+                open_kib = reservation.size_kib
+                for domid in sorted(built_for):
+                    back_kib = min(dying_kib[domid], open_kib)
+                    dying_kib[domid] -= back_kib
+                    open_kib -= back_kib
+                reserved_kib += open_kib
+        return held_kib + reserved_kib
 
     @property
     def spare_kib(self) -> int:

@@ -139,12 +139,14 @@ class Construction:
     async def abandon(self, reservation: Reservation, title: str) -> None:
         """Clear away what there is of a reservation's domain, and give its memory back.
 
+        While that is dying it costs what it still holds, so nobody has to wait for its last page.
+
         Raises:
             HostError: that did not work; the reservation still stands and keeps the memory.
         """
         sight = await self._lookout.look(reservation.vm_uuid)
         if sight is not None:
-            await self.destroy(reservation.vm_uuid, Subject(sight.domid, title))
+            await self.end(reservation.vm_uuid, Subject(sight.domid, title))
         await self._ring.delete(reservation.reservation_id)
 
     async def destroy(self, uuid: str, subject: Subject) -> None:

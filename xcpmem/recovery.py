@@ -9,6 +9,7 @@ the VM's domain is         then
 named by the reservation   it is complete: the start is finished
 there, and runs            somebody else started it: the memory is given back
 there, paused              it is a ruin: destroyed, and the memory is given back
+there, dying               the memory is given back, page by page as the domain leaves it
 not there                  the memory is given back
 =========================  =========================================================================
 
@@ -143,12 +144,17 @@ class Recovery:
         if reservation.owner == Errand.REBOOT or _is_anothers(reservation, sight):
             _log.warning("VM %s: gave back %s that were held for its reboot or start", uuid, size)
             await self._ring.delete(reservation_id)
-        elif vm is not None and sight is not None and sight.domid == reservation.domid:
+        elif vm is not None and sight is not None and _is_complete(reservation, sight):
             _log.info("VM %s: finishing its start, which another daemon began", uuid)
             await self._construction.hand_over(vm, reservation)
         else:
             _log.warning("VM %s: its start was never finished; giving back %s", uuid, size)
             await self._construction.abandon(reservation, f"VM {uuid}")
+
+
+def _is_complete(reservation: Reservation, sight: Sight) -> bool:
+    """Tell whether a reservation's domain was built to the end, and was not destroyed since."""
+    return sight.domid == reservation.domid and not sight.is_dying
 
 
 def _is_anothers(reservation: Reservation, sight: Sight | None) -> bool:

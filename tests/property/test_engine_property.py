@@ -148,8 +148,10 @@ def heard(domain: DomainState) -> st.SearchStrategy[DomainState]:
 def host_states(draw: st.DrawFn) -> HostState:
     """Any host, over-committed or not."""
     domains = [draw(domain_states(domid)) for domid in range(draw(st.integers(0, 5)))]
+    named = st.none() | st.integers(0, 5)
     kept = [
-        Reservation(f"kept{n}", "owner", size) for n, size in enumerate(draw(st.lists(sizes, max_size=2)))
+        Reservation(f"kept{n}", "owner", size, domid, "" if vm is None else uuid_of(vm))
+        for n, (size, domid, vm) in enumerate(draw(st.lists(st.tuples(sizes, named, named), max_size=2)))
     ]
     return a_host(
         *domains,

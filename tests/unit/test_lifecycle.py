@@ -118,6 +118,18 @@ async def test_vm_that_can_never_fit_is_refused_and_nobody_moves(daemon: Daemon)
     await assert_halted(daemon)
 
 
+async def test_vm_that_needs_the_memory_of_one_that_is_still_dying_waits_for_it(daemon: Daemon) -> None:
+    await daemon.service.set_memory(WEB.uuid, 1200 * MIB)
+    daemon.host.set_lifecycle(1, Lifecycle.DYING)
+    start = asyncio.create_task(daemon.service.lifecycle.start(WEB.uuid))
+    while not (daemon.ring.report and daemon.ring.report.pending):
+        await daemon.reservations()
+    assert not start.done()
+    daemon.host.remove_guest(1)
+    await start
+    assert daemon.vm().power_state == "Running"
+
+
 async def test_vm_with_more_cpus_than_the_host_finds_no_host(daemon: Daemon) -> None:
     await daemon.service.set_VCPUs_max(WEB.uuid, HOST_CPUS + 1)
     with pytest.raises(NoHostsAvailable) as nowhere:

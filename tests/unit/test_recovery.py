@@ -14,6 +14,7 @@ from xcpmem import recovery
 from xcpmem.construction import Errand
 from xcpmem.engine.model import Lifecycle, RecordReservation, Reservation
 from xcpmem.errors import BadPowerState, ToolstackError
+from xcpmem.xen import paths
 from xcpmem.xen.live import LiveDriver
 from xcpmem.xen.xenstore import Xenstore
 
@@ -110,6 +111,22 @@ async def test_hard_reboot_that_was_cut_short_ends_in_a_whole_vm_or_in_none(
         domain = daemon.domain(ONE)
         assert (domain is None) is (power_state == "Halted")
         assert domain is None or domain.lifecycle is Lifecycle.RUNNING
+
+
+async def test_memory_kept_for_a_reboot_is_given_back_when_the_old_domain_never_quite_dies(
+    host: SimulatedHost, tmp_path: Path
+) -> None:
+    await die_at(host, tmp_path, "kept", "hard_reboot", ONE)
+    host.set_lifecycle(1, Lifecycle.DYING)
+    host.store.remove(paths.domain(1))
+
+    async def refuse(step: str, title: str) -> None:
+        raise ToolstackError(f"{title}: {step}: it is dying")
+
+    async with attached(host, tmp_path) as daemon:
+        host.toolstack.gate = refuse
+        await ended(daemon, ONE)
+        assert 1 in host.catch_up().guests
 
 
 @pytest.mark.parametrize("step", ["kept", "reboot", "delete"])

@@ -81,6 +81,14 @@ async def test_dying_domain_is_dying_whatever_is_set_aside_for_its_vm(
     assert look.host.domains[0].lifecycle is look.descriptions[1].lifecycle is Lifecycle.DYING
 
 
+async def test_dying_domain_holds_every_page_that_xen_counts(host: SimulatedHost, tmp_path: Path) -> None:
+    host.store.write(paths.memory_offset(1), str(5 * MIB_KIB))
+    assert (await fresh_look(host, tmp_path)).host.domains[0].actual_kib == (768 - 5) * MIB_KIB
+    host.set_lifecycle(1, Lifecycle.DYING)
+    look = await fresh_look(host, tmp_path)
+    assert look.host.domains[0].actual_kib == 768 * MIB_KIB
+
+
 async def test_domain_without_keys_is_being_built(host: SimulatedHost, tmp_path: Path) -> None:
     host.begin_guest(replace(guest(5), actual_kib=0), 100 * MIB_KIB)
     look = await fresh_look(host, tmp_path)

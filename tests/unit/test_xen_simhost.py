@@ -61,6 +61,15 @@ def actual_after(host: SimHost, time_s: float) -> int:
     return host.guests[1].actual_kib
 
 
+def test_a_dying_guest_is_promised_what_it_holds_and_no_more() -> None:
+    host = one_guest(free_kib=10000)
+    host.apply(SetMaxmem(1, 12000))
+    host.set_lifecycle(1, Lifecycle.DYING)
+    host.apply(RecordReservation(Reservation("r1", "owner", 10000)))
+    assert host.observe().host.spare_kib == 0
+    assert host.ledger.overcommit_kib == 0
+
+
 def test_a_guest_rests_when_nobody_asks() -> None:
     host = one_guest()
     assert not host.is_active

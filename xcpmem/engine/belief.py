@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from xcpmem.engine.containment import PolicyMemory
 from xcpmem.engine.model import BalloonState, Lifecycle
 from xcpmem.engine.regret import Watch, watch
+from xcpmem.engine.remains import watch_decay
 from xcpmem.engine.steps import finish, portions
 from xcpmem.engine.thought import Recollection
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from xcpmem.engine.model import DomainState, DynamicRange
+    from xcpmem.engine.remains import Decay
     from xcpmem.engine.steps import Steps
 
 LOOK_GAP_S: Final = 1.0
@@ -44,9 +46,9 @@ LEAST_PROGRESS: Final = 1024
 
 RETRY_LOOK_S: Final = (1.0, 30.0)
 """A guest past its patience is looked at after as long as it has stood still, within these bounds; a domain
-that is paused or being built, of whose running nobody tells, after as long as it has been so."""
+that is paused, being built or dying, of whose next step nobody tells, after as long as it has been so."""
 
-_AWAITED: Final = frozenset({Lifecycle.PAUSED, Lifecycle.BUILDING})
+_AWAITED: Final = frozenset({Lifecycle.PAUSED, Lifecycle.BUILDING, Lifecycle.DYING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,7 @@ class Beliefs:
         regrets: how many did since the daemon started.
         policy: what is remembered of the policy in force, its state included.
         recollection: what was thought of each domain in the last turn.
+        decays: by domid, how those that are dying give their pages back.
     """
 
     by_domid: Mapping[int, Belief] = field(default_factory=dict)
@@ -161,6 +164,7 @@ class Beliefs:
     regrets: int = 0
     policy: PolicyMemory = field(default_factory=PolicyMemory)
     recollection: Recollection = field(default_factory=Recollection, repr=False)
+    decays: Mapping[int, Decay] = field(default_factory=dict)
 
     def learn(self, domains: Sequence[DomainState], now_s: float, caution: Caution) -> Beliefs:
         """Take in one look at all domains; see `learning`."""
@@ -194,10 +198,11 @@ class Beliefs:
         if len(by_domid) > len(domains):
             by_domid = {domain.domid: by_domid[domain.domid] for domain in domains}
         regrets = self.regrets + _regrets(self.watches, watches)
-        return Beliefs(by_domid, now_s, watches, regrets, self.policy, self.recollection)
+        decays = watch_decay(self.decays, awake, now_s)
+        return Beliefs(by_domid, now_s, watches, regrets, self.policy, self.recollection, decays)
 
     def awaited_s(self, domains: Iterable[DomainState]) -> list[float]:
-        """Say when to see whether a domain runs by now that did not, seconds."""
+        """Say when to see whether a domain runs by now that did not, or is gone, seconds."""
         least_s, most_s = RETRY_LOOK_S
         return [
             min(max(self.by_domid[domain.domid].halted_s, least_s), most_s)

@@ -98,7 +98,7 @@ def forecast(
         newcomer: a domain that one of the requests is for.
     """
     known = stance.beliefs.by_domid
-    host, beliefs = _at_rest(host), stance.beliefs
+    host, beliefs = _at_rest(_without_the_dead(host, stance, now_s)), stance.beliefs
     verdicts: list[Verdict] = []
     for _ in range(TURNS_MOST):
         thought = plan(host, wishes, beliefs, now_s, stance.policy, settings=stance.settings)
@@ -127,6 +127,14 @@ def _heard(host: HostState, now_s: float) -> HostState:
         for domain in host.domains
     )
     return replace(host, domains=domains)
+
+
+def _without_the_dead(host: HostState, stance: Stance, now_s: float) -> HostState:
+    """Let dying domains be gone, but for those whose pages no longer come."""
+    decays, caution = stance.beliefs.decays, stance.settings.caution
+    stays = {domid for domid, decay in decays.items() if not decay.goes_on(now_s, caution)}
+    domains = tuple(domain for domain in host.domains if not domain.is_dying or domain.domid in stays)
+    return replace(host, domains=domains, others_kib=host.total_kib - host.common_kib)
 
 
 def _at_rest(host: HostState) -> HostState:

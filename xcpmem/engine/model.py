@@ -11,6 +11,7 @@ from enum import StrEnum
 from math import inf
 from typing import TYPE_CHECKING
 
+from xcpmem.engine.remains import Remains
 from xcpmem.engine.tally import Tally
 from xcpmem.errors import HostError, InvalidValue
 
@@ -104,8 +105,15 @@ class DomainState:
     balloon_active: bool | None = None
 
     @property
+    def is_dying(self) -> bool:
+        """Whether it was destroyed and only gives its pages back."""
+        return self.lifecycle is Lifecycle.DYING
+
+    @property
     def held_kib(self) -> int:
-        """What nobody else can have: pages it holds or may still take."""
+        """What nobody else can have: pages it holds or, unless it is dying, may still take."""
+        if self.lifecycle is Lifecycle.DYING:  # Xen's assign_pages refuses it, whatever its maxmem
+            return self.actual_kib
         held_kib = max(self.actual_kib, self.maxmem_kib)
         return (
             max(held_kib, self.initial_reservation_kib) if self.lifecycle is Lifecycle.BUILDING else held_kib
@@ -206,12 +214,8 @@ class HostState:
 
     @property
     def reserved_kib(self) -> int:
-        """Sum of the reservations that no living domain accounts for."""
-        if not self.reservations:
-            return 0
-        domids = {domain.domid for domain in self.domains}
-        uuids = {domain.uuid for domain in self.domains}
-        return sum(r.size_kib for r in self.reservations if r.domid not in domids and r.vm_uuid not in uuids)
+        """Sum of the reservations that no domain accounts for, see `Remains`."""
+        return Remains.of(self.domains, self.reservations).reserved_kib if self.reservations else 0
 
     @property
     def spare_kib(self) -> int:

@@ -32,6 +32,7 @@ from xcpmem.engine.model import (
 )
 from xcpmem.engine.parties import budget_of, parties_of, snapshot_of, with_those_at_rest
 from xcpmem.engine.reasons import Reason, reason_to_stay, think_of
+from xcpmem.engine.remains import returning_kib
 from xcpmem.engine.requests import admit, grant
 from xcpmem.engine.steps import portions
 from xcpmem.engine.thought import Recollection
@@ -76,8 +77,8 @@ class Plan:
         verdicts: on requests, true once all actions are applied.
         reasons: by domid.
         beliefs: to be handed in at the next turn.
-        stable: nothing moves that could, nobody waits, and nobody was answered, after whom others may want
-            to move again.
+        stable: nothing moves that could, no page of a dying domain is to come, nobody waits, and nobody was
+            answered, after whom others may want to move again.
         look_again_s: the ring should look again after so many seconds; None: only when something happens.
         enough_kib: ... or as soon as the host has so much free memory: then who waits first can be served;
             None: nobody waits for what guests give, or others want to grow meanwhile.
@@ -143,7 +144,8 @@ def deliberate(
     tally = recollection.tally.after(recollection.domains, domains)
     beliefs = yield from beliefs.learning(domains, now_s, caution, awake)
     parties = yield from _take_part(domains, awake, wishes, beliefs, now_s)
-    budget_kib = budget_of(host, parties)
+    coming_kib = returning_kib(host, beliefs.decays, now_s, caution)
+    budget_kib = budget_of(host, parties) + coming_kib
     unmeasured = [domain for domain in awake if _is_unmeasured(domain)]
     verdicts: list[Verdict] = []
     requests = wishes.requests and admit(
@@ -177,18 +179,14 @@ def deliberate(
         goals_kib[len(parties) :],
         draft,
         now_s=now_s,
-        coming=coming or settling or host.scrub_kib > 0 or bool(unmeasured),
+        coming=coming or settling or host.scrub_kib + coming_kib > 0 or bool(unmeasured),
         owing=[p for p, _ in restless if _owes(p, draft.target_kib(p.domain), caution)],
         caution=caution,
         verdicts=verdicts,
     )
     enough = enough_kib(host.free_kib, torn_kib, draft, waiting, restless) if coming else None
     yield None
-    grown = [(party.domain, target_kib) for party, target_kib in restless]
-    if settings.free_before_growing:
-        draft.grow(grown, kept_kib=sum(goal for _, goal in waiting))
-    else:
-        draft.grow_regardless(grown)
+    _grow(restless, draft, kept_kib=sum(goal for _, goal in waiting), settings=settings)
     yield None
     _correct([domain for domain in awake if _may_be_touched(domain, wishes)], beliefs, draft, caution)
     yield None
@@ -224,12 +222,12 @@ def deliberate(
         verdicts=tuple(verdicts),
         reasons=reasons,
         beliefs=beliefs,
-        stable=not (moving or waiting or verdicts or host.scrub_kib or doubtful),
+        stable=not (moving or waiting or verdicts or host.scrub_kib or coming_kib or doubtful),
         look_again_s=min(
             [
                 *(max(LOOK_SOONEST_S, request.deadline_s - now_s) for request, _ in waiting),
                 *(max(LOOK_SOONEST_S, request.wait_s / LOOKS_PER_WAIT) for request, _ in waiting),
-                *((LOOK_LATEST_S,) if host.scrub_kib or (settling and waiting) else ()),
+                *((LOOK_LATEST_S,) if host.scrub_kib or (waiting and (settling or coming_kib)) else ()),
                 *((LOOK_LATEST_S,) if doubtful and enough is None else ()),
                 *((LOOK_SOONEST_S,) if verdicts else ()),
                 *((OFFSET_STILL_S / 2,) if unmeasured else ()),
@@ -273,6 +271,17 @@ def _ask_back(restless: Sequence[tuple[Party, int]], draft: Draft) -> Steps[None
         yield
 
 
+def _grow(
+    restless: Sequence[tuple[Party, int]], draft: Draft, *, kept_kib: int, settings: PlannerSettings
+) -> None:
+    """Give those who are to have more what is spare and nobody waits for."""
+    grown = [(party.domain, target_kib) for party, target_kib in restless]
+    if settings.free_before_growing:
+        draft.grow(grown, kept_kib=kept_kib)
+    else:
+        draft.grow_regardless(grown)
+
+
 def _with_wished_range(domain: DomainState, wishes: Wishes, actions: list[Action]) -> DomainState:
     wished = wishes.ranges.get(domain.uuid)
     is_so = wished == domain.dynamic_range and domain.has_range
@@ -288,7 +297,7 @@ def _with_wished_range(domain: DomainState, wishes: Wishes, actions: list[Action
 
 
 def _may_be_touched(domain: DomainState, wishes: Wishes) -> bool:
-    return domain.lifecycle is not Lifecycle.DYING and domain.domid not in wishes.left_alone
+    return not domain.is_dying and domain.domid not in wishes.left_alone
 
 
 def _targets(

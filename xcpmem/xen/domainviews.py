@@ -269,8 +269,8 @@ def _read(domid: int, keys: DomainKeys) -> _Reading:
 
 
 def _offset_kib(info: DomainInfo, reading: _Reading) -> int | None:
-    """Give the offset that was measured once; a PV guest has none."""
-    return 0 if reading.offset_kib is None and not info.hvm else reading.offset_kib
+    """Give the offset that was measured once; a PV guest has none, nor has one that is dying any longer."""
+    return 0 if info.dying or (reading.offset_kib is None and not info.hvm) else reading.offset_kib
 
 
 def _actual_kib(info: DomainInfo, reading: _Reading) -> int:

@@ -62,7 +62,9 @@ class SimGuest:
 
     @property
     def held_kib(self) -> int:
-        """What it holds or may take: the greater of actual and maxmem, KiB."""
+        """What it holds or may take: the greater of actual and maxmem, KiB; Xen gives a dying one no more."""
+        if self.lifecycle is Lifecycle.DYING:
+            return self.actual_kib
         return max(self.actual_kib, self.maxmem_kib)
 
     @property

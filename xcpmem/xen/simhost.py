@@ -289,7 +289,9 @@ class SimHost:
     def set_lifecycle(self, domid: int, lifecycle: Lifecycle) -> None:
         """Pause a guest, or let it run on; only running guests move. Raises DomainVanished."""
         guest = self.guest(domid)
+        self._held_kib -= guest.held_kib
         guest.lifecycle = lifecycle
+        self._held_kib += guest.held_kib
         self._note(guest)
 
     def take_memory(self, size_kib: int) -> None:
