@@ -33,9 +33,10 @@ async def host(tmp_path: Path) -> AsyncIterator[SimulatedHost]:
 async def fresh_look(
     host: SimulatedHost, folder: Path, *actions: RecordReservation | DeleteReservation
 ) -> Look:
-    """What a daemon sees that was just started, once it has done these."""
+    """What a daemon sees that was just started, once it has looked and done these."""
     driver = LiveDriver(Xenstore(str(folder / "xs")), host.hypervisor, slush_kib=0)
     await driver.start()
+    await driver.observe()
     for action in actions:
         await driver.apply(action)
     look = await driver.observe()
@@ -109,6 +110,45 @@ async def test_reservation_whose_size_was_not_written_any_more_never_stood(
         host.store.write(f"{paths.reservation(OWN.owner, OWN.reservation_id)}/{name}", values[name])
     assert (await fresh_look(host, tmp_path)).host.reservations == ()
     assert host.store.read(paths.reservation(OWN.owner, OWN.reservation_id)) is None
+
+
+async def test_owner_leaves_nothing_behind_once_it_has_given_back_its_last_reservation(
+    host: SimulatedHost, tmp_path: Path
+) -> None:
+    mine, more, others = (Reservation(name, owner, 4096) for name, owner in ("1a", "2a", "3b"))
+    await fresh_look(host, tmp_path, *map(RecordReservation, (mine, more, others)))
+    assert host.store.list(paths.reservations()) == ("a", "b")
+    look = await fresh_look(host, tmp_path, DeleteReservation(mine))
+    assert look.host.reservations == (more, others)
+    look = await fresh_look(host, tmp_path, DeleteReservation(more))
+    assert (look.host.reservations, host.store.list(paths.reservations())) == ((others,), ("b",))
+
+
+async def test_giving_back_costs_one_request_whether_it_is_an_owners_last_or_not(
+    host: SimulatedHost, tmp_path: Path
+) -> None:
+    xenstore = Xenstore(str(tmp_path / "xs"))
+    driver = LiveDriver(xenstore, host.hypervisor, slush_kib=0)
+    await driver.start()
+    await driver.observe()
+    for name in ("1", "2"):
+        await driver.apply(RecordReservation(Reservation(name, "me", 4096)))
+    for name in ("1", "2"):
+        requests = xenstore.requests
+        await driver.apply(DeleteReservation(Reservation(name, "me", 4096)))
+        assert xenstore.requests - requests == 1
+    assert (await driver.observe()).host.reservations == ()
+    assert host.store.list(paths.reservations()) == ()
+    await driver.close()
+
+
+async def test_what_is_left_of_an_owner_without_reservations_is_cleared_away_by_the_next_daemon(
+    host: SimulatedHost, tmp_path: Path
+) -> None:
+    host.store.write(paths.reservations_of("gone"), "")
+    host.store.write(paths.reservation("wrong", "r1"), "many")
+    await fresh_look(host, tmp_path)
+    assert host.store.list(paths.reservations()) == ()
 
 
 async def test_size_of_a_reservation_is_written_last(host: SimulatedHost, tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """Reservations in xenstore, where they outlive the daemon and end with the host.
 
 ``/xcpmem/reservations/<owner>/<id>`` holds the KiB, ``…/vm`` the uuid of the VM that it is to start and,
-once transferred, ``…/in-transfer`` the domid. Only this daemon writes there, so it reads them once and after
-each reconnection. A xenstored that comes back without what was promised gets it written again: whoever was
-told that the memory is his may rely on it as long as the daemon lives.
+once transferred, ``…/in-transfer`` the domid. An owner that has none left has no directory: each session is
+one, and a listing of all that ever were would outgrow a message. Only this daemon writes there, so it reads
+them once and after each reconnection. A xenstored that comes back without what was promised gets it written
+again: whoever was told that the memory is his may rely on it as long as the daemon lives.
 """
 
 from __future__ import annotations
@@ -76,17 +77,19 @@ class ReservationStore:
             self._known = known | {reservation.reservation_id: reservation}
 
     async def delete(self, reservation: Reservation) -> None:
-        """Remove a reservation; a missing one is fine.
+        """Remove a reservation, with its owner's directory if it was the last there; a missing one is fine.
 
         Raises:
             DriverError: it may or may not be gone; the next `load` will know.
         """
+        owner, name = reservation.owner, reservation.reservation_id
         known = self._known
         self._known = None
-        self._promised.pop(reservation.reservation_id, None)
-        await self._xenstore.remove(paths.reservation(reservation.owner, reservation.reservation_id))
+        self._promised.pop(name, None)
+        is_last = known is not None and all(r.owner != owner for r in known.values() if r.reservation_id != name)
+        await self._xenstore.remove(paths.reservations_of(owner) if is_last else paths.reservation(owner, name))
         if known is not None:
-            known.pop(reservation.reservation_id, None)
+            known.pop(name, None)
             self._known = known
 
     async def _write(self, reservation: Reservation) -> None:
@@ -102,8 +105,9 @@ class ReservationStore:
         await self._xenstore.write(path, str(reservation.size_kib))
 
     async def _read_all(self) -> list[Reservation]:
-        found = []
+        found: list[Reservation] = []
         for owner in await self._xenstore.list(paths.reservations()):
+            stood = len(found)
             names = await self._xenstore.list(paths.reservations_of(owner))
             sizes = await self._xenstore.read_many([paths.reservation(owner, name) for name in names])
             marks = await self._xenstore.read_many([paths.in_transfer(owner, name) for name in names])
@@ -115,4 +119,6 @@ class ReservationStore:
                     await self._xenstore.remove(paths.reservation(owner, name))
                 else:
                     found.append(Reservation(name, owner, size_kib, read_size_kib(mark), vm or ""))
+            if len(found) == stood:
+                await self._xenstore.remove(paths.reservations_of(owner))
         return found
