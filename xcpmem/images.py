@@ -144,10 +144,15 @@ class Images:
         self._uuids.discard(uuid)
 
     async def is_being_written(self, uuid: str) -> bool:
-        """Tell whether a program that holds the file locked still writes to it."""
+        """Tell whether a program that holds the file locked still writes to it.
+
+        Raises:
+            ToolstackError: the file cannot be asked.
+        """
         if self._folder is None:
             return False
-        return await asyncio.to_thread(_is_locked, self._path(uuid))
+        path = self._path(uuid)
+        return await _on_disk(path, lambda: _is_locked(path))
 
     async def _note(self, uuid: str, held: int) -> None:
         def write(entry: Entry) -> None:

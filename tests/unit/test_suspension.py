@@ -446,6 +446,24 @@ async def test_suspending_is_waited_for_while_xl_still_writes(
             assert second.vm(ONE).power_state == "Suspended"
 
 
+async def test_image_that_cannot_be_read_is_told_of_and_tried_again(
+    host: SimulatedHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with attached(host, tmp_path) as first:
+        await first.ring.settle(10)
+    image = tmp_path / "images" / ONE
+    image.parent.mkdir()
+    image.symlink_to(image)
+    monkeypatch.setattr(recovery, "RETRY_S", (0.0, 0.0))
+    async with attached(host, tmp_path) as second:
+        while "cannot bring its suspend to an end yet" not in caplog.text:
+            await second.reservations()
+        assert list(second.vm(ONE).current_operations.values()) == ["suspend"]
+        image.unlink()
+        await settled(second)
+    assert f"the image {image}: Too many levels of symbolic links" in caplog.text
+
+
 async def test_suspended_vm_is_so_after_a_restart(host: SimulatedHost, tmp_path: Path) -> None:
     async with attached(host, tmp_path) as first:
         await suspend(first)
