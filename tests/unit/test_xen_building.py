@@ -9,7 +9,14 @@ import pytest
 
 from tests.builders import uuid_of
 from tests.startstack import MIB_KIB, guest, simulated
-from xcpmem.engine.model import DeleteReservation, Lifecycle, RecordReservation, Reservation
+from xcpmem.engine.model import (
+    DeleteReservation,
+    Lifecycle,
+    RecordReservation,
+    Reservation,
+    SetMaxmem,
+    TransferReservation,
+)
 from xcpmem.xen import paths
 from xcpmem.xen.live import LiveDriver
 from xcpmem.xen.xenstore import Xenstore
@@ -18,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from xcpmem.engine.model import Action
     from xcpmem.xen.driver import Look
     from xcpmem.xen.simulated import SimulatedHost
 
@@ -30,9 +38,7 @@ async def host(tmp_path: Path) -> AsyncIterator[SimulatedHost]:
         yield host
 
 
-async def fresh_look(
-    host: SimulatedHost, folder: Path, *actions: RecordReservation | DeleteReservation
-) -> Look:
+async def fresh_look(host: SimulatedHost, folder: Path, *actions: Action) -> Look:
     """What a daemon sees that was just started, once it has looked and done these."""
     driver = LiveDriver(Xenstore(str(folder / "xs")), host.hypervisor, slush_kib=0)
     await driver.start()
@@ -61,17 +67,49 @@ async def test_domain_counts_as_being_built_while_memory_is_set_aside_for_it_and
 async def test_what_a_client_transferred_counts_until_the_domain_announces_its_driver(
     host: SimulatedHost, tmp_path: Path
 ) -> None:
-    transferred = RecordReservation(replace(OWN, vm_uuid=""))
-    assert host.store.read(paths.feature_balloon(1)) == "1"
-    look = await fresh_look(host, tmp_path, transferred)
+    transferred = replace(OWN, vm_uuid="")
+    host.store.remove(paths.feature_balloon(1))
+    look = await fresh_look(
+        host, tmp_path, RecordReservation(transferred), TransferReservation(transferred, 1)
+    )
+    assert look.host.domains[0].lifecycle is Lifecycle.BUILDING
+    assert look.host.domains[0].held_kib == transferred.size_kib
+    host.store.write(paths.feature_balloon(1), "0")
+    assert (await fresh_look(host, tmp_path)).host.domains[0].lifecycle is Lifecycle.BUILDING
+    host.store.write(paths.feature_balloon(1), "1")
+    look = await fresh_look(host, tmp_path)
     assert look.host.domains[0].lifecycle is Lifecycle.RUNNING
     assert look.host.reserved_kib == 0
-    host.store.write(paths.feature_balloon(1), "0")
-    look = await fresh_look(host, tmp_path, transferred)
-    assert look.host.domains[0].lifecycle is Lifecycle.BUILDING
+
+
+@pytest.mark.parametrize("announces", [None, "0"])
+async def test_guest_that_takes_its_announcement_back_has_no_memory_set_aside_again(
+    host: SimulatedHost, tmp_path: Path, announces: str | None
+) -> None:
+    transferred = replace(OWN, vm_uuid="")
+    before = await fresh_look(
+        host,
+        tmp_path,
+        RecordReservation(transferred),
+        TransferReservation(transferred, 1),
+        SetMaxmem(1, 768 * MIB_KIB),
+    )
     host.store.remove(paths.feature_balloon(1))
-    look = await fresh_look(host, tmp_path, transferred)
+    if announces is not None:
+        host.store.write(paths.feature_balloon(1), announces)
+    after = await fresh_look(host, tmp_path)
+    assert after.host.domains[0].lifecycle is Lifecycle.RUNNING
+    assert after.host.spare_kib == before.host.spare_kib
+
+
+async def test_domain_that_has_not_run_yet_is_being_built_when_a_killed_daemon_had_not_set_its_maxmem(
+    host: SimulatedHost, tmp_path: Path
+) -> None:
+    host.store.remove(paths.feature_balloon(1))
+    host.set_lifecycle(1, Lifecycle.PAUSED)
+    look = await fresh_look(host, tmp_path, RecordReservation(replace(OWN, vm_uuid="")))
     assert look.host.domains[0].lifecycle is Lifecycle.BUILDING
+    assert look.host.domains[0].held_kib == OWN.size_kib
 
 
 async def test_dying_domain_is_dying_whatever_is_set_aside_for_its_vm(

@@ -130,7 +130,8 @@ class DomainViews:
             keys: by domid, of each.
             news: by domid, of each.
             reservations: all; a domain is being built as long as one for it stands: that memory is its own.
-                One that a client transferred and keeps counts until the driver has announced itself.
+                One that a client transferred and keeps counts until the driver has announced itself, and no
+                longer for a domain that runs and that Xen lets hold less.
             bystanders: domains that are only described.
         """
         promises_kib = _promises_kib(reservations)
@@ -340,14 +341,12 @@ def _promises_kib(reservations: Iterable[Reservation]) -> dict[int | str, int]:
 
 def _promise_kib(promises_kib: Mapping[int | str, int], info: DomainInfo, keys: DomainKeys) -> int | None:
     """Say what is set aside for a domain that is being built, None if it is not."""
-    for_vm_kib = promises_kib.get(info.uuid)
-    return for_vm_kib if _has_announced_driver(keys) else _most(for_vm_kib, promises_kib.get(info.domid))
-
-
-def _most(one_kib: int | None, other_kib: int | None) -> int | None:
-    if one_kib is None or other_kib is None:
-        return other_kib if one_kib is None else one_kib
-    return max(one_kib, other_kib)
+    for_vm_kib, for_domid_kib = promises_kib.get(info.uuid), promises_kib.get(info.domid)
+    if for_domid_kib is None or _has_announced_driver(keys):
+        return for_vm_kib
+    # nothing lowers maxmem during a build, and the guest, who may delete what it announced, cannot do that
+    is_past_building = not info.paused and info.maxmem_kib < for_domid_kib
+    return for_vm_kib if is_past_building else max(for_domid_kib, for_vm_kib or 0)
 
 
 def _are_same(some: Collection[object], others: Collection[object]) -> bool:

@@ -86,8 +86,12 @@ class ReservationStore:
         known = self._known
         self._known = None
         self._promised.pop(name, None)
-        is_last = known is not None and all(r.owner != owner for r in known.values() if r.reservation_id != name)
-        await self._xenstore.remove(paths.reservations_of(owner) if is_last else paths.reservation(owner, name))
+        is_last = known is not None and all(
+            r.owner != owner for r in known.values() if r.reservation_id != name
+        )
+        await self._xenstore.remove(
+            paths.reservations_of(owner) if is_last else paths.reservation(owner, name)
+        )
         if known is not None:
             known.pop(name, None)
             self._known = known
