@@ -327,7 +327,7 @@ class TooBusy(HostError, code="TOO_BUSY"):
 
 
 class ConnectionLost(HostError):
-    """The daemon ended while the call waited."""
+    """The daemon ended while the call waited, or its client hung up."""
 
     def __init__(self) -> None:
         super().__init__("connection lost")

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pytest
 from aiohttp import web
 
-from tests.apistack import PASSWORD, Stack, running_stack
+from tests.apistack import GIB, PASSWORD, Stack, a_guest, running_stack
 from xcpmem.api.connections import ConnectionLimits
 from xcpmem.api.http import HttpLimits, make_app
 from xcpmem.api.places import PlaceLimits
 from xcpmem.api.server import Server
 from xcpmem.errors import ToolstackError
+from xcpmem.specs import BalloonSpec
 from xcpmem.units import mib_to_bytes
 
 if TYPE_CHECKING:
@@ -209,6 +211,50 @@ async def test_house_full_of_calls_that_wait_tells_the_next_to_come_again(stack:
         refusal = await edge.answer()
         assert refusal.startswith(b"HTTP/1.1 503 ")
         assert b"Retry-After: 1" in refusal
+
+
+def waiting(method: str, *params: object) -> bytes:
+    return post(
+        json.dumps({"id": 1, "method": method, "params": params}).encode(), path="/jsonrpc", keep=True
+    )
+
+
+@pytest.mark.parametrize("behind", [b"", post(keep=True) * 40, post(LIST + b" " * 2_000_000)])
+@pytest.mark.parametrize("method", ["event.from", "event.next", "VM.wait_memory_target_live"])
+async def test_call_that_waits_gives_its_place_back_when_its_client_hangs_up(
+    tmp_path: Path, method: str, behind: bytes
+) -> None:
+    hung = replace(a_guest(1, "web1"), balloon=BalloonSpec(stuck=True))
+    limits = HttpLimits(places=PlaceLimits(calls=2, kept=1))
+    async with running_stack(tmp_path, [hung]) as stack, serving(stack, http=limits) as edge:
+        session, ref = await stack.login(), stack.vm("web1").ref
+        await stack.call("VM.set_memory_dynamic_range", session, ref, GIB, GIB)
+        await stack.call("event.register", session, ["task"])
+        known = f"{stack.events.next_id() - 1},0"
+        params = {"event.from": (["task"], known, 3000), "VM.wait_memory_target_live": (ref,)}
+        client = await edge.open(waiting(method, session, *params.get(method, ())))
+        async with asyncio.timeout(DEADLINE_S):
+            while not (await edge.answer()).startswith(b"HTTP/1.1 503 "):
+                pass
+            assert method not in dict(stack.observed)
+            client.writer.write(behind)
+            client.writer.transport.abort()
+            while not (await edge.answer()).startswith(b"HTTP/1.1 200 "):
+                pass
+        assert (method, "INTERNAL_ERROR") in stack.observed
+
+
+async def test_call_of_a_whole_bodys_length_may_wait_all_the_same(stack: Stack) -> None:
+    session = await stack.login()
+    known, classes = f"{stack.events.next_id() - 1},0", ["task", *("x" * 1000 for _ in range(250))]
+    limits = HttpLimits(places=PlaceLimits(calls=2, kept=1))
+    async with serving(stack, http=limits) as edge:
+        client = await edge.open(waiting("event.from", session, classes, known, 3000))
+        async with asyncio.timeout(DEADLINE_S):
+            while not (await edge.answer()).startswith(b"HTTP/1.1 503 "):
+                pass
+            task = str(await stack.call("task.create", session, "mine", ""))
+            await client.reader.readuntil(task.encode())
 
 
 async def test_client_that_does_not_read_its_answer_is_dropped(stack: Stack) -> None:

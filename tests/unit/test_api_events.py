@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.apistack import GIB, GIB_KIB, Stack, a_guest, no_delay, running_stack
+from tests.apistack import GIB, GIB_KIB, NETWORK, Stack, a_guest, no_delay, running_stack
 from xcpmem.api import codec, jsonrpc
 from xcpmem.api import events as events_module
+from xcpmem.api.dispatch import Caller
 from xcpmem.api.events import BATCH_S, EventClock, Events
 from xcpmem.api.feed import followed_classes
 from xcpmem.api.journal import DELETIONS_KEPT
+from xcpmem.api.sessions import Peer
 from xcpmem.errors import XcpmemError
 from xcpmem.refs import NULL_REF
 
@@ -415,6 +417,30 @@ async def test_calls_of_next_side_by_side_share_the_events(client: Client) -> No
         assert {event["ref"] for event in await left} == refs
 
 
+async def test_next_of_a_client_that_hung_up_leaves_the_events_to_the_next_call(
+    client: Client,
+) -> None:
+    await client("event.register", ["task"])
+    peer = Peer("192.0.2.1")
+    left = asyncio.create_task(client.stack.call("event.next", client.session, peer=peer))
+    await asyncio.sleep(0)
+    following = await client.let_wait("event.next")
+    task = await client("task.create", "mine", "")
+    peer.presence.end()
+    assert await failure_of(left) == ["INTERNAL_ERROR", "connection lost"]
+    async with asyncio.timeout(DEADLINE_S):
+        assert [event["ref"] for event in await following] == [task]
+
+
+async def test_call_of_a_client_that_hung_up_before_does_not_wait(client: Client) -> None:
+    await client.quiet()
+    peer = Peer("192.0.2.1")
+    peer.presence.end()
+    call = client.stack.call("event.from", client.session, ["task"], client.token, LONG_S, peer=peer)
+    assert await failure_of(call) == ["INTERNAL_ERROR", "connection lost"]
+    assert client.stack.events._waiting == {}
+
+
 async def test_next_answers_that_nothing_happened_when_it_has_waited_long(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -558,7 +584,7 @@ async def test_fleet_that_moves_wakes_who_waits_once(tmp_path: Path) -> None:
 async def test_events_of_another_clock_start_at_its_time(tmp_path: Path) -> None:
     async with running_stack(tmp_path) as stack:
         late = Events(stack.service, stack.tasks, stack.records, stack.sessions, EventClock(lambda: 5e9))
-        session = stack.sessions.find(await stack.login())
-        answer = await late.wait_from(session, ["pool"], "", 0.0)
+        caller = Caller(NETWORK, stack.sessions.find(await stack.login()))
+        answer = await late.wait_from(caller, ["pool"], "", 0.0)
         assert answer["token"] == f"{5 * 10**15:020d},{0:020d}"
         late.close()

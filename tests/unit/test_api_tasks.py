@@ -17,10 +17,10 @@ from xcpmem.api import tasks as tasks_module
 from xcpmem.api.dispatch import Caller
 from xcpmem.api.lifecycle import LifecycleMethods
 from xcpmem.api.records import Records
-from xcpmem.api.sessions import Session, SessionClock, Sessions
+from xcpmem.api.sessions import Peer, Session, SessionClock, Sessions
 from xcpmem.api.tasks import FINISHED_MOST, UNFINISHED_MOST, Tasks
 from xcpmem.api.typenames import EPOCH
-from xcpmem.errors import HandleInvalid, TaskCancelled, TooBusy, XcpmemError
+from xcpmem.errors import ConnectionLost, HandleInvalid, TaskCancelled, TooBusy, XcpmemError
 from xcpmem.refs import CURRENT_TASK, NULL_REF
 from xcpmem.specs import BalloonSpec
 
@@ -514,6 +514,21 @@ async def test_wait_for_a_guest_can_be_cancelled(tmp_path: Path) -> None:
         assert (record["status"], record["error_info"]) == ("cancelled", ("TASK_CANCELLED", task))
         assert record["current_operations"] == {canceller: "cancel"}
         assert (await client.ended(canceller))["status"] == "success"
+
+
+async def test_wait_for_a_guest_goes_on_as_a_task_though_its_client_hangs_up(tmp_path: Path) -> None:
+    hung = replace(a_guest(1, "web1"), balloon=BalloonSpec(stuck=True))
+    async with running_stack(tmp_path, [hung]) as stack:
+        client = Client(stack, await stack.login())
+        ref = stack.vm("web1").ref
+        await client("VM.set_memory_dynamic_range", ref, GIB, GIB)
+        peer = Peer("192.0.2.1")
+        task = str(await stack.call("Async.VM.wait_memory_target_live", client.session, ref, peer=peer))
+        await client.until(task, lambda record: record["allowed_operations"] == ("cancel",))
+        peer.presence.end()
+        with pytest.raises(ConnectionLost):
+            await stack.call("VM.wait_memory_target_live", client.session, ref, peer=peer)
+        assert (await client("task.get_record", task))["status"] == "pending"
 
 
 async def test_every_message_of_class_task_is_served(client: Client) -> None:

@@ -19,6 +19,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMethod, HttpProcessingError, LineTooLong
 
 from xcpmem.api.http import page
+from xcpmem.api.presence import Presence
 from xcpmem.api.sessions import Peer
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the clock: who connects has something to say."""
         super().connection_made(transport)
-        self.peer = _peer_behind(transport)
+        self.peer = _peer_behind(transport, Presence(self._is_read))
         self._crowd.add(self)
         self._start_clock()
 
@@ -112,6 +113,8 @@ class Connection(web.RequestHandler):
             self._stop_clock()
         elif self.is_idle and self._deadline is None:
             self._start_clock()
+        if not self._is_read():
+            self.peer.presence.look()
 
     def pause_writing(self) -> None:
         """Start another clock: the client reads more slowly than it is answered."""
@@ -150,16 +153,21 @@ class Connection(web.RequestHandler):
         return page(HTTPStatus(status))
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Stop the clocks."""
+        """Stop the clocks, and what waits for the sake of this client alone."""
         self._stop_clock()
         self._stop_send_clock()
         self._crowd.remove(self)
+        self.peer.presence.end()
         super().connection_lost(exc)
 
     def drop(self) -> None:
         """End it at once, whatever is still to be sent."""
         if self.transport is not None:
             self.transport.abort()
+
+    def _is_read(self) -> bool:
+        """Tell whether it would be noticed if the client hung up."""
+        return not (self._buffer_paused or self._reading_paused)
 
     def _start_clock(self) -> None:
         self._deadline = self._crowd.limits.call_later(
@@ -183,15 +191,15 @@ class Connection(web.RequestHandler):
         self.force_close()
 
 
-def _peer_behind(transport: asyncio.BaseTransport) -> Peer:
+def _peer_behind(transport: asyncio.BaseTransport, presence: Presence) -> Peer:
     """Ask who is at the other end; on a Unix socket the kernel names the user."""
     connection = transport.get_extra_info("socket")
     if connection is None or connection.family != socket.AF_UNIX:
         address = transport.get_extra_info("peername")
-        return Peer(str(address[0]) if address else _UNKNOWN)
+        return Peer(str(address[0]) if address else _UNKNOWN, presence=presence)
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     _, uid, _ = struct.unpack("3i", credentials)
-    return Peer("unix", uid)
+    return Peer("unix", uid, presence)
 
 
 class _TurnedAway(asyncio.Protocol):

@@ -118,13 +118,11 @@ class Events:
         self._is_closed = False
         sessions.on_end(self._end_session)
 
-    async def wait_from(
-        self, session: Session, classes: Iterable[str], token: str, timeout_s: float
-    ) -> Record:
+    async def wait_from(self, caller: Caller, classes: Iterable[str], token: str, timeout_s: float) -> Record:
         """Serve ``event.from``.
 
         Args:
-            session: whose end ends the call.
+            caller: the end of whose session or connection ends the call.
             classes: ``*``, classes in any case, or ``class/reference``.
             token: of the last answer, or empty for everything there is.
             timeout_s: how long to wait if nothing has happened yet; at most `LONGEST_WAIT_S`.
@@ -136,7 +134,7 @@ class Events:
             EventTokenInvalid: the token is none.
             SubscriptionInvalid: a class is none.
             SessionInvalid: the session ended meanwhile.
-            ConnectionLost: the daemon ends.
+            ConnectionLost: the daemon ends, or the client hung up.
         """
         known = self._read_token(token)
         subscription = Subscription.parse(classes)
@@ -145,7 +143,7 @@ class Events:
         is_patient = not subscription.is_task_only
         keys = tuple(_patient_key(key) if is_patient else key for key in subscription.keys)
         while not (answer := self._answer(known, subscription))["events"]:
-            if not await self._wait(session, keys, deadline_s):
+            if not await self._wait(caller, keys, deadline_s):
                 return self._answer(known, subscription)
         return answer
 
@@ -181,15 +179,16 @@ class Events:
         keys = Subscription.parse(classes).keys
         self._registration(session).keys -= keys
 
-    async def wait_next(self, session: Session) -> tuple[dict[str, object], ...]:
+    async def wait_next(self, caller: Caller) -> tuple[dict[str, object], ...]:
         """Serve ``event.next``: what happened since the last call, nothing after `NEXT_WAIT_S`.
 
         Raises:
             SessionNotRegistered: before ``event.register``.
             EventsLost: too much happened since the last call; from now on all is told again.
             SessionInvalid: the session ended meanwhile.
-            ConnectionLost: the daemon ends.
+            ConnectionLost: the daemon ends, or the client hung up; the events are left for another call.
         """
+        session = caller.owner
         registration = self._registrations.get(session.uuid)
         if registration is None:
             raise SessionNotRegistered(session.ref)
@@ -200,7 +199,7 @@ class Events:
                 raise EventsLost
             changes = self._journal.since(known, Subscription(frozenset(registration.keys)))
             events = tuple(self._events(changes, is_legacy=True))
-            if events or not await self._wait(session, registration.keys, deadline_s):
+            if events or not await self._wait(caller, registration.keys, deadline_s):
                 return events
 
     def close(self) -> None:
@@ -268,21 +267,24 @@ class Events:
                     continue  # it has just gone, and the event of that is the next one
             yield event
 
-    async def _wait(self, session: Session, keys: Iterable[str], deadline_s: float) -> bool:
+    async def _wait(self, caller: Caller, keys: Iterable[str], deadline_s: float) -> bool:
         """Wait until something changes that is wanted; False when the time is over."""
         loop = asyncio.get_running_loop()
         woken: asyncio.Future[bool] = loop.create_future()
         timer = loop.call_at(deadline_s, _settle, woken, False)
-        keys = (*keys, _session_key(session))
+        keys = (*keys, _session_key(caller.owner))
         for key in keys:
             self._waiting.setdefault(key, set()).add(woken)
+        presence = caller.peer.presence
+        presence.watch(woken)
         try:
             has_changed = await woken
         finally:
             timer.cancel()
+            presence.forget(woken)
             self._forget(woken, keys)
         if has_changed:
-            self._check(session)
+            self._check(caller)
         return has_changed
 
     def _forget(self, woken: asyncio.Future[bool], keys: Iterable[str]) -> None:
@@ -294,12 +296,13 @@ class Events:
                 if not waiting:
                     del self._waiting[key]
 
-    def _check(self, session: Session) -> None:
+    def _check(self, caller: Caller) -> None:
         """Go on with a call only if it still can be answered."""
         if self._is_closed:
             raise ConnectionLost
-        if not self._sessions.is_open(session.uuid):
-            raise SessionInvalid(session.ref)
+        caller.peer.presence.require()
+        if not self._sessions.is_open(caller.owner.uuid):
+            raise SessionInvalid(caller.owner.ref)
 
     def _tell(self, class_name: str, ref: str) -> None:
         self._answers.clear()
@@ -367,7 +370,7 @@ class EventMethods:
         }
 
     async def _from(self, caller: Caller, classes: Iterable[str], token: str, timeout_s: float) -> Record:
-        return await self._events.wait_from(caller.owner, classes, token, timeout_s)
+        return await self._events.wait_from(caller, classes, token, timeout_s)
 
     async def _inject(self, _: Caller, class_name: str, ref: str) -> str:
         return self._events.inject(class_name, ref)
@@ -379,7 +382,7 @@ class EventMethods:
         self._events.unregister(caller.owner, classes)
 
     async def _next(self, caller: Caller) -> tuple[dict[str, object], ...]:
-        return await self._events.wait_next(caller.owner)
+        return await self._events.wait_next(caller)
 
     async def _get_current_id(self, _: Caller) -> int:
         return self._events.next_id()

@@ -23,6 +23,7 @@ from xcpmem.api.tasks import TaskMethods
 from xcpmem.api.writers import WRITING, FieldWriters
 from xcpmem.errors import UuidInvalid
 from xcpmem.history import History
+from xcpmem.refs import NULL_REF
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -235,7 +236,8 @@ class _VmMethods:
 
     async def _wait_memory_target_live(self, caller: Caller, ref: str) -> None:
         self._tasks.allow_cancel(caller.task)
-        await self._service.wait_memory_target_live(self._records.vm_uuid(ref), caller.task)
+        wait = self._service.wait_memory_target_live(self._records.vm_uuid(ref), caller.task)
+        await (wait if caller.task != NULL_REF else caller.peer.presence.keep(wait))
 
     async def _get_cooperative(self, _: Caller, ref: str) -> bool:
         self._records.vm_uuid(ref)

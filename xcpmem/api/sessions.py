@@ -22,6 +22,7 @@ from uuid import UUID
 
 from xcpmem.api.brake import GuessBrake
 from xcpmem.api.passwords import POOL_ADMIN, hash_password
+from xcpmem.api.presence import Presence
 from xcpmem.errors import AuthenticationFailed, SessionInvalid, XcpmemError
 from xcpmem.readers import is_loopback
 from xcpmem.users import LOGIN_REFUSED, ROOT
@@ -48,10 +49,12 @@ class Peer:
     Args:
         address: for logs; ``unix`` for a Unix socket.
         uid: the user at the other end of a Unix socket, as the kernel tells; None on a network.
+        presence: whether it is still there.
     """
 
     address: str
     uid: int | None = None
+    presence: Presence = field(default_factory=Presence, repr=False, compare=False)
 
     @property
     def is_trusted(self) -> bool:
