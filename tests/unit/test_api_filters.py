@@ -89,6 +89,24 @@ def test_operators_bind_as_in_xapis_grammar(expression: str, means: str) -> None
     assert applies(expression) == applies(means)
 
 
+def test_chain_may_be_as_long_as_a_call_and_is_read_from_left_to_right() -> None:
+    others = " or ".join(f'field "name__label"="{number}"' for number in range(7000))
+    assert not applies(others)
+    assert applies(f'{others} or field "name__label"="web1"')
+    assert applies(f'field "name__label"="web1" or {others}')
+    assert not applies(f'field "name__label"="web1" or {others} and false')
+    assert applies(f'false and {others} or field "domid"="3"')
+
+
+def test_term_that_decides_nothing_is_not_looked_at() -> None:
+    unknown = 'field "none"="x"'
+    assert applies(f"true or {unknown} or {unknown}")
+    assert not applies(f"false and {unknown} and {unknown}")
+    for expression in (f"false or {unknown}", f"true and {unknown}", f"false and true or {unknown}"):
+        with pytest.raises(InternalError, match="no field 'none'"):
+            applies(expression)
+
+
 def test_operators_do_not_bind_as_one_is_used_to() -> None:
     assert applies("not false and false")
     assert not applies("true or true and false")

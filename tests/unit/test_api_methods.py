@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.apistack import GIB, GIB_KIB, HALTED, NETWORK, Stack, running_stack
+from xcpmem import breather
 from xcpmem.api import codec
 from xcpmem.api.datamodel import Kind, load_datamodel
 from xcpmem.errors import XcpmemError
@@ -245,6 +247,19 @@ async def test_session_that_is_not_the_callers_own_is_found_by_nobody(client: Cl
         uuid = await others("session.get_uuid", others.session)
         assert await caller.failure("session.get_by_uuid", uuid) == ["UUID_INVALID", "session", uuid]
     assert await client("session.get_uuid", client.session) == held.owner
+
+
+async def test_search_lets_others_have_their_turn_between_two_objects(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breather, "WORK_S", 0.0)
+    searching = asyncio.create_task(client("VM.get_all_records_where", 'field "name__label"="web1"'))
+    turns = 0
+    while not searching.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > len(client.stack.service.vms())
+    assert list(await searching) == [client.ref("web1")]
 
 
 async def test_reference_of_a_session_is_in_no_answer_but_to_its_own_caller(client: Client) -> None:

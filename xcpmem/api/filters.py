@@ -25,7 +25,7 @@ from xcpmem.errors import InternalError
 from xcpmem.law import format_ocaml_float
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from xcpmem.api.values import Record
 
@@ -130,11 +130,11 @@ class _Parser:
         """Read as much as is one expression."""
         if depth > MAX_DEPTH:
             raise InternalError(f"Expression_error: nested more than {MAX_DEPTH} deep")
-        test = self._term(depth)
+        first, rest = self._term(depth), []
         while self._peek() in {"and", "or"}:
             operator = self._take().word
-            test = _join(operator, test, self._term(depth))
-        return test
+            rest.append((operator, self._term(depth)))
+        return _chain(first, rest) if rest else first
 
     def expect_end(self) -> None:
         """Refuse what stands behind the expression."""
@@ -188,7 +188,14 @@ class _Parser:
         return InternalError(f"Expression_error: expected {wanted}, found {found}: {self._expression}")
 
 
-def _join(operator: str, left: Test, right: Test) -> Test:
-    if operator == "and":
-        return lambda ref, record: left(ref, record) and right(ref, record)
-    return lambda ref, record: left(ref, record) or right(ref, record)
+def _chain(first: Test, rest: Sequence[tuple[str, Test]]) -> Test:
+    """Join terms from left to right; a host with many guests is asked for by a long chain of uuids."""
+
+    def test(ref: str, record: Record) -> bool:
+        applies = first(ref, record)
+        for operator, term in rest:
+            if applies == (operator == "and"):
+                applies = term(ref, record)
+        return applies
+
+    return test

@@ -21,6 +21,7 @@ from xcpmem.api.registry import RegistryMethods
 from xcpmem.api.roles import RoleMethods
 from xcpmem.api.tasks import TaskMethods
 from xcpmem.api.writers import WRITING, FieldWriters
+from xcpmem.breather import Breather
 from xcpmem.errors import UuidInvalid
 from xcpmem.history import History
 from xcpmem.refs import NULL_REF
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from xcpmem.api.records import Records
     from xcpmem.api.sessions import Sessions
     from xcpmem.api.tasks import Tasks
-    from xcpmem.api.values import Record
     from xcpmem.audit import AuditTrail
     from xcpmem.service import Service
 
@@ -87,6 +87,8 @@ def make_handlers(
 def _make_generic(message: Message, records: Records) -> Handler:
     """Make the handler of a message that the records can answer."""
     class_name, field = message.class_name, message.name.removeprefix("get_")
+    if message.kind in {Kind.GET_WHERE, Kind.GET_RECORDS_WHERE}:
+        return _make_search(message, records)
     answers: dict[Kind, Callable[..., object]] = {
         Kind.GET_ALL: lambda: records.refs(class_name),
         Kind.GET_ALL_RECORDS: lambda: records.records(class_name),
@@ -94,8 +96,6 @@ def _make_generic(message: Message, records: Records) -> Handler:
         Kind.GET_BY_UUID: lambda uuid: records.find_by_uuid(class_name, uuid),
         Kind.GET_BY_NAME_LABEL: lambda label: records.find_by_name_label(class_name, label),
         Kind.GET_FIELD: lambda ref: records.record(class_name, ref)[field],
-        Kind.GET_WHERE: lambda expr: tuple(_matching(records, class_name, expr)),
-        Kind.GET_RECORDS_WHERE: lambda expr: _matching(records, class_name, expr),
     }
     answer = answers[message.kind]
 
@@ -105,9 +105,18 @@ def _make_generic(message: Message, records: Records) -> Handler:
     return handle
 
 
-def _matching(records: Records, class_name: str, expression: str) -> dict[str, Record]:
-    applies = parse_filter(expression)
-    return {ref: record for ref, record in records.records(class_name).items() if applies(ref, record)}
+def _make_search(message: Message, records: Records) -> Handler:
+    """Make the handler of a message that finds objects by an expression, which may be as long as a call."""
+
+    async def handle(_: Caller, expression: str) -> object:
+        applies, found, breather = parse_filter(expression), {}, Breather()
+        for ref, record in tuple(records.records(message.class_name).items()):
+            if applies(ref, record):
+                found[ref] = record
+            await breather.pause()
+        return found if message.kind is Kind.GET_RECORDS_WHERE else tuple(found)
+
+    return handle
 
 
 class _SystemMethods:
