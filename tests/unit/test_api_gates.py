@@ -51,6 +51,17 @@ async def test_others_read_with_nothing_but_a_token_or_a_session(address: str) -
     assert not gate.admits(peer, f"Bearer {session.ref}", session.ref)
 
 
+async def test_reading_on_is_no_use_of_a_session() -> None:
+    sessions = make_sessions()
+    session = await sessions.login("reader", PASSWORD, NETWORK)
+    gate, before_s = ReadGate(sessions, TOKEN), session.last_active_s
+    for header in (f"Bearer {session.ref}", f"Bearer {TOKEN}"):
+        assert gate.admits(NETWORK, header, uses_session=False)
+    assert session.last_active_s == before_s
+    await sessions.logout(session)
+    assert not gate.admits(NETWORK, f"Bearer {session.ref}", uses_session=False)
+
+
 async def test_without_a_token_an_empty_one_opens_nothing() -> None:
     gate = ReadGate(make_sessions())
     assert not any(gate.admits(NETWORK, header) for header in ("", "Bearer", "Bearer "))

@@ -320,9 +320,11 @@ async def test_metrics_are_rendered_for_who_asks() -> None:
 class FromAfar(ReadGate):
     """A gate on which this machine's own readers stand as if they came from another."""
 
-    def admits(self, peer: Peer, authorization: str = "", cookie: str = "") -> bool:
+    def admits(
+        self, peer: Peer, authorization: str = "", cookie: str = "", *, uses_session: bool = True
+    ) -> bool:
         assert peer.is_on_this_machine
-        return super().admits(Peer("192.0.2.1"), authorization, cookie)
+        return super().admits(Peer("192.0.2.1"), authorization, cookie, uses_session=uses_session)
 
 
 async def test_metrics_are_kept_from_strangers_on_other_machines() -> None:

@@ -17,7 +17,7 @@ import pytest
 from aiohttp import ClientSession
 from yarl import URL
 
-from tests.apistack import GIB, PASSWORD, listening, running_stack
+from tests.apistack import GIB, HALTED, PASSWORD, listening, running_stack
 from xcpmem.api.gates import ReadGate
 from xcpmem.api.http import make_app
 from xcpmem.api.pages import STREAMS_MOST, page_routes
@@ -37,9 +37,11 @@ if TYPE_CHECKING:
 class FromAfar(ReadGate):
     """A gate on which this machine's own readers stand as if they came from another."""
 
-    def admits(self, peer: Peer, authorization: str = "", cookie: str = "") -> bool:
+    def admits(
+        self, peer: Peer, authorization: str = "", cookie: str = "", *, uses_session: bool = True
+    ) -> bool:
         assert peer.is_on_this_machine
-        return super().admits(Peer("192.0.2.1"), authorization, cookie)
+        return super().admits(Peer("192.0.2.1"), authorization, cookie, uses_session=uses_session)
 
 
 @asynccontextmanager
@@ -124,6 +126,26 @@ async def test_readers_from_other_machines_need_a_session_or_the_token(tmp_path:
             for brought in ("the token", session.ref):
                 async with client.get(path, headers={"Authorization": f"Bearer {brought}"}) as answer:
                     assert answer.status == 200
+
+
+async def test_reader_of_events_gets_none_any_more_when_the_session_has_ended(tmp_path: Path) -> None:
+    async with dashboard(tmp_path, from_afar=True) as (stack, feed, client):
+        session = await stack.sessions.login("reader", PASSWORD, Peer("192.0.2.1"))
+        came_s = session.last_active_s
+        headers = {"Authorization": f"Bearer {session.ref}"}
+        async with client.get("/api/v1/events", headers=headers) as answer:
+            let_in_s = session.last_active_s
+            assert let_in_s > came_s
+            told: object = None
+            while "first" not in str(told):
+                await stack.rename(HALTED, "first")
+                feed.outdate()
+                told = await next_event(answer)
+            assert session.last_active_s == let_in_s
+            await stack.sessions.logout(session)
+            await stack.rename(HALTED, "second")
+            feed.outdate()
+            assert b"second" not in await answer.content.read()
 
 
 async def test_readers_of_events_are_limited_and_those_who_went_make_room(tmp_path: Path) -> None:

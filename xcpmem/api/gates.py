@@ -39,13 +39,17 @@ class ReadGate:
         self._sessions = sessions
         self._token = token
 
-    def admits(self, peer: Peer, authorization: str = "", cookie: str = "") -> bool:
+    def admits(
+        self, peer: Peer, authorization: str = "", cookie: str = "", *, uses_session: bool = True
+    ) -> bool:
         """Tell whether a reader is let in.
 
         Args:
             peer: who asks; the Unix socket and loopback need nothing.
             authorization: the header of that name: ``Bearer``, then the token or a session's reference.
             cookie: the value of `SESSION_COOKIE`, a session's reference.
+            uses_session: whether that counts as a use of the session, which keeps it from expiring; not where
+                somebody who was let in reads on.
         """
         if peer.is_on_this_machine:
             return True
@@ -54,9 +58,11 @@ class ReadGate:
             brought = authorization[len(_BEARER) :].strip()
         if self._token and hmac.compare_digest(_bytes(brought), _bytes(self._token)):
             return True
-        return any(ref and self._is_open(ref) for ref in (brought, cookie))
+        return any(ref and self._is_open(ref, uses_session) for ref in (brought, cookie))
 
-    def _is_open(self, ref: str) -> bool:
+    def _is_open(self, ref: str, is_used: bool) -> bool:
+        if not is_used:
+            return self._sessions.peek(ref) is not None
         try:
             self._sessions.find(ref)
         except SessionInvalid:

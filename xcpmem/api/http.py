@@ -119,17 +119,22 @@ def peer_of(request: web.BaseRequest) -> Peer:
     return cast("Connection", request.protocol).peer
 
 
+def may_read(request: web.Request, gate: ReadGate, *, reads_on: bool = False) -> bool:
+    """Tell whether the gate lets a reader in, or whether one that it let in may read on."""
+    return gate.admits(
+        peer_of(request),
+        request.headers.get(hdrs.AUTHORIZATION, ""),
+        request.cookies.get(SESSION_COOKIE, ""),
+        uses_session=not reads_on,
+    )
+
+
 def refuse_reader(request: web.Request, gate: ReadGate) -> web.Response | None:
     """Make the page for a reader that the gate keeps out, None for one that it lets in.
 
     Every page that tells of the host begins with this; see `ReadGate`.
     """
-    is_in = gate.admits(
-        peer_of(request),
-        request.headers.get(hdrs.AUTHORIZATION, ""),
-        request.cookies.get(SESSION_COOKIE, ""),
-    )
-    if is_in:
+    if may_read(request, gate):
         return None
     refusal = page(HTTPStatus.UNAUTHORIZED, "beyond this machine reading needs a session or the token")
     refusal.headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="xcpmem"'

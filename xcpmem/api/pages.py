@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import hdrs, web
 
-from xcpmem.api.http import page, refuse_reader
+from xcpmem.api.http import may_read, page, refuse_reader
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -80,7 +80,7 @@ def page_routes(
         gate: who may read; None: everyone.
         send_deadline_s: see `SEND_DEADLINE_S`.
     """
-    readings = _Readings(feed, timeline, send_deadline_s)
+    readings = _Readings(feed, timeline, gate, send_deadline_s)
     routes = [
         web.get(path, _guarded(answer, gate), allow_head=False)
         for path, answer in (
@@ -122,9 +122,12 @@ def _make_file(file: Path) -> Handler:
 class _Readings:
     """Answers those who read what the host does."""
 
-    def __init__(self, feed: StateFeed, timeline: Timeline, send_deadline_s: float) -> None:
+    def __init__(
+        self, feed: StateFeed, timeline: Timeline, gate: ReadGate | None, send_deadline_s: float
+    ) -> None:
         self._feed = feed
         self._timeline = timeline
+        self._gate = gate
         self._send_deadline_s = send_deadline_s
         self._streams = 0
 
@@ -152,6 +155,9 @@ class _Readings:
             await response.prepare(request)
             async with aclosing(self._feed.follow()) as events:
                 async for event in events:
+                    if self._gate is not None and not may_read(request, self._gate, reads_on=True):
+                        _log.info("a reader of events may read no more", extra={"from": request.remote})
+                        break
                     async with asyncio.timeout(self._send_deadline_s):
                         await response.write(event)
         except TimeoutError:
