@@ -52,10 +52,9 @@ class History:
             HostError: no journal is kept.
         """
         journal = self._find()
-        question = _read(filters, FILTERS)
+        question = replace(_read(filters, FILTERS), is_whole=False)
         vm = filters.get("vm", "")
-        keys = ("id", "time_s", "turn", "policy", "asked", "decisions")
-        entries = [{key: entry[key] for key in keys} for entry in await journal.read(question)]
+        entries = await journal.read(question)
         for entry in entries:
             entry["decisions"] = [each for each in entry["decisions"] if _is_wanted(each, vm)]
         return {"entries": entries, "lost": journal.lost}

@@ -53,7 +53,7 @@ _INSERT: Final = (
     "INSERT INTO entry (time_s, turn, policy, vms, told, inputs, size) VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
 _SELECT: Final = (
-    "SELECT id, time_s, turn, policy, told, inputs FROM entry "
+    "SELECT id, time_s, turn, policy, told, CASE WHEN ? THEN inputs END FROM entry "
     "WHERE id > ? AND time_s BETWEEN ? AND ? AND instr(vms, ?) AND (vms != '' OR ?) ORDER BY id "
 )
 _OLDEST: Final = _SELECT + "ASC LIMIT ?"
@@ -120,6 +120,7 @@ class Question:
         limit: at most so many, 1 or more.
         is_newest_first: whether the limit keeps the newest; they come in the order of time anyway.
         has_decisions: whether looks without a decision are left out.
+        is_whole: whether what the decisions were made from is given too; it is much.
     """
 
     since_s: float = 0.0
@@ -129,6 +130,7 @@ class Question:
     limit: int = 100
     is_newest_first: bool = True
     has_decisions: bool = True
+    is_whole: bool = True
 
 
 class Journal:
@@ -166,9 +168,9 @@ class Journal:
         """Give entries as plain data, oldest first.
 
         Returns:
-            ``id``, ``time_s``, ``monotonic_s``, ``turn``, ``policy``, ``parameters``, ``asked``,
-            ``decisions``, ``host``, ``wishes``, ``names``; nothing when the file cannot be read, which is
-            warned of.
+            ``id``, ``time_s``, ``turn``, ``policy``, ``asked``, ``decisions``; if the whole is wanted, also
+            ``monotonic_s``, ``parameters``, ``host``, ``wishes``, ``names``.
+            Nothing when the file cannot be read, which is warned of.
         """
         return await self._call(lambda: self._read(question))
 
@@ -253,7 +255,14 @@ class Journal:
         return self._connection
 
     def _read(self, question: Question) -> list[dict[str, Any]]:
-        asked = (question.after, question.since_s, question.until_s, question.vm, not question.has_decisions)
+        asked = (
+            question.is_whole,
+            question.after,
+            question.since_s,
+            question.until_s,
+            question.vm,
+            not question.has_decisions,
+        )
         select = _NEWEST if question.is_newest_first else _OLDEST
         try:
             found = self._open().execute(select, (*asked, question.limit)).fetchall()
@@ -339,12 +348,13 @@ def _about(entry: Entry) -> Iterator[str]:
 
 
 def _plain(row: tuple[Any, ...]) -> dict[str, Any]:
-    number, time_s, turn, policy, told, inputs = row
+    number, time_s, turn, policy, packed, inputs = row
     head = {"id": number, "time_s": time_s, "turn": turn, "policy": policy}
-    unpacked = _unpack(told)
+    unpacked = _unpack(packed)
     names = ("level", "kind", "vm", "text")
     decisions = [dict(zip(names, each, strict=True)) for each in unpacked["decisions"]]
-    return {**head, "asked": unpacked["asked"], "decisions": decisions, **_unpack(inputs)}
+    told = {**head, "asked": unpacked["asked"], "decisions": decisions}
+    return told if inputs is None else {**told, **_unpack(inputs)}
 
 
 def _pack(value: object) -> bytes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.virtualtime import VirtualTime
-from xcpmem.api.brake import BrakeLimits, GuessBrake
+from xcpmem.api.brake import LONGEST_NAME, BrakeLimits, GuessBrake
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -149,6 +149,14 @@ async def test_names_and_addresses_are_remembered_within_bounds() -> None:
         guesses.brake.note_wrong(f"user {number}")
     kept = (guesses.brake._sources, guesses.brake._good, guesses.brake._blames)
     assert [len(each) for each in kept] == [10, 10, 10]
+
+
+async def test_guesses_at_names_as_long_as_a_call_leave_only_their_beginning() -> None:
+    guesses = make()
+    guesses.brake.note_wrong("x" * 290_000)
+    guesses.brake.note_wrong("root")
+    assert {len(name) for name in guesses.brake._blames} == {LONGEST_NAME, len("root")}
+    assert guesses.brake._blame("x" * 290_000) == 1
 
 
 class Gate:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xcpmem.api import codec
-from xcpmem.api.values import I4, DateTime, Record, Value
+from xcpmem.api.values import I4, LONGEST_NAME_KEPT, DateTime, Record, Value
 from xcpmem.errors import WireError
 
 if TYPE_CHECKING:
@@ -410,3 +410,13 @@ def test_references_names_and_sizes_need_no_parser(text: str, monkeypatch: pytes
     body = xmlrpc.client.dumps((text, text), "VM.set_memory").encode()
     monkeypatch.delattr(codec, "_parse")
     assert codec.decode_call(body) == codec.Call("VM.set_memory", (text, text))
+
+
+def test_encoded_names_are_kept_if_they_are_no_longer_than_those_of_fields_and_references() -> None:
+    short, long = "k" * LONGEST_NAME_KEPT, "k" * (LONGEST_NAME_KEPT + 1)
+    codec.encode_value({short: ""})
+    before = codec._kept_opening.cache_info()
+    written = codec.encode_value({short: "", long: ""}).decode()
+    after = codec._kept_opening.cache_info()
+    assert (after.hits, after.misses) == (before.hits + 1, before.misses)
+    assert all(f"<name>{name}</name>" in written for name in (short, long))

@@ -16,7 +16,7 @@ from xcpmem.api import events as events_module
 from xcpmem.api.dispatch import Caller
 from xcpmem.api.events import BATCH_S, EventClock, Events
 from xcpmem.api.feed import followed_classes
-from xcpmem.api.journal import DELETIONS_KEPT
+from xcpmem.api.journal import DELETIONS_KEPT, SUBSCRIPTIONS_MOST
 from xcpmem.api.sessions import Peer
 from xcpmem.errors import XcpmemError
 from xcpmem.refs import NULL_REF
@@ -391,6 +391,19 @@ async def test_next_without_register_is_refused(client: Client) -> None:
     await client("event.register", ["vm"])
     other = Client(client.stack, await client.stack.login())
     assert (await other.failure("event.next"))[0] == "SESSION_NOT_REGISTERED"
+
+
+async def test_classes_registered_for_do_not_pile_up(client: Client) -> None:
+    words = [f"vm/{number}" for number in range(SUBSCRIPTIONS_MOST - 1)]
+    await client("event.register", words)
+    await client("event.register", ["task", *words])
+    assert await client.failure("event.register", ["pool"]) == [
+        *("INVALID_VALUE", "classes", "257 of them; at most 256 are taken"),
+    ]
+    task = await client("task.create", "mine", "")
+    assert [event["ref"] for event in await client("event.next")] == [task]
+    await client("event.unregister", words)
+    await client("event.register", ["pool"])
 
 
 async def test_next_that_waits_already_heeds_a_class_registered_later(client: Client) -> None:

@@ -7,9 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xcpmem.api import codec
-from xcpmem.api.journal import DELETIONS_KEPT, EVERYTHING, Journal, Subscription
+from xcpmem.api.journal import (
+    DELETIONS_KEPT,
+    EVERYTHING,
+    LONGEST_KEY,
+    SUBSCRIPTIONS_MOST,
+    Journal,
+    Subscription,
+)
 from xcpmem.api.values import I4
-from xcpmem.errors import SubscriptionInvalid
+from xcpmem.errors import InvalidValue, SubscriptionInvalid
+from xcpmem.refs import opaque_ref
 
 START = 1000
 ALL = Subscription.parse(["*"])
@@ -156,6 +164,20 @@ def test_subscription_wants_what_it_names(words: list[str], expected: list[str])
         journal.put(class_name, ref)
     changes = journal.since(START, Subscription.parse(words))
     assert [f"+{change.ref}" for change in changes] == expected
+
+
+def test_subscription_to_more_than_a_fleet_has_classes_or_hosts_have_guests_is_refused() -> None:
+    words = [f"vm/{number}" for number in range(SUBSCRIPTIONS_MOST)]
+    assert len(Subscription.parse([*words, "VM/0"]).keys) == SUBSCRIPTIONS_MOST
+    with pytest.raises(InvalidValue) as refusal:
+        Subscription.parse([*words, "host"])
+    assert refusal.value.params == ("classes", "257 of them; at most 256 are taken")
+
+
+def test_what_is_longer_than_any_class_and_reference_is_not_kept() -> None:
+    longest = f"vm_guest_metrics/{opaque_ref('VM_guest_metrics', 'x')}"
+    assert len(longest) <= LONGEST_KEY
+    assert Subscription.parse([longest, "x" * 290_000]).keys == {longest}
 
 
 def test_subscription_of_three_parts_is_none() -> None:

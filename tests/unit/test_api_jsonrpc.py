@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xcpmem.api import jsonrpc
-from xcpmem.api.values import I4, Record
+from xcpmem.api.values import I4, LONGEST_NAME_KEPT, Record
 from xcpmem.errors import WireError
 
 V1 = jsonrpc.Request("m", (), 7, is_version_2=False)
@@ -156,3 +156,12 @@ def test_any_garbage_is_a_request_or_a_wire_error(body: bytes) -> None:
     except WireError:
         return
     assert isinstance(request.method, str)
+
+
+def test_encoded_names_are_kept_if_they_are_no_longer_than_those_of_fields_and_references() -> None:
+    short, long = "k" * LONGEST_NAME_KEPT, "k" * (LONGEST_NAME_KEPT + 1)
+    jsonrpc.encode_value({short: ""})
+    before = jsonrpc._kept_opening.cache_info()
+    assert json.loads(jsonrpc.encode_value({short: "", long: ""})) == {short: "", long: ""}
+    after = jsonrpc._kept_opening.cache_info()
+    assert (after.hits, after.misses) == (before.hits + 1, before.misses)

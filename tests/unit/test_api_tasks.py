@@ -18,9 +18,17 @@ from xcpmem.api.dispatch import Caller
 from xcpmem.api.lifecycle import LifecycleMethods
 from xcpmem.api.records import Records
 from xcpmem.api.sessions import Peer, Session, SessionClock, Sessions
+from xcpmem.api.task import LONGEST_PARAM, TEXT_MOST_BYTES
 from xcpmem.api.tasks import FINISHED_MOST, UNFINISHED_MOST, Tasks
 from xcpmem.api.typenames import EPOCH
-from xcpmem.errors import ConnectionLost, HandleInvalid, TaskCancelled, TooBusy, XcpmemError
+from xcpmem.errors import (
+    ConnectionLost,
+    HandleInvalid,
+    InvalidValue,
+    TaskCancelled,
+    TooBusy,
+    XcpmemError,
+)
 from xcpmem.refs import CURRENT_TASK, NULL_REF
 from xcpmem.specs import BalloonSpec
 
@@ -287,6 +295,35 @@ async def test_notes_are_added_once_and_removed(bench: Bench) -> None:
     bench.tasks.remove_from_other_config(ROOT, ref, "k")
     bench.tasks.remove_from_other_config(ROOT, ref, "k")
     assert bench[ref]["other_config"] == {}
+
+
+async def test_no_more_is_written_on_a_task_than_is_kept(bench: Bench) -> None:
+    much = "x" * (TEXT_MOST_BYTES - len("label"))
+    with pytest.raises(InvalidValue, match="at most 16384 are kept"):
+        bench.tasks.create(ROOT, "label", f"{much}y")
+    ref = bench.tasks.create(ROOT, "label", much)
+    writings: list[Callable[[], None]] = [
+        lambda: bench.tasks.add_to_other_config(ROOT, ref, "k", ""),
+        lambda: bench.tasks.change(ROOT, ref, other_config={"": "v"}),
+        lambda: bench.tasks.change(ROOT, ref, result="r"),
+        lambda: bench.tasks.change(ROOT, ref, error_info=("e",)),
+    ]
+    for write in writings:
+        with pytest.raises(InvalidValue):
+            write()
+    bench.tasks.change(ROOT, ref, status="success")
+    assert (bench[ref]["status"], bench[ref]["other_config"]) == ("success", {})
+
+
+async def test_value_as_long_as_a_call_is_cut_in_the_error_of_a_task(bench: Bench) -> None:
+    async def fail(_: str) -> None:
+        raise HandleInvalid("VM", "x" * 290_000)
+
+    ref = bench.tasks.start(ROOT, "Async.VM.start", fail)
+    code, class_name, handle = (await bench.ended(ref))["error_info"]
+    assert (code, class_name) == ("HANDLE_INVALID", "VM")
+    assert handle == f"{'x' * LONGEST_PARAM}…"
+    bench.tasks.change(ROOT, ref, other_config={"k": "v"})
 
 
 async def test_task_of_somebody_else_needs_a_role(bench: Bench) -> None:

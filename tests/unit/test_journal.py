@@ -62,6 +62,17 @@ async def test_entry_comes_back_with_all_that_led_to_it(journal: Journal) -> Non
     assert found["names"] == {uuid_of(1): "web"}
 
 
+async def test_what_led_to_an_entry_is_not_even_read_for_those_who_want_its_words(journal: Journal) -> None:
+    journal.put(entry(7, vm=uuid_of(1)))
+    await written(journal)
+    assert journal._connection is not None
+    journal._connection.execute("UPDATE entry SET inputs = x'00'")
+    (found,) = await journal.read(Question(is_whole=False))
+    assert set(found) == {"id", "time_s", "turn", "policy", "asked", "decisions"}
+    assert found["decisions"][0]["text"] == "it was so"
+    assert await journal.read(Question()) == []
+
+
 async def test_questions_choose_by_time_vm_number_and_count(journal: Journal) -> None:
     for turn in range(1, 6):
         journal.put(entry(turn, vm=uuid_of(turn % 2)))

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+LONGEST_NAME: Final = 64
+"""Wrong guesses at longer names, which no user has, are told apart by so many characters."""
+
 COMPARED_AT_ONCE: Final = 2
 """A comparison may take 0.2 s of a processor and 32 MiB: no more than two of them at the same time."""
 
@@ -129,14 +132,15 @@ class GuessBrake:
 
     def note_wrong(self, uname: str) -> None:
         """Remember that somebody guessed wrong at a user."""
-        self._blames[uname] = _Blame(self._blame(uname) + 1, self._monotonic_s())
-        self._blames.move_to_end(uname)
+        name = uname[:LONGEST_NAME]
+        self._blames[name] = _Blame(self._blame(uname) + 1, self._monotonic_s())
+        self._blames.move_to_end(name)
         while len(self._blames) > self._limits.remembered:
             self._blames.popitem(last=False)
 
     def _blame(self, uname: str) -> float:
         """Count what is left of the wrong guesses at a user."""
-        blame = self._blames.get(uname)
+        blame = self._blames.get(uname[:LONGEST_NAME])
         if blame is None:
             return 0.0
         return blame.count * max(0.0, 1.0 - (self._monotonic_s() - blame.counted_s) / self._limits.forget_s)

@@ -21,6 +21,7 @@ from lxml import etree
 
 from xcpmem.api.values import (
     I4,
+    LONGEST_NAME_KEPT,
     MAX_DEPTH,
     NAMES_KEPT,
     DateTime,
@@ -307,9 +308,15 @@ def _write_struct(fields: Mapping[str, object], out: list[bytes]) -> None:
     out.append(_STRUCT_END)
 
 
-@lru_cache(NAMES_KEPT)
 def _open_member(name: str) -> bytes:
+    return _kept_opening(name) if len(name) <= LONGEST_NAME_KEPT else _make_opening(name)
+
+
+def _make_opening(name: str) -> bytes:
     return f"<member><name>{_escape(name)}</name>".encode()
+
+
+_kept_opening = lru_cache(NAMES_KEPT)(_make_opening)
 
 
 _WIRE: Final = Wire(

@@ -76,7 +76,7 @@ class _Registration:
     """What a session wants of ``event.next``, and the last change that it was told of."""
 
     known: int
-    keys: set[str] = field(default_factory=set)
+    wanted: Subscription = field(default_factory=Subscription)
 
 
 class Events:
@@ -133,6 +133,7 @@ class Events:
         Raises:
             EventTokenInvalid: the token is none.
             SubscriptionInvalid: a class is none.
+            InvalidValue: they are too many.
             SessionInvalid: the session ended meanwhile.
             ConnectionLost: the daemon ends, or the client hung up.
         """
@@ -169,15 +170,17 @@ class Events:
         return self._journal.generation + 1
 
     def register(self, session: Session, classes: Iterable[str]) -> None:
-        """Serve ``event.register``. Raises SubscriptionInvalid when a class is none."""
+        """Serve ``event.register``. Raises as `Subscription.parse`, of all together."""
         keys = Subscription.parse(classes).keys
-        self._registration(session).keys |= keys
+        registration = self._registration(session)
+        registration.wanted = Subscription(registration.wanted.keys | keys)
         self._wake(_session_key(session))  # calls that wait already are to wait for these too
 
     def unregister(self, session: Session, classes: Iterable[str]) -> None:
-        """Serve ``event.unregister``. Raises SubscriptionInvalid when a class is none."""
+        """Serve ``event.unregister``. Raises as `Subscription.parse`."""
         keys = Subscription.parse(classes).keys
-        self._registration(session).keys -= keys
+        registration = self._registration(session)
+        registration.wanted = Subscription(registration.wanted.keys - keys)
 
     async def wait_next(self, caller: Caller) -> tuple[dict[str, object], ...]:
         """Serve ``event.next``: what happened since the last call, nothing after `NEXT_WAIT_S`.
@@ -197,9 +200,9 @@ class Events:
             known, registration.known = registration.known, self._journal.generation
             if known < self._journal.forgotten:
                 raise EventsLost
-            changes = self._journal.since(known, Subscription(frozenset(registration.keys)))
+            changes = self._journal.since(known, registration.wanted)
             events = tuple(self._events(changes, is_legacy=True))
-            if events or not await self._wait(caller, registration.keys, deadline_s):
+            if events or not await self._wait(caller, registration.wanted.keys, deadline_s):
                 return events
 
     def close(self) -> None:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping, Sequence
 
     from xcpmem.api.sessions import Session
-    from xcpmem.api.tasks import Task
+    from xcpmem.api.task import Task
     from xcpmem.law import Operation
     from xcpmem.vm import HostFacts, Vm
 

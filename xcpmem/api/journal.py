@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.api.values import I4, Record
-from xcpmem.errors import SubscriptionInvalid
+from xcpmem.errors import InvalidValue, SubscriptionInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -21,6 +21,12 @@ DELETIONS_KEPT: Final = 512
 
 EVERYTHING: Final = -1
 """The generation before all others."""
+
+SUBSCRIPTIONS_MOST: Final = 256
+"""So many classes and objects may be wanted at once; whoever wants more objects wants their class."""
+
+LONGEST_KEY: Final = 100
+"""No class with a reference is longer, so that what is longer never changes."""
 
 _ALL: Final = "*"
 _TASKS: Final = "task"
@@ -32,9 +38,16 @@ class Subscription:
 
     Args:
         keys: ``*``, classes (``vm``), or single objects (``vm/OpaqueRef:…``); classes in lower case.
+
+    Raises:
+        InvalidValue: they are more than `SUBSCRIPTIONS_MOST`.
     """
 
-    keys: frozenset[str]
+    keys: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if len(self.keys) > SUBSCRIPTIONS_MOST:
+            raise InvalidValue("classes", f"{len(self.keys)} of them; at most {SUBSCRIPTIONS_MOST} are taken")
 
     @classmethod
     def parse(cls, words: Iterable[str]) -> Subscription:
@@ -42,8 +55,10 @@ class Subscription:
 
         Raises:
             SubscriptionInvalid: names the word that has more parts than class and reference.
+            InvalidValue: they are too many.
         """
-        return cls(frozenset(_key(word) for word in words))
+        keys = map(_key, words)
+        return cls(frozenset(key for key in keys if len(key) <= LONGEST_KEY))
 
     @property
     def is_task_only(self) -> bool:

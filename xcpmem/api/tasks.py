@@ -10,26 +10,28 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextvars import copy_context
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from xcpmem.api import codec, fields
+from xcpmem.api.task import CANCELLED, FAILURE, SUCCESS, TEXT_MOST_BYTES, Task, cut
 from xcpmem.api.typenames import EPOCH
 from xcpmem.errors import (
     HandleInvalid,
     InternalError,
+    InvalidValue,
     MapDuplicateKey,
     PermissionDenied,
     TaskCancelled,
     TooBusy,
     XcpmemError,
 )
-from xcpmem.refs import CURRENT_TASK, opaque_ref
+from xcpmem.refs import CURRENT_TASK
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from xcpmem.api.dispatch import Caller, Handler
     from xcpmem.api.sessions import Session
@@ -52,60 +54,10 @@ TIDY_S: Final = 3600.0
 CLOSE_S: Final = 2.0
 """Work that does not end within this time after it was told to is left behind."""
 
-_PENDING: Final = "pending"
-_SUCCESS: Final = "success"
-_FAILURE: Final = "failure"
-_CANCELLED: Final = "cancelled"
-_FINAL: Final = frozenset({_SUCCESS, _FAILURE, _CANCELLED})
 # Of the roles, those that xapi gives the permission "task.destroy/any".
 _MASTERS: Final = frozenset({"pool-admin", "pool-operator"})
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A task as it is at a moment.
-
-    Args:
-        uuid: its own.
-        name_label: the call as the client spelled it, ``Async.VM.set_memory``, or what a client calls it.
-        name_description: for people.
-        uname: the user who made it; others need a role for more than to read it.
-        created: when that was.
-        is_cancellable: whether its work can be given up.
-        current_operations: what it has been asked: ``cancel`` or ``destroy``, by the asking task.
-        status: one of the datamodel's words.
-        progress: from 0.0 to 1.0.
-        result: of its work, the fragment of XML-RPC that a synchronous call would have answered with.
-        error_info: code and parameters of what went wrong.
-        finished: when it became final; the epoch before.
-        other_config: notes of clients.
-    """
-
-    uuid: str
-    name_label: str
-    name_description: str
-    uname: str
-    created: datetime
-    is_cancellable: bool = False
-    current_operations: Mapping[str, str] = field(default_factory=dict)
-    status: str = _PENDING
-    progress: float = 0.0
-    result: str = ""
-    error_info: tuple[str, ...] = ()
-    finished: datetime = EPOCH
-    other_config: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def ref(self) -> str:
-        """XenAPI's reference."""
-        return opaque_ref("task", self.uuid)
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether its status is final."""
-        return self.status in _FINAL
 
 
 class Tasks:
@@ -155,9 +107,12 @@ class Tasks:
             Its reference.
 
         Raises:
+            InvalidValue: label and description are longer than `TEXT_MOST_BYTES`.
             TooBusy: too many tasks are under way.
         """
-        return self._add(Task(str(uuid4()), label, description, session.uname, self._now()))
+        task = Task(str(uuid4()), label, description, session.uname, self._now())
+        _check_length(task, 0, "label" if len(label) > len(description) else "description")
+        return self._add(task)
 
     def start(self, session: Session, label: str, work: Work) -> str:
         """Begin work that its caller does not wait for; it goes on when the session has ended.
@@ -233,8 +188,11 @@ class Tasks:
         Raises:
             HandleInvalid: there is none of that reference.
             PermissionDenied: it is somebody else's.
+            InvalidValue: more than `TEXT_MOST_BYTES` would be written on it.
         """
-        task = replace(self._find_own(session, ref), **values)  # type: ignore[arg-type]  # typed by the datamodel
+        before = self._find_own(session, ref)
+        task = replace(before, **values)  # type: ignore[arg-type]  # typed by the datamodel
+        _check_length(task, before.text_bytes, *values)
         if task.is_finished and task.finished == EPOCH:
             task = replace(task, finished=self._now())
         self._put(task)
@@ -335,14 +293,25 @@ class Tasks:
             return
         task = replace(task, progress=1.0, finished=self._now())
         if error is None:
-            task = replace(task, status=_SUCCESS, result=codec.encode_value(job.result()).decode())
+            task = replace(task, status=SUCCESS, result=codec.encode_value(job.result()).decode())
         else:
             told = error if isinstance(error, XcpmemError) else InternalError(type(error).__name__)
-            status = _CANCELLED if told.code == TaskCancelled.code else _FAILURE
-            task = replace(task, status=status, error_info=(told.code, *told.params))
+            status = CANCELLED if told.code == TaskCancelled.code else FAILURE
+            task = replace(task, status=status, error_info=(told.code, *map(cut, told.params)))
             _log.info("task failed", extra={"task": job.get_name(), "why": str(told)})
         self._put(task)
         self._make_room()
+
+
+def _check_length(task: Task, before_bytes: int, *names: str) -> None:
+    """Refuse what is more than before and too much in memory.
+
+    Raises:
+        InvalidValue: names the fields that were to be written.
+    """
+    if task.text_bytes > max(before_bytes, TEXT_MOST_BYTES):
+        text = f"makes {task.text_bytes} bytes of text on the task; at most {TEXT_MOST_BYTES} are kept"
+        raise InvalidValue(", ".join(names), text)
 
 
 class TaskMethods:

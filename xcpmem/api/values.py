@@ -22,6 +22,8 @@ UINT64_MAX: Final = 2**64 - 1
 MAX_DEPTH: Final = 64
 NAMES_KEPT: Final = 8192
 """Each wire keeps the encoded forms of so many names of members: fields, and references of a class."""
+LONGEST_NAME_KEPT: Final = 100
+"""... which are no longer than this; clients' own keys may be as long as a call."""
 
 PAGE_RECORDS: Final = 32
 """So many records of a class are joined anew when one of them has changed."""
