@@ -19,7 +19,7 @@ from xcpmem.api.lifecycle import LifecycleMethods
 from xcpmem.api.records import Records
 from xcpmem.api.sessions import Peer, Session, SessionClock, Sessions
 from xcpmem.api.task import LONGEST_PARAM, TEXT_MOST_BYTES
-from xcpmem.api.tasks import FINISHED_MOST, UNFINISHED_MOST, Tasks
+from xcpmem.api.tasks import FINISHED_MOST, KEPT_FOR_MASTERS, UNFINISHED_MOST, Tasks
 from xcpmem.api.typenames import EPOCH
 from xcpmem.errors import (
     ConnectionLost,
@@ -406,6 +406,17 @@ async def test_too_many_unfinished_tasks_are_refused_and_nothing_is_begun(bench:
     bench.tasks.change(ROOT, first, status="cancelled")
     await bench.ended(bench.tasks.start(ROOT, "Async.VM.start", work))
     assert len(begun) == 1
+
+
+async def test_readers_tasks_leave_room_for_those_who_may_end_them(bench: Bench) -> None:
+    first, *_ = (bench.tasks.create(READER, "", "") for _ in range(UNFINISHED_MOST - KEPT_FOR_MASTERS))
+    with pytest.raises(TooBusy):
+        bench.tasks.create(READER, "", "")
+    with pytest.raises(TooBusy):
+        bench.tasks.start(READER, "Async.VM.wait_memory_target_live", keep)
+    bench.tasks.start(ROOT, "Async.VM.start", keep)
+    bench.tasks.change(ROOT, first, status="failure")
+    bench.tasks.destroy(ROOT, first)
 
 
 async def test_close_ends_all_work() -> None:

@@ -48,6 +48,9 @@ KEPT: Final = timedelta(hours=24)
 UNFINISHED_MOST: Final = 1000
 """So many tasks may be under way; more are refused, so that memory stays bounded."""
 
+KEPT_FOR_MASTERS: Final = 200
+"""So many of them are kept for those who may end the tasks of others."""
+
 TIDY_S: Final = 3600.0
 """As long as there are tasks, old ones are looked for this often."""
 
@@ -112,7 +115,7 @@ class Tasks:
         """
         task = Task(str(uuid4()), label, description, session.uname, self._now())
         _check_length(task, 0, "label" if len(label) > len(description) else "description")
-        return self._add(task)
+        return self._add(session, task)
 
     def start(self, session: Session, label: str, work: Work) -> str:
         """Begin work that its caller does not wait for; it goes on when the session has ended.
@@ -130,7 +133,7 @@ class Tasks:
             TooBusy: too many tasks are under way.
         """
         task = Task(str(uuid4()), label, "", session.uname, self._now())
-        ref = self._add(task)
+        ref = self._add(session, task)
         context = copy_context()
         context.run(CURRENT_TASK.set, ref)
         job = asyncio.create_task(work(ref), name=f"{label} {task.uuid}", context=context)
@@ -245,8 +248,9 @@ class Tasks:
             raise PermissionDenied("task.destroy/any", "No permission in user session")
         return task
 
-    def _add(self, task: Task) -> str:
-        if len(self._tasks) - len(self._finished) >= UNFINISHED_MOST:
+    def _add(self, session: Session, task: Task) -> str:
+        kept = 0 if session.role in _MASTERS else KEPT_FOR_MASTERS
+        if len(self._tasks) - len(self._finished) >= UNFINISHED_MOST - kept:
             raise TooBusy
         self._put(task)
         if self._tidying is None:
