@@ -192,15 +192,87 @@ async def test_server_speaks_tls_with_its_certificate() -> None:
     context = make_ssl_context(HERE / "localhost.crt", HERE / "localhost.key")
     server = Server(make_app(), host="127.0.0.1", ssl_context=context)
     port = await server.start()
-    trusting = ssl.create_default_context(cafile=str(HERE / "localhost.crt"))
-    connection = await asyncio.open_connection("127.0.0.1", port, ssl=trusting, server_hostname="localhost")
-    assert (await talk(*connection)).endswith(b"here")
+    assert (await ask_over_tls(port)).endswith(b"here")
     old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
     old.minimum_version, old.maximum_version = ssl.TLSVersion.MINIMUM_SUPPORTED, ssl.TLSVersion.TLSv1_2
     connection = await asyncio.open_connection("127.0.0.1", port, ssl=old)
     assert (await talk(*connection)).endswith(b"here")
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+    await server.close()
+
+
+async def serving_tls(limits: ConnectionLimits) -> tuple[Server, int]:
+    context = make_ssl_context(HERE / "localhost.crt", HERE / "localhost.key")
+    server = Server(make_app(), host="127.0.0.1", ssl_context=context, limits=limits)
+    return server, await server.start()
+
+
+def trusting() -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(HERE / "localhost.crt"))
+
+
+async def ask_over_tls(port: int) -> bytes:
+    connection = await asyncio.open_connection("127.0.0.1", port, ssl=trusting(), server_hostname="localhost")
+    return await talk(*connection)
+
+
+@pytest.mark.parametrize("first", [b"", b"\x16\x03\x01\x02\x00", b"GET / HTTP/1.1\r\n\r\n"])
+async def test_flood_of_connections_that_agree_on_no_tls_keeps_nobody_out(
+    caplog: pytest.LogCaptureFixture, first: bytes
+) -> None:
+    caplog.set_level(logging.INFO)
+    server, port = await serving_tls(ConnectionLimits(connections=4))
+    flood = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
+    for _, writer in flood:
+        writer.write(first)
+    assert (await ask_over_tls(port)).endswith(b"here")
+    async with asyncio.timeout(20):
+        for reader, _ in flood[:17]:
+            with suppress(ConnectionError):
+                await reader.read()
+    assert (await ask_over_tls(port)).endswith(b"here")
+    for _, writer in flood:
+        writer.close()
+    await server.close()
+    assert caplog.records == []
+
+
+async def test_handshake_that_never_ends_is_given_up() -> None:
+    server, port = await serving_tls(ConnectionLimits(handshake_timeout_s=0.05))
+    assert await talk(*await asyncio.open_connection("127.0.0.1", port), b"\x16\x03\x01\x02\x00") == b""
+    await server.close()
+
+
+async def test_handshake_that_is_under_way_holds_up_no_end() -> None:
+    server, port = await serving_tls(ConnectionLimits(handshake_timeout_s=3600))
+    silent = await asyncio.open_connection("127.0.0.1", port)
+    assert (await ask_over_tls(port)).endswith(b"here")
+    await server.close()
+    assert await talk(*silent, b"") == b""
+
+
+async def test_request_that_comes_with_the_last_bytes_of_the_handshake_is_answered() -> None:
+    server, port = await serving_tls(ConnectionLimits())
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    received, to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = trusting().wrap_bio(received, to_send, server_hostname="localhost")
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                writer.write(to_send.read())
+                received.write(await reader.read(65536))
+        tls.write(REQUEST)
+        writer.write(to_send.read())
+        answer = b""
+        while not answer.endswith(b"here"):
+            received.write(await reader.read(65536))
+            with suppress(ssl.SSLWantReadError):
+                answer += tls.read(65536)
+    writer.close()
     await server.close()
 
 

@@ -1,19 +1,20 @@
 """A connection's rules: how slowly a client may speak and listen, and who makes room when there are too many.
 
 aiohttp waits for ever for the rest of a request's head, and for ever for a client that does not read its
-answer, so each connection here has deadlines for both; with that of bodies (in `http`) they bound the whole
-of a request. When there is no room for a new connection, the oldest that has not finished asking goes:
-whoever only holds connections open is the first to lose them.
+answer, so each connection here has deadlines for both; with those of TLS and of bodies (in `http`) they bound
+the whole of a request. When there is no room for a new connection, the oldest that has not finished asking
+goes: whoever only holds connections open is the first to lose them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import struct
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMethod, HttpProcessingError, LineTooLong
@@ -23,6 +24,7 @@ from xcpmem.api.presence import Presence
 from xcpmem.api.sessions import Peer
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
 _TOO_SLOW: Final = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -30,6 +32,8 @@ _TOO_MANY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
 )
 _UNKNOWN: Final = "unknown"
+
+_log = logging.getLogger(__name__)
 
 
 def _call_later(delay_s: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
@@ -42,6 +46,7 @@ class ConnectionLimits:
 
     Args:
         connections: at once, TCP and Unix sockets each; above, one makes room or the new one is answered 503.
+        handshake_timeout_s: from a connection's begin to the end of its TLS handshake.
         head_timeout_s: from a connection's begin, or a later request's first byte, to the end of its headers.
         keepalive_s: a connection that is idle after a request is closed after so many seconds.
         send_timeout_s: a client may leave its answer unread for so many seconds.
@@ -52,6 +57,7 @@ class ConnectionLimits:
     """
 
     connections: int = 1024
+    handshake_timeout_s: float = 10.0
     head_timeout_s: float = 10.0
     keepalive_s: float = 75.0
     send_timeout_s: float = 60.0
@@ -191,9 +197,9 @@ class Connection(web.RequestHandler):
         self.force_close()
 
 
-def _peer_behind(transport: asyncio.BaseTransport, presence: Presence) -> Peer:
+def _peer_behind(transport: asyncio.BaseTransport, presence: Presence | None = None) -> Peer:
     """Ask who is at the other end; on a Unix socket the kernel names the user."""
-    connection = transport.get_extra_info("socket")
+    connection, presence = transport.get_extra_info("socket"), presence or Presence()
     if connection is None or connection.family != socket.AF_UNIX:
         address = transport.get_extra_info("peername")
         return Peer(str(address[0]) if address else _UNKNOWN, presence=presence)
@@ -202,12 +208,74 @@ def _peer_behind(transport: asyncio.BaseTransport, presence: Presence) -> Peer:
     return Peer("unix", uid, presence)
 
 
+class Handshake(asyncio.Protocol):
+    """A connection before its TLS is agreed on, which counts as one that never asked for anything.
+
+    asyncio's own listeners keep such connections to themselves, so that nobody could bound or end them.
+
+    Args:
+        crowd: that it is part of.
+        context: for TLS.
+    """
+
+    def __init__(self, crowd: Crowd, context: ssl.SSLContext) -> None:
+        self._crowd = crowd
+        self._context = context
+        self._transport: asyncio.Transport | None = None
+        self._securing: asyncio.Task[None] | None = None
+        self._early = bytearray()
+        self.is_asking = True
+        self.is_idle = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._crowd.add(self)
+        self._securing = asyncio.create_task(self._secure(self._transport))
+
+    def data_received(self, data: bytes) -> None:
+        """Keep what comes with the handshake's last bytes."""
+        self._early += data
+
+    def drop(self) -> None:
+        """End it at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def _secure(self, transport: asyncio.Transport) -> None:
+        """Shake hands, and hand over to a connection."""
+        try:
+            secured = await asyncio.get_running_loop().start_tls(
+                transport,
+                self,
+                self._context,
+                server_side=True,
+                ssl_handshake_timeout=self._crowd.limits.handshake_timeout_s,
+            )
+        except OSError as error:
+            _log.debug("no TLS was agreed on", extra={"from": _peer_behind(transport).where, "why": error})
+            return
+        finally:
+            self._crowd.remove(self)
+        connection = self._crowd.make_connection()
+        if secured is None or secured.is_closing() or connection is None:
+            transport.abort()
+            return
+        secured.set_protocol(connection)
+        connection.connection_made(secured)
+        if self._early:
+            connection.data_received(bytes(self._early))
+
+
 class _TurnedAway(asyncio.Protocol):
     """A connection too many."""
 
+    def __init__(self, farewell: bytes) -> None:
+        self._farewell = farewell
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if isinstance(transport, asyncio.Transport):
-            transport.write(_TOO_MANY)
+            transport.write(self._farewell)
         transport.close()
 
 
@@ -217,12 +285,19 @@ class Crowd:
     Args:
         manager: makes their requests; None: there is no server yet, or no more.
         limits: their rules.
+        context: for TLS; None: plain HTTP.
     """
 
-    def __init__(self, manager: Callable[[], web.Server | None], limits: ConnectionLimits) -> None:
+    def __init__(
+        self,
+        manager: Callable[[], web.Server | None],
+        limits: ConnectionLimits,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
         self._manager = manager
         self.limits = limits
-        self._members: dict[Connection, None] = {}  # the oldest first
+        self._context = context
+        self._members: dict[Connection | Handshake, None] = {}  # the oldest first
         self.dropped = 0
         """How many had to make room."""
 
@@ -231,16 +306,27 @@ class Crowd:
 
     def admit(self) -> asyncio.Protocol:
         """Make the protocol of a new connection, for which another may have to go."""
-        manager = self._manager()
-        if manager is None or not self._make_room():
-            return _TurnedAway()
-        return Connection(manager, asyncio.get_running_loop(), self)
+        if not self._make_room():
+            return _TurnedAway(_TOO_MANY if self._context is None else b"")
+        if self._context is not None:
+            return Handshake(self, self._context)
+        return self.make_connection() or _TurnedAway(_TOO_MANY)
 
-    def add(self, connection: Connection) -> None:
+    def make_connection(self) -> Connection | None:
+        """Make what answers requests, unless there is no server to do so."""
+        manager = self._manager()
+        return None if manager is None else Connection(manager, asyncio.get_running_loop(), self)
+
+    def close(self) -> None:
+        """Let go of those who have yet to agree on TLS."""
+        for member in [each for each in self._members if isinstance(each, Handshake)]:
+            member.drop()
+
+    def add(self, connection: Connection | Handshake) -> None:
         """Count a connection."""
         self._members[connection] = None
 
-    def remove(self, connection: Connection) -> None:
+    def remove(self, connection: Connection | Handshake) -> None:
         """Count a connection no more."""
         self._members.pop(connection, None)
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SOCKET_MODE: Final = 0o600
-_HANDSHAKE_S: Final = 10.0
 _ACCEPTS: Final = 16
 """Connections taken at once. When no file can be opened asyncio tries, complains and comes back for each."""
 
@@ -132,6 +131,7 @@ class Server:
         self._socket_path = socket_path
         self._ssl_context = certificate.context if certificate else ssl_context
         self._listeners: list[asyncio.Server] = []
+        self._crowds: list[Crowd] = []
 
     async def start(self) -> int:
         """Listen.
@@ -158,6 +158,8 @@ class Server:
         """Take no more connections, give calls that are under way a moment, and end."""
         for listener in self._listeners:
             listener.close()
+        for crowd in self._crowds:
+            crowd.close()
         await self._runner.cleanup()
         for listener in self._listeners:
             await listener.wait_closed()
@@ -169,12 +171,7 @@ class Server:
         loop = asyncio.get_running_loop()
         try:
             listener = await loop.create_server(
-                self._make_crowd().admit,
-                host,
-                self._port,
-                backlog=_ACCEPTS,
-                ssl=self._ssl_context,
-                ssl_handshake_timeout=_HANDSHAKE_S if self._ssl_context else None,
+                self._make_crowd(self._ssl_context).admit, host, self._port, backlog=_ACCEPTS
             )
         except OSError as error:
             raise ConfigError("listen", f"{host}:{self._port}", str(error.strerror or error)) from error
@@ -201,8 +198,9 @@ class Server:
             with socket.socket(fileno=os.dup(each.fileno())) as same:
                 same.listen(self._limits.connections)
 
-    def _make_crowd(self) -> Crowd:
-        return Crowd(lambda: self._runner.server, self._limits)
+    def _make_crowd(self, context: ssl.SSLContext | None = None) -> Crowd:
+        self._crowds.append(Crowd(lambda: self._runner.server, self._limits, context))
+        return self._crowds[-1]
 
 
 def bind_unix(listening: socket.socket, path: Path) -> None:
