@@ -27,6 +27,8 @@ _POWER: Final = {
     for suffix in suffixes
 }
 _NAMES: Final = ("KiB", "MiB", "GiB", "TiB")
+UNITS_HINT: Final = "sizes are bytes unless they say KiB, MiB, GiB or TiB"
+"""What to tell whoever seems to have forgotten a unit."""
 
 
 def kib_to_bytes(size_kib: int) -> int:
@@ -123,5 +125,5 @@ def format_kib(size_kib: int) -> str:
 def format_bytes(size_bytes: int) -> str:
     """Write a byte count for people: ``6 GiB``."""
     if abs(size_bytes) < BYTES_PER_KIB:
-        return f"{size_bytes} bytes"
+        return "1 byte" if size_bytes == 1 else f"{size_bytes} bytes"
     return format_kib(size_bytes // BYTES_PER_KIB)

@@ -94,17 +94,81 @@ async def test_control_domain_is_told_why_it_is_pinned(stack: Stack) -> None:
 
 
 async def test_lack_of_memory_is_counted_in_the_unit_of_the_call(stack: Stack) -> None:
-    assert (await advice(stack, "Memory.reserve_memory", 32 << 20)).startswith("32 GiB are needed and ")
+    told = await advice(stack, "Memory.reserve_memory", 32 << 20)
+    assert told.startswith("32 GiB (34359738368 bytes) are needed and ")
     assert stack.dispatcher._adviser is not None
     session = stack.sessions.find(await stack.login())
-    for method, needed in (("VM.set_memory_dynamic_range", 2 << 20), ("VM.start", 2 * GIB)):
+    for method, needed, unit in (
+        ("VM.set_memory_dynamic_range", 2 << 20, "KiB"),
+        ("VM.start", 2 * GIB, "bytes"),
+    ):
         message = stack.dispatcher._datamodel.find(method)
         assert message is not None
         error = NotEnoughMemory(needed, needed // 2)
         assert stack.dispatcher._adviser.advise(message, [stack.vm("web1").ref], session, error) == (
-            "2 GiB are needed and 1 GiB can be had, 1 GiB too little: lower another VM's dynamic-min, "
-            "shut one down, or ask for less"
+            f"2 GiB ({needed} {unit}) are needed and 1 GiB ({needed // 2} {unit}) can be had, 1 GiB too "
+            "little: lower another VM's dynamic-min, shut one down, or ask for less"
         )
+
+
+async def test_limits_that_cannot_be_are_named_before_the_memory_that_they_would_take(stack: Stack) -> None:
+    vm = stack.vm("web1")
+    told = await advice(stack, "VM.set_memory_dynamic_min", vm.ref, 12 * GIB)
+    assert told.startswith(
+        f"dynamic-min 12 GiB is above static-max 4 GiB; {RAISE}; besides, 11 GiB (11534336 KiB) are needed "
+    )
+    assert told.endswith(" too little")
+
+
+@pytest.mark.parametrize(
+    ("method", "sizes", "sentence"),
+    [
+        ("set_memory_dynamic_range", (1, 3), "static-min 1 GiB is above dynamic-max 3 bytes"),
+        ("set_memory_dynamic_min", (1,), "static-min 1 GiB is above dynamic-min 1 byte"),
+        ("set_memory", (2048,), "static-min 1 GiB is above static-max 2 KiB"),
+    ],
+)
+async def test_forgotten_unit_is_what_is_wrong_with_a_size_below_one_mib(
+    stack: Stack, method: str, sizes: tuple[int, ...], sentence: str
+) -> None:
+    vm = stack.vm("halted")
+    assert await advice(stack, f"VM.{method}", vm.ref, *sizes) == (
+        f"{sentence}; sizes are bytes unless they say KiB, MiB, GiB or TiB"
+    )
+
+
+async def test_limits_of_a_vm_that_is_to_be_made_are_named_with_their_sizes(stack: Stack) -> None:
+    limits = {"static_min": GIB, "dynamic_min": 4 * GIB, "dynamic_max": 2 * GIB, "static_max": 2 * GIB}
+    record = {"name_label": "new", **{f"memory_{name}": size for name, size in limits.items()}}
+    assert await advice(stack, "VM.create", record) == (
+        f"dynamic-min 4 GiB is above static-max 2 GiB; {BOTH}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "sentence"),
+    [
+        (
+            "Memory.add_user",
+            ("ann", "admin", ""),
+            "the roles are pool-admin, pool-operator, vm-power-admin, vm-admin, vm-operator, read-only",
+        ),
+        (
+            "Memory.add_user",
+            ("root", "read-only", ""),
+            (
+                "a name has 1 to 64 printable characters, no / and no blank at either end; it is not root, "
+                "and there are at most 1000 of them"
+            ),
+        ),
+        ("Memory.get_history", ({"limit": "x"},), "it is a whole number from 1 to 10000"),
+        ("Memory.get_history", ({"colour": "x"},), ""),
+    ],
+)
+async def test_value_out_of_its_range_is_answered_with_the_range(
+    stack: Stack, method: str, params: tuple[object, ...], sentence: str
+) -> None:
+    assert await advice(stack, method, *params) == sentence
 
 
 async def test_role_that_is_too_weak_is_told_which_would_do(stack: Stack) -> None:
@@ -145,6 +209,18 @@ async def test_advice_is_added_to_what_xe_prints_and_never_to_the_wire(stack: St
     with pytest.raises(XcpmemError) as failure:
         await stack.call("VM.set_memory_dynamic_range", session, vm.ref, GIB, 6 * GIB)
     assert (failure.value.code, failure.value.params) == ("MEMORY_CONSTRAINT_VIOLATION_ORDER", ())
+
+
+async def test_each_of_many_vms_that_failed_is_told_what_to_do(stack: Stack) -> None:
+    line = Line()
+    words = ["vm-unpause", "power-state=running", "is-control-domain=false", "--multiple"]
+    body = "\n".join([f"session_id={await stack.login()}", *words]).encode()
+    await CommandLine(stack.dispatcher).converse(line, body, NETWORK)
+    for name in ("web1", "db1"):
+        assert (
+            f"operation failed on {stack.vm(name).uuid}: The VM is in a power state that forbids this: "
+            f"{name} is running: this needs it paused.\n"
+        ) in line.stdout
 
 
 async def test_caller_without_a_session_gets_no_advice(stack: Stack) -> None:

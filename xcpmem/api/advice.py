@@ -6,15 +6,19 @@ log, also gets a sentence made from the call, its arguments and the object as it
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from xcpmem.api.typenames import Ref
+from xcpmem.engine.accounting import DOMAIN_TYPES
 from xcpmem.errors import HandleInvalid
-from xcpmem.units import format_bytes, kib_to_bytes
+from xcpmem.history import LIMIT_MOST
+from xcpmem.units import BYTES_PER_MIB, UNITS_HINT, format_bytes, kib_to_bytes
+from xcpmem.users import ROLES, USERS_MOST
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from xcpmem.api.datamodel import Message
     from xcpmem.api.records import Records
@@ -22,6 +26,11 @@ if TYPE_CHECKING:
     from xcpmem.errors import XcpmemError
 
 _LIMITS: Final = ("static-min", "dynamic-min", "dynamic-max", "static-max")
+_PAIRS: Final = (
+    *(("static-min", "static-max"), ("static-min", "dynamic-max"), ("dynamic-min", "static-max")),
+    *pairwise(_LIMITS),
+)
+"""Which limit must not be above which, the widest apart first: what breaks those needs most to be mended."""
 _HALTED: Final = "the VM must be halted"
 _SET_BY: Final[Mapping[str, tuple[str, ...]]] = {
     "set_memory_limits": ("static-min", "static-max", "dynamic-min", "dynamic-max"),
@@ -32,8 +41,9 @@ _SET_BY: Final[Mapping[str, tuple[str, ...]]] = {
     "set_memory_dynamic_min": ("dynamic-min",),
     "set_memory_dynamic_max": ("dynamic-max",),
     "set_memory": ("dynamic-min", "dynamic-max", "static-max"),
+    "create": _LIMITS,
 }
-"""The limits that each call sets, in the order of its parameters; the last sets all to its one."""
+"""The limits that each call sets, in the order of its parameters; set_memory sets all to its one."""
 _IN_KIB: Final = frozenset({"set_memory_dynamic_range", "set_memory_dynamic_min", "set_memory_dynamic_max"})
 _PINNED: Final = {
     "DMC disabled": "this pool's licence has no dynamic memory control",
@@ -42,27 +52,55 @@ _PINNED: Final = {
 }
 
 
-class _Case(NamedTuple):
-    """A call that failed.
+_EXPECTED: Final[Mapping[str, str]] = {
+    "role": f"the roles are {', '.join(ROLES)}",
+    "uname": (
+        "a name has 1 to 64 printable characters, no / and no blank at either end; it is not root, "
+        f"and there are at most {USERS_MOST} of them"
+    ),
+    "limit": f"it is a whole number from 1 to {LIMIT_MOST}",
+    "domain_type": f"the types are {', '.join(DOMAIN_TYPES)}",
+}
+"""What the value of a field can be, where its name does not say it."""
+
+
+class Case(NamedTuple):
+    """A call that failed, or would.
 
     Args:
-        message: which.
+        call: the message's name without its class.
         arguments: typed, the session not among them.
-        session: whose call it was.
         params: of the error.
         vm: the record of the VM it was about; empty if it was about none.
+        caller: who called, in which role: ``ann is read-only``.
+        role: the least that may call it.
     """
 
-    message: Message
+    call: str
     arguments: Sequence[object]
-    session: Session
-    params: tuple[str, ...]
+    params: Sequence[str]
     vm: Mapping[str, object]
+    caller: str = ""
+    role: str = ""
 
     @property
     def name(self) -> str:
         """What people call the VM."""
         return str(self.vm.get("name_label", "the VM"))
+
+
+def advise_on(code: str, case: Case) -> str:
+    """Say what to do about an error.
+
+    Args:
+        code: of the error.
+        case: the call that it came of.
+
+    Returns:
+        A sentence or two without a line's end; empty if there is nothing to say beyond the code.
+    """
+    make = _ADVICE.get(code)
+    return make(case) if make is not None else ""
 
 
 class Adviser:
@@ -89,8 +127,7 @@ class Adviser:
         Returns:
             A sentence or two without a line's end; empty if there is nothing to say beyond the code.
         """
-        make = _ADVICE.get(error.code)
-        if make is None:
+        if error.code not in _ADVICE:
             return ""
         vm: Mapping[str, object] = {}
         if message.params and arguments and message.params[0].type == Ref("VM"):
@@ -98,26 +135,42 @@ class Adviser:
                 vm = self._records.record("VM", str(arguments[0]))
             except HandleInvalid:
                 vm = {}
-        return make(_Case(message, arguments, session, error.params, vm))
+        caller = f"{session.user} is {session.role}"
+        return advise_on(error.code, Case(message.name, arguments, error.params, vm, caller, message.role))
 
 
-def _order(case: _Case) -> str:
-    names = _SET_BY.get(case.message.name)
-    if names is None or not case.vm:
+def _order(case: Case) -> str:
+    """Name two limits that contradict each other, and say which to change; empty if none do."""
+    given, limits = _given(case), _given(case)
+    if not given:
         return ""
-    values = [value for value in case.arguments[1:] if isinstance(value, int)]
-    given = dict(zip(names, values * len(names) if len(values) == 1 else values, strict=False))
-    limits = {name: given.get(name, case.vm[f"memory_{name.replace('-', '_')}"]) for name in _LIMITS}
-    for low, high in pairwise(_LIMITS):
+    for name in _LIMITS:
+        limits.setdefault(name, case.vm.get(_field(name)))
+    for low, high in _PAIRS:
         least, most = limits[low], limits[high]
         if isinstance(least, int) and isinstance(most, int) and least > most:
-            return (
-                f"{low} {format_bytes(least)} is above {high} {format_bytes(most)}; {_way(low, high, given)}"
-            )
+            asked = {low: least, high: most}.items() & given.items()
+            is_unit_missing = any(0 < size < BYTES_PER_MIB for _, size in asked)
+            way = UNITS_HINT if is_unit_missing else _way(low, high, given)
+            return f"{low} {format_bytes(least)} is above {high} {format_bytes(most)}; {way}"
     return ""
 
 
-def _way(low: str, high: str, given: Mapping[str, int]) -> str:
+def _given(case: Case) -> dict[str, object]:
+    """Find the limits that a call sets, and to what, bytes."""
+    names = _SET_BY.get(case.call, ())
+    if case.arguments and isinstance(case.arguments[0], Mapping):
+        record = case.arguments[0]
+        return {name: record.get(_field(name)) for name in names}
+    values = [value for value in case.arguments[1:] if isinstance(value, int)]
+    return dict(zip(names, values * len(names) if len(values) == 1 else values, strict=False))
+
+
+def _field(name: str) -> str:
+    return f"memory_{name.replace('-', '_')}"
+
+
+def _way(low: str, high: str, given: Mapping[str, object]) -> str:
     """Say which of two limits to change, the one that the call left as it was."""
     if low in given and high in given:
         return "give sizes that keep the order"
@@ -125,17 +178,17 @@ def _way(low: str, high: str, given: Mapping[str, int]) -> str:
     return f"{change} {other} first" + (f", {_HALTED}" if other.startswith("static") else "")
 
 
-def _max_pin(case: _Case) -> str:
+def _max_pin(case: Case) -> str:
     why = _PINNED.get(case.params[0], case.params[0]) if case.params else ""
     return f"{why}: give dynamic-min, dynamic-max and static-max one size".lstrip(": ")
 
 
-def _power_state(case: _Case) -> str:
+def _power_state(case: Case) -> str:
     _, expected, actual = case.params
     if actual == "suspended":
         discard = ", or discard what it held (vm-shutdown --force)" if "halted" in expected else ""
         return f"{case.name} is suspended: bring it back first (vm-resume){discard}"
-    if expected == "halted" and "memory" in case.message.name:
+    if expected == "halted" and "memory" in case.call:
         return (
             f"{case.name} is {actual}, and this changes only while it is halted; what can change now is its "
             "dynamic range (vm-memory-dynamic-range-set)"
@@ -149,38 +202,47 @@ def _power_state(case: _Case) -> str:
     return f"{case.name} is {actual}: {ways.get(actual, f'this needs it {expected}')}"
 
 
-def _memory(case: _Case) -> str:
-    needed, available = (int(param) for param in case.params)
-    if case.message.name in _IN_KIB:
-        needed, available = kib_to_bytes(needed), kib_to_bytes(available)
-    lacking = format_bytes(max(0, needed - available))
-    return (
-        f"{format_bytes(needed)} are needed and {format_bytes(max(0, available))} can be had, {lacking} too "
-        "little: lower another VM's dynamic-min, shut one down, or ask for less"
+def _memory(case: Case) -> str:
+    needed, available = (max(0, int(param)) for param in case.params)
+    unit = "bytes"
+    if case.call in _IN_KIB:
+        unit, needed, available = "KiB", kib_to_bytes(needed), kib_to_bytes(available)
+    lack = (
+        f"{format_bytes(needed)} ({case.params[0]} {unit}) are needed and {format_bytes(available)} "
+        f"({case.params[1]} {unit}) can be had, {format_bytes(max(0, needed - available))} too little"
     )
+    # xapi looks at the memory first; no memory helps whoever asks for limits that cannot be.
+    disorder = _order(case)
+    if disorder:
+        return f"{disorder}; besides, {lack}"
+    return f"{lack}: lower another VM's dynamic-min, shut one down, or ask for less"
 
 
-def _uncooperative(_: _Case) -> str:
+def _value(case: Case) -> str:
+    return _EXPECTED.get(case.params[0], "") if case.params else ""
+
+
+def _uncooperative(_: Case) -> str:
     return "look at their balloon drivers (explain vm=... says what each was asked for), or shut them down"
 
 
-def _permission(case: _Case) -> str:
+def _permission(case: Case) -> str:
     return (
-        f"{case.session.user} is {case.session.role}, and this needs {case.message.role} or mightier: a pool "
-        "admin can change that (user-role-set)"
+        f"{case.caller}, and this needs {case.role} or mightier: a pool admin can change that (user-role-set)"
     )
 
 
-def _busy(case: _Case) -> str:
+def _busy(case: Case) -> str:
     operation = case.params[2] if len(case.params) > 2 else "another operation"  # noqa: PLR2004 class, object, operation
     return f"{operation} is under way: wait for it (task-list shows it), or cancel it"
 
 
-def _say(sentence: str) -> Callable[[_Case], str]:
+def _say(sentence: str) -> Callable[[Case], str]:
     return lambda _: sentence
 
 
-_ADVICE: Final[Mapping[str, Callable[[_Case], str]]] = {
+_ADVICE: Final[Mapping[str, Callable[[Case], str]]] = {
+    "INVALID_VALUE": _value,
     "MEMORY_CONSTRAINT_VIOLATION_ORDER": _order,
     "MEMORY_CONSTRAINT_VIOLATION_MAXPIN": _max_pin,
     "VM_BAD_POWER_STATE": _power_state,

@@ -58,9 +58,22 @@ async def describe(records: Records, error: XcpmemError) -> list[str]:
         error: as it came from the call.
 
     Returns:
-        Lines of text; none if there are no words for its code.
+        Lines of text, what to do about it in the first; none if there are no words for its code.
     """
-    return describe_error(error.code, [await records.name_of(param) for param in error.params])
+    names = [await records.name_of(param) for param in error.params]
+    return add_advice(describe_error(error.code, names), error.advice)
+
+
+def add_advice(lines: Sequence[str], advice: str) -> list[str]:
+    """Put what to do about an error behind its sentence.
+
+    Args:
+        lines: from `describe_error`. Nobody parses the first; those behind it are as in `xe`.
+        advice: a sentence without its end, or nothing.
+    """
+    if not (lines and advice):
+        return [*lines]
+    return [f"{lines[0].removesuffix('.')}: {advice}.", *lines[1:]]
 
 
 def explain(error: XcpmemError, lines: Sequence[str] = ()) -> list[Message]:
@@ -73,8 +86,5 @@ def explain(error: XcpmemError, lines: Sequence[str] = ()) -> list[Message]:
     Returns:
         A line of text each, or an Error frame if there are no words for the code.
     """
-    lines = lines or describe_error(error.code, error.params)
-    if lines and error.advice:
-        # Nobody parses the first line; those behind it are as in xe.
-        lines = [f"{lines[0].removesuffix('.')}: {error.advice}.", *lines[1:]]
+    lines = lines or add_advice(describe_error(error.code, error.params), error.advice)
     return [PrintStderr(f"{make_visible(line)}\n") for line in lines] or [Error(error.code, error.params)]
