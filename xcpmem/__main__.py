@@ -48,18 +48,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.write(f"xcpmem {__version__}\nThinCLI protocol: {MAJOR}.{MINOR}\n")
             return 0
         case [help_word, *names] if help_word in _HELP and not any(name.startswith("-") for name in names):
-            from xcpmem.api.cli_help import teach  # noqa: PLC0415 - only this answer needs it
-
-            sys.stdout.write(f"{teach(names)}\n")
-            return 0
+            return _teach(names)
         case [command, *rest] if not command.startswith("-") and {"--help", "-help"} & set(rest):
-            from xcpmem.api.cli_help import teach  # noqa: PLC0415 - only this answer needs it
-
-            sys.stdout.write(f"{teach([command])}\n")
-            return 0
+            return _teach([command])
     from xcpmem.client import main as run_client  # noqa: PLC0415 - local tools do without
 
     return run_client(words)
+
+
+def _teach(names: Sequence[str]) -> int:
+    """Explain commands, or give an overview; whoever asks for one that there is not has failed."""
+    from xcpmem.api.cli_help import teach, unknown  # noqa: PLC0415 - only this answer needs it
+
+    known = [name for name in names if not unknown(name)]
+    if known or not names:
+        sys.stdout.write(f"{teach(known)}\n")
+    for line in (line for name in names for line in unknown(name)):
+        sys.stderr.write(f"{line}\n")
+    return int(known != [*names])
 
 
 def _command_at(words: Sequence[str]) -> int:

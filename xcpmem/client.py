@@ -38,7 +38,7 @@ from xcpmem.api.cli_frames import (
     encode,
 )
 from xcpmem.api.cli_help import suggest
-from xcpmem.client_settings import DEFAULT_SERVER, UsageAsked, read_settings
+from xcpmem.client_settings import UsageAsked, read_settings
 from xcpmem.errors import CommandError, NotThinCli, WireError
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ DEFAULT_PORT: Final = 8080
 DEADLINE_S: Final = 30.0
 """For connecting, for the greeting and for each sending; only the command itself may take its time."""
 _READ_BYTES: Final = 65536
+_REFUSED: Final = frozenset({"Authentication failed\n", "Username/password must be specified\n"})
 _USAGE: Final = (
     "Usage: xcpmem <cmd> [-s server] [-p port] ([-u username] [-pw password] or [-pwf <password file>])"
     " [--traceparent traceparent] <other arguments>\n"
@@ -156,6 +157,8 @@ class Dialogue:
         self._last_words = ""
         self.is_command_unknown = False
         """Whether the server did not know the command."""
+        self.is_refused = False
+        """Whether the server let the user not in."""
 
     def run(self, *, wants_progress: bool) -> int:
         """Send the command and do what the server says, to its end.
@@ -204,6 +207,7 @@ class Dialogue:
                 self._show(f"{text}\n")
             case PrintStderr(text):
                 self.is_command_unknown |= text.startswith("Unknown command: ")
+                self.is_refused |= text in _REFUSED
                 self._last_words = text
                 _write(2, text)
             case Debug(text):
@@ -278,7 +282,11 @@ def main(
     try:
         settings = read_settings(arguments, environment)
         with connect(settings, environment) as stream:
-            return _converse(Dialogue(stream, settings, show), settings)
+            dialogue = Dialogue(stream, settings, show)
+            code = _converse(dialogue, settings)
+            if dialogue.is_refused:
+                sys.stderr.write(f"{_refusal(stream, settings, environment)}\n")
+            return code
     except UsageAsked:
         sys.stderr.write(_USAGE)
         return 0
@@ -287,8 +295,8 @@ def main(
     except (socket.gaierror, UnicodeError):  # the latter for what cannot be a name, such as "a..b"
         sys.stderr.write(f"Host '{settings.server}' not found.\n")
     except OSError as error:
-        whereto = _whereto(settings, environment)
-        sys.stderr.write(f"Error: {error.strerror or error} (connecting to {whereto})\n")
+        whereto, way = _whereto(settings, environment)
+        sys.stderr.write(f"Error: {error.strerror or error} (connecting to {whereto}): {way}\n")
     except KeyboardInterrupt:
         pass  # The user knows; xe says nothing either.
     return 1
@@ -317,7 +325,32 @@ def _converse(dialogue: Dialogue, settings: Settings) -> int:
     return 1
 
 
-def _whereto(settings: Settings, environment: Mapping[str, str]) -> str:
+def _whereto(settings: Settings, environment: Mapping[str, str]) -> tuple[str, str]:
+    """Say where nobody was, and what to do about it."""
+    path, address = (
+        _socket_path(settings, environment),
+        f"{settings.server}, port {settings.port or DEFAULT_PORT}",
+    )
+    if not path:
+        return address, "does xcpmemd run there, and listen on that port?"
+    if path == SYSTEM_SOCKET:
+        way = "does xcpmemd run? If its socket is elsewhere, name it in XCPMEM_SOCKET or with -s."
+        return f"{path} and {address}", way
+    return path, "does xcpmemd run? The line that it prints when it is ready names its socket."
+
+
+def _refusal(stream: socket.socket, settings: Settings, environment: Mapping[str, str]) -> str:
+    """Say who was refused where, and how to get in."""
+    where, way = f"{settings.server}, port {settings.port or DEFAULT_PORT}", "log in with -u and -pw or -pwf"
+    if stream.family is socket.AF_UNIX:
+        where = _socket_path(settings, environment)
+    else:
+        way += ", or come by the daemon's socket (XCPMEM_SOCKET or -s), where root needs no password"
+    return f"User {settings.username} was refused by {where}: {way}."
+
+
+def _socket_path(settings: Settings, environment: Mapping[str, str]) -> str:
+    """Give the Unix socket that is tried first; empty if none is."""
     if settings.is_server_given:
-        return f"{settings.server}, port {settings.port or DEFAULT_PORT}"
-    return environment.get("XCPMEM_SOCKET") or f"{SYSTEM_SOCKET} and {DEFAULT_SERVER}, port {DEFAULT_PORT}"
+        return settings.server if "/" in settings.server else ""
+    return environment.get("XCPMEM_SOCKET") or SYSTEM_SOCKET

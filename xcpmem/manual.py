@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.api.cli_catalog import COMMANDS, GROUPS, HOST_SELECTORS, VM_SELECTORS
-from xcpmem.api.cli_help import SELECTORS_HELP
+from xcpmem.api.cli_help import selectors_help
 from xcpmem.config import Settings, declared_settings
 
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ def _client_page() -> Iterator[str]:
     yield from _paragraphs(
         "xcpmem speaks as xe does: the same commands, arguments, output and exit codes for everything about "
         "memory. Without -s it asks the daemon on this machine, over its Unix socket, where root needs no "
-        "password. Sizes are bytes or carry KiB, MiB, GiB or TiB."
+        "password. Sizes are bytes unless they say KiB, MiB, GiB or TiB; KB, MB, GB and TB mean the same as "
+        "these, as in xe."
     )
     yield ".SH OPTIONS"
     yield from _entry("-s server", "Host name, address, or the path of a Unix socket.")
@@ -107,8 +108,8 @@ def _client_page() -> Iterator[str]:
             if command.group == group and not command.alias_of:
                 yield from _command(command)
     yield ".SH SELECTORS"
-    yield from _entry(VM_SELECTORS, SELECTORS_HELP[VM_SELECTORS].strip())
-    yield from _entry(HOST_SELECTORS, SELECTORS_HELP[HOST_SELECTORS].strip())
+    for selectors in (VM_SELECTORS, HOST_SELECTORS):
+        yield from _entry(selectors, selectors_help(selectors, "xcpmem"))
     yield ".SH ENVIRONMENT"
     yield from _entry("XCPMEM_SOCKET", "The daemon's socket, if it is not /run/xcpmem/xcpmem.sock.")
     yield from _entry(

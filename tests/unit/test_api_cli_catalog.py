@@ -4,7 +4,7 @@ import pytest
 
 from xcpmem.api.cli_catalog import COMMANDS, GROUPS
 from xcpmem.api.cli_commands import HANDLERS
-from xcpmem.api.cli_help import describe, overview, suggest, teach
+from xcpmem.api.cli_help import describe, overview, suggest, teach, unknown
 
 
 def test_every_command_has_words_and_a_handler() -> None:
@@ -33,7 +33,15 @@ def test_help_explains_one_command_in_full() -> None:
 
 
 def test_help_suggests_what_an_unknown_name_may_have_meant() -> None:
-    assert teach(["vm-lst"]) == "Unknown command 'vm-lst'\nDid you mean 'vm-list'?"
+    assert unknown("vm-lst") == ["Unknown command 'vm-lst'", "Did you mean 'vm-list'?"]
+    assert unknown("vm-list") == []
+
+
+@pytest.mark.parametrize("name", ["vm-start", "host-compute-free-memory"])
+def test_help_speaks_of_the_program_that_asks_for_it(name: str) -> None:
+    fields = f"{name.partition('-')[0]}-list params=all'."
+    assert f"The fields are listed by 'xcpmem {fields}" in teach([name])
+    assert describe(name)[-1][1].endswith(f" The fields are listed by 'xe {fields}")
 
 
 @pytest.mark.parametrize(

@@ -194,9 +194,13 @@ def test_server_that_never_greets_is_not_waited_for(
 def test_server_that_is_not_there_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = str(tmp_path / "none")
     assert main(["vm-list"], {"XCPMEM_SOCKET": path}) == 1
-    assert capfd.readouterr().err == f"Error: No such file or directory (connecting to {path})\n"
+    told = (
+        f"Error: No such file or directory (connecting to {path}): "
+        "does xcpmemd run? The line that it prints when it is ready names its socket.\n"
+    )
+    assert capfd.readouterr().err == told
     assert main(["vm-list", "-s", path], {}) == 1
-    assert f"connecting to {path}" in capfd.readouterr().err
+    assert capfd.readouterr().err == told
 
 
 def test_refused_connection_is_named(capfd: pytest.CaptureFixture[str]) -> None:
@@ -204,7 +208,40 @@ def test_refused_connection_is_named(capfd: pytest.CaptureFixture[str]) -> None:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
         assert main(["vm-list", "-s", "127.0.0.1", "-p", str(port)], {}) == 1
-    assert capfd.readouterr().err == f"Error: Connection refused (connecting to 127.0.0.1, port {port})\n"
+    assert capfd.readouterr().err == (
+        f"Error: Connection refused (connecting to 127.0.0.1, port {port}): "
+        "does xcpmemd run there, and listen on that port?\n"
+    )
+
+
+def test_who_names_no_server_learns_how_to_name_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "none")
+    monkeypatch.setattr("xcpmem.client.SYSTEM_SOCKET", path)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        monkeypatch.setattr("xcpmem.client.DEFAULT_PORT", port)
+        assert main(["vm-list"], {}) == 1
+    assert capfd.readouterr().err == (
+        f"Error: Connection refused (connecting to {path} and 127.0.0.1, port {port}): "
+        "does xcpmemd run? If its socket is elsewhere, name it in XCPMEM_SOCKET or with -s.\n"
+    )
+
+
+def test_user_who_is_refused_at_a_socket_is_named_with_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    answer = answering(
+        PrintStderr("Authentication failed\n"), PrintStderr("For usage run: 'xe help'\n"), Exit(1)
+    )
+    code, server = run(tmp_path, answer, "vm-list", "-u", "ann")
+    assert code == 1
+    assert capfd.readouterr().err == (
+        "Authentication failed\nFor usage run: 'xe help'\n"
+        f"User ann was refused by {server.path}: log in with -u and -pw or -pwf.\n"
+    )
 
 
 def test_system_socket_is_tried_before_tcp(
@@ -285,6 +322,21 @@ def test_usage_goes_to_standard_error_and_is_no_failure(
 def test_help_needs_no_daemon(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     assert xcpmem(arguments) == 0
     assert "xcpmem vm-list power-state=running" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["help", "vm-lits"], ["vm-lits", "--help"]])
+def test_help_about_a_command_that_there_is_not_fails(
+    arguments: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert xcpmem(arguments) == 1
+    assert capfd.readouterr() == ("", "Unknown command 'vm-lits'\nDid you mean 'vm-list'?\n")
+
+
+def test_help_explains_the_commands_that_there_are_among_others(capfd: pytest.CaptureFixture[str]) -> None:
+    assert xcpmem(["help", "zzz", "vm-list"]) == 1
+    out, err = capfd.readouterr()
+    assert out.startswith("vm-list: ")
+    assert err == "Unknown command 'zzz'\n"
 
 
 def test_version_is_told(capfd: pytest.CaptureFixture[str]) -> None:

@@ -135,7 +135,12 @@ async def test_real_client_logs_in_over_tcp(tmp_path: Path) -> None:
     async with running_stack(tmp_path / "state") as stack, serving(stack.dispatcher, tmp_path / "s") as port:
         server = ["-s", "127.0.0.1", "-p", str(port)]
         refused = await xcpmem("vm-list", *server, "-u", "root", "-pw", "wrong")
-        assert refused == (1, "", "Authentication failed\nFor usage run: 'xe help'\n")
+        told = (
+            "Authentication failed\nFor usage run: 'xe help'\n"
+            f"User root was refused by 127.0.0.1, port {port}: log in with -u and -pw or -pwf, or come by "
+            "the daemon's socket (XCPMEM_SOCKET or -s), where root needs no password.\n"
+        )
+        assert refused == (1, "", told)
         code, out, err = await xcpmem("vm-list", "--minimal", *server, "-u", "root", "-pw", PASSWORD)
         assert (code, err) == (0, "")
         assert stack.vm("web1").uuid in out.strip().split(",")

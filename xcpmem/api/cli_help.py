@@ -14,16 +14,17 @@ if TYPE_CHECKING:
 
     from xcpmem.api.cli_catalog import Command
 
-SELECTORS_HELP: Final = {
+_SELECTORS_HELP: Final = {
     VM_SELECTORS: (
-        " VMs are selected by vm=<uuid or name-label> or by the values of any of their fields, such as"
+        "VMs are selected by vm=<uuid or name-label> or by the values of any of their fields, such as"
         " uuid=<uuid>, power-state=halted, other-config:key=value or tags:contains=<tag>. If several VMs"
         " match, --multiple lets the command go through all of them; without a selector all VMs match."
-        " The fields are listed by 'xe vm-list params=all'."
+        " The fields are listed by '{program} vm-list params=all'."
     ),
     HOST_SELECTORS: (
-        " Hosts are selected by host=<uuid, name-label or hostname> or by the values of any of their"
-        " fields; without a selector all hosts match. The fields are listed by 'xe host-list params=all'."
+        "Hosts are selected by host=<uuid, name-label or hostname> or by the values of any of their"
+        " fields; without a selector all hosts match. The fields are listed by"
+        " '{program} host-list params=all'."
     ),
 }
 _HELP_WIDTH: Final = 74
@@ -34,7 +35,7 @@ def teach(names: Sequence[str] = ()) -> str:
     """Write the client's help: by group, each command with an example.
 
     Args:
-        names: commands to explain in full; none means an overview of all.
+        names: commands to explain in full, all of them known; none means an overview of all.
 
     Returns:
         Text of several lines, without the last newline.
@@ -47,7 +48,8 @@ def teach(names: Sequence[str] = ()) -> str:
         "Usage: xcpmem [-s server|socket] [-p port] [-u user] [-pw password | -pwf file] [--nossl]",
         "              [--minimal] <command> [key=value ...]",
         "",
-        "Without -s it asks the daemon on this machine. Sizes may carry KiB, MiB, GiB or TiB.",
+        "Without -s it asks the daemon on this machine. Sizes are bytes unless they say KiB, MiB, GiB or",
+        "TiB; KB, MB, GB and TB mean the same as these, as in xe.",
     ]
     for group in GROUPS:
         lines += ["", group]
@@ -58,10 +60,10 @@ def teach(names: Sequence[str] = ()) -> str:
 
 
 def _teach_one(name: str) -> str:
-    command = COMMANDS.get(name)
-    if command is None:
-        return f"Unknown command '{name}'" + "".join(f"\n{line}" for line in suggest(name))
-    lines = [f"{command.name}: {command.summary}{SELECTORS_HELP.get(command.selectors, '')}"]
+    command = COMMANDS[name]
+    lines = [f"{command.name}: {command.summary}"]
+    if command.selectors:
+        lines[0] += f" {selectors_help(command.selectors, 'xcpmem')}"
     if command.required:
         lines.append(f"  required: {', '.join(command.required)}")
     optional = [*command.optional, *filter(None, [command.selectors])]
@@ -72,6 +74,21 @@ def _teach_one(name: str) -> str:
 
 def _example(command: Command) -> str:
     return f"xcpmem {command.name} {command.example}".rstrip()
+
+
+def selectors_help(selectors: str, program: str) -> str:
+    """Explain how VMs or hosts are selected.
+
+    Args:
+        selectors: `VM_SELECTORS` or `HOST_SELECTORS`.
+        program: in which the reader types: ``xe`` or ``xcpmem``.
+    """
+    return _SELECTORS_HELP[selectors].format(program=program)
+
+
+def unknown(name: str) -> list[str]:
+    """Say that there is no such command, and which was meant; nothing if there is."""
+    return [] if name in COMMANDS else [f"Unknown command '{name}'", *suggest(name)]
 
 
 def suggest(name: str) -> list[str]:
@@ -102,11 +119,12 @@ def describe(name: str) -> list[tuple[str, str]]:
     """
     command = COMMANDS[name]
     optional = [*command.optional, *filter(None, [command.selectors])]
+    selected = [selectors_help(command.selectors, "xe")] if command.selectors else []
     return [
         ("command name        ", command.name),
         ("reqd params     ", ", ".join(command.required)),
         ("optional params ", ", ".join(optional)),
-        ("description     ", command.summary + SELECTORS_HELP.get(command.selectors, "")),
+        ("description     ", " ".join([command.summary, *selected])),
     ]
 
 
