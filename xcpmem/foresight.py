@@ -98,6 +98,7 @@ class Foresight:
 
         Returns:
             ``feasible``; ``error``, a list of code and parameters as the real call would fail with, or None;
+            ``wish``, the one that it would refuse (``vm``, ``start`` or ``reserve_min_kib``), or None;
             ``granted_kib`` of the reservation or start, or None; ``domains`` by VM uuid: ``name_label``,
             ``before_kib`` (what it holds now), ``after_kib`` (in the end) and ``reason``, a sentence's end;
             ``trouble``, how the wished policy erred so that XCP's rule decided in its place, or empty.
@@ -119,12 +120,18 @@ class Foresight:
         unchanged = Forecast(host, (), report.reasons)
         try:
             changed = self._change(wished)
-            wish, newcomer = self._wish(wished, changed, report)
         except XcpmemError as error:
-            return self._answer(host, unchanged, error)
-        found = await asyncio.to_thread(forecast, host, wish, stance, report.monotonic_s, newcomer=newcomer)
+            return self._answer(host, unchanged, error, "vm")
+        try:
+            planned, newcomer = self._wish(wished, changed, report)
+        except XcpmemError as error:
+            return self._answer(host, unchanged, error, "start")
+        found = await asyncio.to_thread(
+            forecast, host, planned, stance, report.monotonic_s, newcomer=newcomer
+        )
         refusals = [v.error for v in found.verdicts if isinstance(v, Refused) and v.request_id == _REQUEST]
-        return self._answer(host, found, refusals[0] if refusals else None)
+        claim = "start" if wished.start else "reserve_min_kib"
+        return self._answer(host, found, refusals[0] if refusals else None, claim)
 
     def _find(self, uuid: str) -> Vm:
         vm = self._ledger.vms.get(uuid)
@@ -166,12 +173,15 @@ class Foresight:
             requests = (*requests, request)
         return Wishes(ranges, requests), newcomer
 
-    def _answer(self, before: HostState, found: Forecast, error: XcpmemError | None) -> dict[str, Any]:
+    def _answer(
+        self, before: HostState, found: Forecast, error: XcpmemError | None, wish: str
+    ) -> dict[str, Any]:
         grants = [v.size_kib for v in found.verdicts if isinstance(v, Granted) and v.request_id == _REQUEST]
         seen, after = _by_uuid(before), _by_uuid(found.host)
         return {
             "feasible": error is None,
             "error": self._put(error),
+            "wish": None if error is None else wish,
             "trouble": found.trouble,
             "granted_kib": grants[0] if grants else None,
             "domains": {

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from xcpmem.api.cli_catalog import COMMANDS, GROUPS, HOST_SELECTORS, VM_SELECTORS
 from xcpmem.api.cli_help import selectors_help
+from xcpmem.api.cli_keys import MEANINGS
 from xcpmem.config import Settings, declared_settings
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ def _command(command: Command) -> Iterator[str]:
     optional = [*command.optional, *filter(None, [command.selectors])]
     if optional:
         texts.append(f"Optional: {', '.join(optional)}.")
+    texts += [f"{key}: {meaning}." for key, meaning in MEANINGS.get(command.name, {}).items()]
     texts.append(f"Example: xcpmem {command.name} {command.example}".rstrip())
     yield from _entry(command.name, *texts)
 

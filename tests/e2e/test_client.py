@@ -60,7 +60,7 @@ def test_vm_list_gives_the_uuids_that_xenapi_gives(client: Client, api: XenApi) 
 def test_plan_shows_who_would_give_what_and_changes_nothing(client: Client, api: XenApi) -> None:
     before = api.vms()
     lines = client("plan", "reserve-min=2GiB", "reserve-max=16GiB").splitlines()
-    assert lines[0].startswith("Granted: ")
+    assert lines[0].startswith("Would be granted: ")
     assert [line.split()[0] for line in lines[2:6]] == ["guest-1", "guest-2", "guest-3", "guest-4"]
     assert lines[-1] == "Nothing was changed."
     limits = ("memory_dynamic_min", "memory_dynamic_max", "memory_target")

@@ -28,6 +28,10 @@ LOWER = "lower static-min first, the VM must be halted"
 DYNAMIC_MAX = "lower dynamic-max first"
 DYNAMIC_MIN = "raise dynamic-min first"
 BOTH = "give sizes that keep the order"
+NEW = {
+    "name_label": "new",
+    **{f"memory_{name}": str(GIB) for name in ("static_min", "dynamic_min", "dynamic_max", "static_max")},
+}
 
 
 @pytest.fixture
@@ -163,6 +167,11 @@ async def test_limits_of_a_vm_that_is_to_be_made_are_named_with_their_sizes(stac
         ),
         ("Memory.get_history", ({"limit": "x"},), "it is a whole number from 1 to 10000"),
         ("Memory.get_history", ({"colour": "x"},), ""),
+        (
+            "VM.create",
+            ({**NEW, "VCPUs_max": "0", "VCPUs_at_startup": "0"},),
+            "it is at least 1 and at most VCPUs_max",
+        ),
     ],
 )
 async def test_value_out_of_its_range_is_answered_with_the_range(

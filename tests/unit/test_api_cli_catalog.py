@@ -5,6 +5,12 @@ import pytest
 from xcpmem.api.cli_catalog import COMMANDS, GROUPS
 from xcpmem.api.cli_commands import HANDLERS
 from xcpmem.api.cli_help import describe, overview, suggest, teach, unknown
+from xcpmem.api.cli_history import HISTORY_KEYS
+from xcpmem.api.cli_keys import MEANINGS
+from xcpmem.api.cli_plan import KEYS
+from xcpmem.engine.accounting import DOMAIN_TYPES
+from xcpmem.history import LIMIT_MOST
+from xcpmem.users import ROLES
 
 
 def test_every_command_has_words_and_a_handler() -> None:
@@ -30,6 +36,28 @@ def test_help_explains_one_command_in_full() -> None:
     text = teach(["vm-memory-dynamic-range-set"])
     assert "  required: min, max\n  optional: <vm-selectors>\n" in text
     assert text.endswith("example:  xcpmem vm-memory-dynamic-range-set vm=web1 min=1GiB max=2GiB")
+
+
+def test_keys_that_are_explained_are_those_of_their_commands() -> None:
+    for name, meanings in MEANINGS.items():
+        assert set(meanings) <= {*COMMANDS[name].required, *COMMANDS[name].optional}
+    assert set(MEANINGS["plan"]) == set(COMMANDS["plan"].optional) == set(KEYS)
+    assert set(MEANINGS["history"]) == set(HISTORY_KEYS)
+
+
+def test_words_that_a_key_may_be_are_those_that_are_taken() -> None:
+    for command in ("user-add", "user-role-set"):
+        assert MEANINGS[command]["role"] == f"one of {', '.join(ROLES)}"
+    assert f" 1 to {LIMIT_MOST};" in MEANINGS["history"]["limit"]
+    types = MEANINGS["vm-create"]["domain-type"].replace(" or ", ", ").replace("-", "_").split(", ")
+    assert set(types) == set(DOMAIN_TYPES)
+
+
+def test_help_explains_each_key_on_its_line() -> None:
+    assert (
+        "    dynamic-min  the least that it would keep, such as 1GiB; as it is unless given\n"
+        "    dynamic-max  the most that it would get, such as 2GiB; as it is unless given\n"
+    ) in teach(["plan"])
 
 
 def test_help_suggests_what_an_unknown_name_may_have_meant() -> None:

@@ -67,6 +67,31 @@ async def test_vm_is_created_with_what_is_said_and_fitting_limits(
 
 
 @pytest.mark.parametrize(
+    ("word", "size"),
+    [
+        ("memory-static-max=64", "64 bytes"),
+        ("memory-static-max=0", "0 bytes"),
+        ("memory-dynamic-max=1KiB", "1 KiB"),
+        ("memory-dynamic-min=1", "1 byte"),
+    ],
+)
+async def test_vm_of_less_than_a_mib_is_a_forgotten_unit_and_is_not_made(word: str, size: str) -> None:
+    xen = a_xen()
+    line = await say(xen, "vm-create", "name-label=web9", word)
+    assert line.stderr == (
+        f"Error: Failed to parse field '{word.partition('=')[0]}': {size} is less than 1 MiB; sizes are "
+        "bytes unless they say KiB, MiB, GiB or TiB\n"
+    )
+    assert (xen.changes, line.code) == ([], 1)
+
+
+async def test_least_of_a_new_vm_may_be_nothing() -> None:
+    xen = a_xen()
+    await say(xen, "vm-create", "name-label=web9", "memory-static-min=0", "memory-dynamic-min=0")
+    assert xen.changes[0] == ("VM.create", made(0, 0, 256 * MIB, 256 * MIB))
+
+
+@pytest.mark.parametrize(
     ("word", "complaint"),
     [
         ("VCPUs-max=two", "Error: Failed to parse parameter 'VCPUs-max': expecting an integer\n"),

@@ -97,7 +97,8 @@ def after(answer: dict[str, Any]) -> dict[str, int]:
 
 async def test_nothing_wished_shows_where_the_host_is_going_anyway(service: Service) -> None:
     answer = await service.foresight.plan({})
-    assert (answer["feasible"], answer["error"], answer["granted_kib"]) == (True, None, None)
+    assert (answer["feasible"], answer["error"], answer["wish"]) == (True, None, None)
+    assert answer["granted_kib"] is None
     assert after(answer) == {ONE: 3 * GIB, TWO: 3 * GIB}
     assert answer["domains"][ONE]["reason"] == "gets dynamic-max 3 GiB: there is enough for everyone"
 
@@ -167,20 +168,31 @@ async def test_a_policy_that_errs_is_told_apart_from_xcps_rule_that_decides_for_
 
 
 @pytest.mark.parametrize(
-    ("wishes", "code"),
+    ("wishes", "code", "wish"),
     [
-        ({"vm": ONE, "dynamic_min": "3GiB", "dynamic_max": "2GiB"}, "MEMORY_CONSTRAINT_VIOLATION_ORDER"),
-        ({"vm": ONE, "dynamic_max": "5GiB"}, "MEMORY_CONSTRAINT_VIOLATION_ORDER"),
-        ({"reserve_min_kib": str(8 * GIB)}, "HOST_NOT_ENOUGH_FREE_MEMORY"),
-        ({"start": ONE}, "VM_BAD_POWER_STATE"),
+        (
+            {"vm": ONE, "dynamic_min": "3GiB", "dynamic_max": "2GiB"},
+            "MEMORY_CONSTRAINT_VIOLATION_ORDER",
+            "vm",
+        ),
+        ({"vm": ONE, "dynamic_max": "5GiB"}, "MEMORY_CONSTRAINT_VIOLATION_ORDER", "vm"),
+        ({"vm": ONE, "dynamic_min": "9GiB"}, "HOST_NOT_ENOUGH_FREE_MEMORY", "vm"),
+        ({"reserve_min_kib": str(8 * GIB)}, "HOST_NOT_ENOUGH_FREE_MEMORY", "reserve_min_kib"),
+        (
+            {"vm": ONE, "dynamic_max": "3GiB", "reserve_min_kib": str(8 * GIB)},
+            "HOST_NOT_ENOUGH_FREE_MEMORY",
+            "reserve_min_kib",
+        ),
+        ({"start": ONE}, "VM_BAD_POWER_STATE", "start"),
+        ({"vm": ONE, "dynamic_max": "2GiB", "start": ONE}, "VM_BAD_POWER_STATE", "start"),
     ],
 )
 async def test_what_the_real_call_would_refuse_is_refused_alike_and_shows_that_nobody_moves(
-    service: Service, wishes: dict[str, str], code: str
+    service: Service, wishes: dict[str, str], code: str, wish: str
 ) -> None:
     answer = await service.foresight.plan(wishes)
     assert not answer["feasible"]
-    assert answer["error"][0] == code
+    assert (answer["error"][0], answer["wish"]) == (code, wish)
     assert answer["granted_kib"] is None
     assert after(answer) == {ONE: 3 * GIB, TWO: 3 * GIB}
 

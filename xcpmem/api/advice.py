@@ -60,6 +60,8 @@ _EXPECTED: Final[Mapping[str, str]] = {
     ),
     "limit": f"it is a whole number from 1 to {LIMIT_MOST}",
     "domain_type": f"the types are {', '.join(DOMAIN_TYPES)}",
+    "VCPUs_at_startup": "it is at least 1 and at most VCPUs_max",
+    "multiplier": "it is 1.0 or more, and not so large that no host could hold it",
 }
 """What the value of a field can be, where its name does not say it."""
 

@@ -60,6 +60,8 @@ def teach(names: Sequence[str] = ()) -> str:
 
 
 def _teach_one(name: str) -> str:
+    from xcpmem.api.cli_keys import MEANINGS  # noqa: PLC0415 - only this answer needs it
+
     command = COMMANDS[name]
     lines = [f"{command.name}: {command.summary}"]
     if command.selectors:
@@ -69,6 +71,9 @@ def _teach_one(name: str) -> str:
     optional = [*command.optional, *filter(None, [command.selectors])]
     if optional:
         lines.append(f"  optional: {', '.join(optional)}")
+    meanings = MEANINGS.get(name, {})
+    width = max(map(len, meanings), default=0)
+    lines += [f"    {key:{width}}  {meaning}" for key, meaning in meanings.items()]
     return "\n".join([*lines, f"  example:  {_example(command)}"])
 
 

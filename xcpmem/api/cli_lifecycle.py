@@ -136,7 +136,11 @@ def _copying(method: str, *more: Value) -> Callable[[Run], Awaitable[None]]:
 
 async def _create(run: Run) -> None:
     """Make a halted VM of the given size; what is not said fits what is, and is else what `xe` makes it."""
-    given = {name: run.words.size(name) for name in _LIMITS if run.words.has(name)}
+    given = {
+        name: run.words.memory(name, may_be_zero=name.endswith("-min"))
+        for name in _LIMITS
+        if run.words.has(name)
+    }
     static_max = given.get("memory-static-max", max([_NEW_MAX, *given.values()]))
     dynamic_max = given.get("memory-dynamic-max", static_max)
     dynamic_min = given.get(

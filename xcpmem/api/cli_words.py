@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.errors import CommandError, InvalidValue, UsageError
-from xcpmem.units import parse_size_bytes
+from xcpmem.units import BYTES_PER_MIB, UNITS_HINT, format_bytes, parse_size_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -72,6 +72,26 @@ class Words:
             CommandError: the value is no size.
         """
         return parse_size(key, self.require(key))
+
+    def memory(self, key: str, *, may_be_zero: bool) -> int:
+        """Give a size of memory for a command that `xe` does not have: a MiB at least, in bytes.
+
+        Less can only be a size whose unit was forgotten; XenAPI would take it.
+
+        Args:
+            key: whose value is read.
+            may_be_zero: whether no memory makes sense as well.
+
+        Raises:
+            UsageError: it was not given.
+            CommandError: the value is no size, or too small a one.
+        """
+        size_bytes = self.size(key)
+        if size_bytes >= BYTES_PER_MIB or (may_be_zero and size_bytes == 0):
+            return size_bytes
+        raise CommandError(
+            f"Failed to parse field '{key}': {format_bytes(size_bytes)} is less than 1 MiB; {UNITS_HINT}"
+        )
 
     def without(self, keys: Iterable[str]) -> Iterator[tuple[str, str]]:
         """Give the pairs whose key, up to a colon, is none of ``keys``."""
