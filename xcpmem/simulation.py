@@ -172,6 +172,7 @@ class Simulation:
         return max(now_us, min(times_us))
 
     def _judge(self) -> None:
+        self.host.audit()
         if self.host.ledger.overcommit_kib > 0:
             self.broken.append(f"over-committed by {self.host.ledger.overcommit_kib} KiB")
         for record in self._calls:

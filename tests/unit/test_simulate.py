@@ -427,11 +427,55 @@ def test_stall_is_counted_with_a_load_only() -> None:
     assert run(scene(guests=(peer(1), peer(2))))["totals"]["stall_s"] == 0.0
 
 
-def test_memory_promised_twice_breaks_the_run() -> None:
+LATE_GROWER = peer(1, target_kib=1000, balloon=replace(EXACT, delay_s=10.0))
+"""Told to grow by all that is free, and takes none of it for 10 s."""
+
+
+def takes_what_was_promised(*others: tuple[float, script.Call]) -> Scenario:
+    """Somebody takes 5000 KiB a second after a guest was told to grow by all that was free but a page."""
+    take = (1.0, script.TakeMemory(size_kib=5000))
+    return scene(*others, take, guests=(LATE_GROWER,), host=HostSpec(free_kib=8000, slush_kib=0))
+
+
+def test_memory_that_is_taken_from_a_promise_is_no_fault_of_the_daemon_that_takes_the_promise_back() -> None:
+    simulation = Simulation(takes_what_was_promised(), trace=True)
+    answer = simulation.run()
+    promised = {entry["t_s"]: entry["guests"]["1"]["maxmem_kib"] for entry in answer["trace"][:2]}
+    assert promised == {0.0: 8996, 1.0: 3996}
+    assert answer["totals"]["overcommit_kib"] == 0
+    assert simulation.broken == []
+
+
+def test_memory_that_is_taken_from_a_promise_while_the_daemon_is_down_breaks_the_run() -> None:
+    simulation = Simulation(takes_what_was_promised((0.5, script.KillDaemon(down_s=2.0))))
+    assert simulation.run()["totals"]["overcommit_kib"] == 4996
+    assert simulation.broken == ["over-committed by 4996 KiB"]
+
+
+def test_a_daemon_that_dies_and_starts_at_the_instant_takes_the_promise_back() -> None:
+    assert run(takes_what_was_promised((1.0, script.KillDaemon())))["totals"]["overcommit_kib"] == 0
+
+
+def test_a_promise_that_the_daemon_leaves_standing_breaks_the_run() -> None:
+    def idle(host: HostState, wishes: Wishes, beliefs: Beliefs, now_s: float, policy: ChosenPolicy) -> Plan:
+        good = plan(host, wishes, beliefs, now_s, policy)
+        return replace(good, actions=good.actions if now_s < 1.0 else ())
+
+    simulation = Simulation(takes_what_was_promised(), planner=idle)
+    assert simulation.run()["totals"]["overcommit_kib"] == 4996
+    assert simulation.broken == ["over-committed by 4996 KiB"]
+
+
+def test_a_promise_that_stands_at_the_end_of_the_run_breaks_it() -> None:
+    scenario = replace(takes_what_was_promised((1.0, script.KillDaemon(down_s=9.0))), deadline_s=1.0)
+    assert run(scenario)["totals"]["overcommit_kib"] == 4996
+
+
+def test_memory_that_the_file_promises_twice_is_promised_once_after_the_first_turn() -> None:
     greedy = peer(1, target_kib=5000, actual_kib=1000)
-    simulation = Simulation(scene(guests=(greedy,)))
-    assert simulation.run()["totals"]["overcommit_kib"] == 4000
-    assert simulation.broken == ["over-committed by 4000 KiB"]
+    answer = run(scene(guests=(greedy,)))
+    assert answer["final"]["guests"]["1"]["maxmem_kib"] == 1000
+    assert answer["totals"]["overcommit_kib"] == 0
 
 
 def with_actions(*extra: Action) -> Planner:
@@ -458,6 +502,13 @@ def test_an_action_that_must_not_be_breaks_the_run(action: Action, said: str) ->
     simulation.run()
     assert simulation.broken[0].startswith("at 0.0 s: Set")
     assert said in simulation.broken[0]
+
+
+def test_memory_that_the_daemon_promises_twice_breaks_the_run_however_short_it_lasts() -> None:
+    planner = with_actions(SetMaxmem(1, 5007), SetMaxmem(1, 5000))
+    simulation = Simulation(scene(guests=(peer(1), peer(2)), deadline_s=1.0), planner=planner)
+    assert simulation.run()["totals"]["overcommit_kib"] == 7
+    assert simulation.broken[-1] == "over-committed by 7 KiB"
 
 
 def test_a_planner_that_contradicts_itself_breaks_the_run() -> None:
@@ -574,12 +625,13 @@ def test_the_command_fails_when_an_invariant_is_broken(
 ) -> None:
     path = tmp_path / "broken.toml"
     path.write_text(
-        "[host]\nfree_kib = 0\n[[guest]]\ndomid = 1\ndynamic_min_kib = 1\ndynamic_max_kib = 9\nactual_kib = 1"
+        "[host]\nfree_kib = 0\n[[guest]]\ndomid = 1\ndynamic_min_kib = 1000\ndynamic_max_kib = 9000\n"
+        "actual_kib = 1000\n[[script]]\nat_s = 0\ncall = 'kill_daemon'\nargs = { down_s = 1 }"
     )
     assert simulate_main([str(path), "--json"]) == 1
     printed = capsys.readouterr()
-    assert json.loads(printed.out)["totals"]["overcommit_kib"] == 8
-    assert printed.err == "xcpmem simulate: over-committed by 8 KiB\n"
+    assert json.loads(printed.out)["totals"]["overcommit_kib"] == 8000
+    assert printed.err == "xcpmem simulate: over-committed by 8000 KiB\n"
 
 
 def test_an_empty_host_has_a_table_too() -> None:

@@ -308,6 +308,51 @@ def test_the_ledger_notices_memory_that_is_promised_twice() -> None:
     assert host.ledger.overcommit_kib == 300
 
 
+def promised_host() -> SimHost:
+    """All 1000 KiB that are free are promised to a guest that has taken none of it."""
+    host = one_guest(free_kib=1000)
+    host.apply(SetMaxmem(1, 3000))
+    return host
+
+
+def test_the_ledger_notices_what_the_world_takes_from_a_promise_once_time_passes() -> None:
+    host = promised_host()
+    host.take_memory(400)
+    host.advance_to(host.now_us)
+    assert host.ledger.overcommit_kib == 0
+    host.advance_to(host.now_us + 1)
+    assert host.ledger.overcommit_kib == 400
+
+
+def test_the_ledger_forgives_a_promise_that_is_taken_back_in_the_instant_in_which_it_broke() -> None:
+    host = promised_host()
+    host.take_memory(400)
+    for maxmem_kib in (2900, 2600):
+        host.apply(SetMaxmem(1, maxmem_kib))
+    host.step(1.0)
+    host.audit()
+    assert host.ledger.overcommit_kib == 0
+
+
+def test_the_ledger_forgives_no_further_promise_while_one_is_broken() -> None:
+    host = promised_host()
+    host.take_memory(400)
+    host.apply(RecordReservation(Reservation("r", "me", 1)))
+    host.apply(SetMaxmem(1, 2000))
+    assert host.ledger.overcommit_kib == 401
+
+
+def test_a_transfer_promises_nothing_new_while_a_promise_is_broken() -> None:
+    host = one_guest(free_kib=1000, target_kib=100)
+    reservation = Reservation("r", "me", 900)
+    host.apply(RecordReservation(reservation))
+    host.take_memory(1000)
+    host.apply(TransferReservation(reservation, 1))
+    host.apply(SetMaxmem(1, 100))
+    host.step(1.0)
+    assert host.ledger.overcommit_kib == 0
+
+
 def test_taken_memory_is_gone_from_the_total() -> None:
     host = one_guest(free_kib=1000)
     host.take_memory(400)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from xcpmem.engine.model import BalloonState, DomainState, DynamicRange, Lifecycle
 from xcpmem.specs import MICROSECONDS_PER_SECOND, microseconds
+from xcpmem.xen.driver import DomainDescription
 from xcpmem.xen.simagent import SimAgent
 from xcpmem.xen.workload import Appetite, Need
 
@@ -181,6 +182,20 @@ class SimGuest:
                 sample=self.agent.sample,
             )
         return self._state
+
+    def describe(self) -> DomainDescription:
+        """Say what it is, beside its memory."""
+        return DomainDescription(
+            domid=self.spec.domid,
+            uuid=self.uuid,
+            name_label=self.spec.name_label,
+            static_max_kib=self.spec.static_max_kib,
+            vcpus=self.spec.vcpus,
+            domain_type=self.spec.domain_type,
+            balloon_evidence="simulated guest with a balloon driver"
+            if self.balloon.feature
+            else "simulated guest without a balloon driver",
+        )
 
     def balloon_state(self) -> BalloonState:
         """Say how it really stands to its target, whatever a daemon believes."""

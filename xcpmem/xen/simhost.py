@@ -27,15 +27,17 @@ from xcpmem.engine.model import (
 )
 from xcpmem.errors import DomainVanished, InvalidValue
 from xcpmem.specs import HOST_CPUS, MICROSECONDS_PER_SECOND, microseconds
-from xcpmem.xen.driver import DomainDescription, Look
-from xcpmem.xen.simguest import CREDIT_PER_KIB, SimGuest
+from xcpmem.xen.driver import Look
+from xcpmem.xen.simguest import SimGuest
 from xcpmem.xen.simledger import Ledger
+from xcpmem.xen.simpages import FreePages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from xcpmem.scenario import Scenario
     from xcpmem.specs import GuestSpec
+    from xcpmem.xen.driver import DomainDescription
 
 
 class SimHost:
@@ -51,9 +53,7 @@ class SimHost:
         self._scenario = scenario
         self._now_us = 0
         self._total_kib = scenario.host.total_kib
-        self.free_kib = scenario.host.free_kib
-        self.scrub_kib = 0
-        self._scrub_credit = 0
+        self._pages = FreePages(scenario.host.free_kib, scenario.host.scrub_kib_s)
         self._guests: dict[int, SimGuest] = {}
         self._moving: set[int] = set()
         self._reporting: set[int] = set()
@@ -63,10 +63,9 @@ class SimHost:
         self._descriptions: Mapping[int, DomainDescription] | None = None
         self.version = 0
         self.reports = 0
-        self.ledger = Ledger(min_free_kib=self.free_kib)
+        self.ledger = Ledger(min_free_kib=scenario.host.free_kib)
         for spec in scenario.guests:
             self._insert(SimGuest(spec, scenario.uuid_of(spec), 0))
-        self._audit()
 
     @property
     def now_us(self) -> int:
@@ -79,9 +78,19 @@ class SimHost:
         return self._total_kib
 
     @property
+    def free_kib(self) -> int:
+        """What can be used at once, KiB."""
+        return self._pages.free_kib
+
+    @property
+    def scrub_kib(self) -> int:
+        """What was freed and is not clean yet, KiB."""
+        return self._pages.scrub_kib
+
+    @property
     def physical_free_kib(self) -> int:
         """What no domain holds, scrubbed or not, KiB."""
-        return self.free_kib + self.scrub_kib
+        return self._pages.physical_kib
 
     @property
     def is_active(self) -> bool:
@@ -127,6 +136,8 @@ class SimHost:
     def advance_to(self, end_us: int) -> bool:
         """Let time pass: pages are scrubbed, the guests move, their agents look; in the order of domids.
 
+        If more is promised than there is, then it is so for a while: that goes into the ledger.
+
         Args:
             end_us: until this virtual time, microseconds; not before now.
 
@@ -138,6 +149,8 @@ class SimHost:
         """
         if end_us < self._now_us:
             raise InvalidValue("end_us", end_us)
+        if end_us > self._now_us:
+            self.audit()
         before = self.version
         while (look_us := self.looks_next_us) is not None and look_us <= end_us:
             self._move(max(look_us, self._now_us))
@@ -148,14 +161,14 @@ class SimHost:
     def _move(self, end_us: int) -> None:
         """Let balloons work until a virtual time."""
         start_us, self._now_us = self._now_us, end_us
-        self._scrub(end_us - start_us)
+        self.version += self._pages.scrub(end_us - start_us)
         for domid in sorted(self._moving):
             guest = self._guests[domid]
             held_kib = guest.held_kib
             moved_kib = guest.move(start_us, end_us, self.free_kib)
             if moved_kib:
                 self._held_kib += guest.held_kib - held_kib
-                self._release(-moved_kib)
+                self._pages.release(-moved_kib)
                 self.ledger.moved_kib += abs(moved_kib)
                 self.ledger.settled_us = end_us
                 self._note(guest)
@@ -172,7 +185,7 @@ class SimHost:
     def observe(self) -> Look:
         """Look at everything, as a driver does."""
         if self._descriptions is None:
-            self._descriptions = {domid: _describe(guest) for domid, guest in self._guests.items()}
+            self._descriptions = {domid: guest.describe() for domid, guest in self._guests.items()}
         host = HostState(
             total_kib=self._total_kib,
             free_kib=self.free_kib,
@@ -186,18 +199,33 @@ class SimHost:
     def apply(self, action: Action) -> None:
         """Carry out one action of a daemon; doing it twice is the same as once.
 
+        One that promises more than there is goes into the ledger at once.
+
         Raises:
             DomainVanished: the domain is gone.
             InvalidValue: no right-minded daemon does that: a target above maxmem, a maxmem below the
                 target, a range upside down, an offset (these guests have none).
         """
+        before_kib = self._excess_kib
+        self._carry_out(action)
+        self._audit_promise(before_kib)
+
+    def audit(self) -> None:
+        """Note in the ledger if more is promised than there is.
+
+        What the world does in no time may be mended in no time, so time that passes is what calls this; at
+        the end of a run somebody else must.
+        """
+        self.ledger.overcommit_kib = max(self.ledger.overcommit_kib, self._excess_kib)
+
+    def _carry_out(self, action: Action) -> None:
         match action:
             case SetTarget(domid, target_kib):
                 self._refuse_if(not 0 <= target_kib <= self.guest(domid).maxmem_kib, "target_kib", target_kib)
                 self.write_target(domid, target_kib)
             case SetMaxmem(domid, maxmem_kib):
                 self._refuse_if(maxmem_kib < self.guest(domid).target_kib, "maxmem_kib", maxmem_kib)
-                self.write_maxmem(domid, maxmem_kib)
+                self._set_maxmem(self.guest(domid), maxmem_kib)
             case SetDynamicMin(domid, min_kib):
                 self._refuse_if(min_kib > self.guest(domid).dynamic_max_kib, "dynamic_min_kib", min_kib)
                 self.write_dynamic_range(domid, min_kib, self.guest(domid).dynamic_max_kib)
@@ -213,13 +241,11 @@ class SimHost:
             case RecordReservation(reservation):
                 self._reservations[reservation.reservation_id] = reservation
                 self._recount()
-                self._audit()
             case TransferReservation(reservation, domid):
                 self._transfer(reservation, domid)
             case DeleteReservation(reservation):
                 self._reservations.pop(reservation.reservation_id, None)
                 self._recount()
-                self._audit()
 
     def write_target(self, domid: int, target_kib: int) -> None:
         """Set a target as xenstore takes it: any size, KiB. Raises DomainVanished."""
@@ -232,13 +258,9 @@ class SimHost:
 
     def write_maxmem(self, domid: int, maxmem_kib: int) -> None:
         """Set a maxmem as Xen takes it: any size, KiB. Raises DomainVanished."""
-        guest = self.guest(domid)
-        if guest.maxmem_kib != maxmem_kib:
-            self._held_kib -= guest.held_kib
-            guest.maxmem_kib = maxmem_kib
-            self._held_kib += guest.held_kib
-            self._note(guest)
-            self._audit()
+        before_kib = self._excess_kib
+        self._set_maxmem(self.guest(domid), maxmem_kib)
+        self._audit_promise(before_kib)
 
     def write_dynamic_range(self, domid: int, min_kib: int, max_kib: int) -> None:
         """Set a range as xenstore takes it, KiB; upside down it pins the guest. Raises DomainVanished."""
@@ -259,12 +281,13 @@ class SimHost:
         """
         self._refuse_if(spec.domid in self._guests, "domid", spec.domid)
         self._refuse_if(size_kib > self.physical_free_kib, "size_kib", size_kib)
+        before_kib = self._excess_kib
         if reservation_id is not None:
             self._reservations.pop(reservation_id, None)
         self._take(size_kib)
         self._insert(SimGuest(spec, self._scenario.uuid_of(spec), self._now_us, size_kib))
         self._recount()
-        self._audit()
+        self._audit_promise(before_kib)
 
     def remove_guest(self, domid: int) -> None:
         """Let a guest end: gone at once, its pages free. Raises DomainVanished."""
@@ -274,10 +297,9 @@ class SimHost:
         self._moving.discard(domid)
         self._reporting.discard(domid)
         self._held_kib -= guest.held_kib
-        self._release(guest.actual_kib)
+        self._pages.release(guest.actual_kib)
         self._descriptions = None
         self._recount()
-        self._audit()
 
     def set_balloon(self, domid: int, changes: Mapping[str, object]) -> None:
         """Change a guest's character from now on. Raises DomainVanished."""
@@ -304,7 +326,6 @@ class SimHost:
         self._take(size_kib)
         self._total_kib -= size_kib
         self.version += 1
-        self._audit()
 
     def stall_s(self) -> float:
         """Sum up the time that guests with a load lost for want of memory, by the guest model, seconds."""
@@ -320,8 +341,15 @@ class SimHost:
         guest.reservation_id = reservation.reservation_id
         guest.initial_reservation_kib = reservation.size_kib
         self._recount()
-        self.write_maxmem(domid, max(guest.maxmem_kib, reservation.size_kib))
+        self._set_maxmem(guest, max(guest.maxmem_kib, reservation.size_kib))
         self._note(guest)
+
+    def _set_maxmem(self, guest: SimGuest, maxmem_kib: int) -> None:
+        if guest.maxmem_kib != maxmem_kib:
+            self._held_kib -= guest.held_kib
+            guest.maxmem_kib = maxmem_kib
+            self._held_kib += guest.held_kib
+            self._note(guest)
 
     def _insert(self, guest: SimGuest) -> None:
         is_last = not self._guests or guest.spec.domid > next(reversed(self._guests))
@@ -345,56 +373,25 @@ class SimHost:
             self._moving.add(guest.spec.domid)
 
     def _take(self, size_kib: int) -> None:
-        clean_kib = min(size_kib, self.free_kib)
-        self.free_kib -= clean_kib
-        self.scrub_kib -= size_kib - clean_kib
+        self._pages.take(size_kib)
         self.ledger.min_free_kib = min(self.ledger.min_free_kib, self.physical_free_kib)
-
-    def _release(self, size_kib: int) -> None:
-        """Take pages back from a guest; negative: give it some."""
-        if size_kib > 0 and self._scenario.host.scrub_kib_s > 0:
-            self.scrub_kib += size_kib
-        else:
-            self.free_kib += size_kib
-
-    def _scrub(self, elapsed_us: int) -> None:
-        if not self.scrub_kib:
-            return
-        rate_millionths = round(self._scenario.host.scrub_kib_s * MICROSECONDS_PER_SECOND)
-        self._scrub_credit += elapsed_us * rate_millionths
-        clean_kib, self._scrub_credit = divmod(self._scrub_credit, CREDIT_PER_KIB)
-        clean_kib = min(clean_kib, self.scrub_kib)
-        self.scrub_kib -= clean_kib
-        self.free_kib += clean_kib
-        if not self.scrub_kib:
-            self._scrub_credit = 0
-        self.version += bool(clean_kib)
 
     def _recount(self) -> None:
         """Count the reservations that were not transferred; the others are in what their domains hold."""
         self.version += 1
         self._reserved_kib = sum(each.size_kib for each in self._reservations.values() if each.domid is None)
 
-    def _audit(self) -> None:
-        """Note in the ledger if more is promised than there is."""
-        excess_kib = self._held_kib + self._reserved_kib - self._total_kib
-        self.ledger.overcommit_kib = max(self.ledger.overcommit_kib, excess_kib)
+    @property
+    def _excess_kib(self) -> int:
+        """By how much more is promised than there is, KiB; negative: so much is nobody's."""
+        return self._held_kib + self._reserved_kib - self._total_kib
+
+    def _audit_promise(self, before_kib: int) -> None:
+        """Audit a write if it promised more than was promised before; one that promises less mends."""
+        if self._excess_kib > before_kib:
+            self.audit()
 
     @staticmethod
     def _refuse_if(wrong: bool, name: str, value: object) -> None:
         if wrong:
             raise InvalidValue(name, value)
-
-
-def _describe(guest: SimGuest) -> DomainDescription:
-    return DomainDescription(
-        domid=guest.spec.domid,
-        uuid=guest.uuid,
-        name_label=guest.spec.name_label,
-        static_max_kib=guest.spec.static_max_kib,
-        vcpus=guest.spec.vcpus,
-        domain_type=guest.spec.domain_type,
-        balloon_evidence="simulated guest with a balloon driver"
-        if guest.balloon.feature
-        else "simulated guest without a balloon driver",
-    )

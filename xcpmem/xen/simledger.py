@@ -12,7 +12,8 @@ class Ledger:
     Args:
         min_free_kib: the least that was free or being scrubbed.
         overcommit_kib: the worst over time of sum of max(actual, maxmem) + reservations granted and not
-            transferred - total, at least 0.
+            transferred - total, at least 0. A moment of no length counts if a daemon made it, not if the
+            world did and a daemon ended it.
         moved_kib: what balloons gave and took.
         target_changes: writes of targets that changed a value.
         settled_us: virtual time of the last change of a target or movement of a guest, 0 if none.
