@@ -46,24 +46,29 @@ class TransferReservation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeleteReservation:
-    """``Memory.delete_reservation``: by name or id, or the one that was transferred to a domain."""
+class _NamedReservation:
+    """Which reservation is meant: by name or id, by the domain that it was transferred to, or by both."""
 
-    word: ClassVar[str] = "delete_reservation"
     reservation: str = ""
     domid: int = FOLLOWS
 
     def __post_init__(self) -> None:
         if not self.reservation and self.domid == FOLLOWS:
-            raise ConfigError("", "reservation", "is missing")
+            raise ConfigError("", "reservation", "is missing, and so is domid: one of them is needed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QueryReservation:
-    """``Memory.query_reservation_of_domain``."""
+class DeleteReservation(_NamedReservation):
+    """``Memory.delete_reservation``; by both: unless it was transferred to another domain."""
+
+    word: ClassVar[str] = "delete_reservation"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryReservation(_NamedReservation):
+    """``Memory.query_reservation_of_domain``; by a name: if a domain that is there has got it."""
 
     word: ClassVar[str] = "query_reservation_of_domain"
-    domid: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -290,15 +290,12 @@ class SimDaemon:
     def _tell(self, call: DaemonCall) -> object:
         """Answer a question."""
         match call:
-            case script.QueryReservation(domid=domid):
-                reservation_id = self._living(domid).reservation_id
-                if reservation_id is None:
-                    raise NoReservation(domid)
-                return reservation_id
+            case script.QueryReservation(reservation=name, domid=domid):
+                return self._find_transferred(name, domid)
             case script.GetHostReservedMemory():
                 return self._scenario.host.slush_kib
             case script.GetHostInitialFreeMemory():
-                return kib_to_bytes(self._scenario.host.total_kib - self._scenario.others_kib)
+                return kib_to_bytes(self._scenario.host.total_kib)
             case script.GetDomainZeroPolicy():
                 return ["Fixed_size", kib_to_bytes(self._scenario.others_kib)]
             case _:
@@ -359,11 +356,27 @@ class SimDaemon:
             self._host.apply(action)
 
     def _delete(self, name: str, domid: int) -> None:
-        reservation = self._host.reservations.get(self._kept.reservation_ids.get(name, name))
-        if not name and domid != FOLLOWS:
+        if not name:
             reservation = self._host.reservation_of(domid)
-        if reservation is not None:
-            self._host.apply(DeleteReservation(reservation))
+        else:
+            reservation = self._host.reservations.get(self._kept.reservation_ids.get(name, name))
+        if reservation is None:
+            return
+        if domid != FOLLOWS and reservation.domid not in {None, domid}:
+            raise NoReservation(domid)
+        self._host.apply(DeleteReservation(reservation))
+
+    def _find_transferred(self, name: str, domid: int) -> str:
+        """Give the id of the reservation that a domain has got; it keeps the id when that is deleted."""
+        reservation_id = self._kept.reservation_ids.get(name, name)
+        if domid == FOLLOWS:
+            if any(guest.reservation_id == reservation_id for guest in self._host.guests.values()):
+                return reservation_id
+            raise (NoReservation if reservation_id in self._host.reservations else UnknownReservation)(name)
+        found = self._living(domid).reservation_id
+        if found is None or (name and found != reservation_id):
+            raise NoReservation(domid)
+        return found
 
     def _set_range(self, guest: SimGuest, min_kib: int, max_kib: int) -> None:
         spec = guest.spec

@@ -191,6 +191,68 @@ def test_a_reservation_goes_to_a_domain_and_can_be_asked_for() -> None:
     assert answer["totals"]["overcommit_kib"] == 0
 
 
+def after_a_transfer(*questions: script.Call) -> list[Any]:
+    """What is answered, value or error, once ``vm`` was reserved and given to domain 1, and ``free`` kept."""
+    answer = run(
+        scene(
+            (1.0, script.ReserveMemory(size_kib=2000, as_name="vm")),
+            (1.0, script.ReserveMemory(size_kib=1000, as_name="free")),
+            (9.0, script.TransferReservation(reservation="vm", domid=1)),
+            *((9.0, question) for question in questions),
+            guests=(peer(1), peer(2), peer(3)),
+        )
+    )
+    ids = {answer["calls"][0]["value"]: "id of vm", answer["calls"][1]["value"]: "id of free"}
+    return [
+        ids.get(call["value"], call["value"]) if call["ok"] else call["error"] for call in answer["calls"][3:]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ({"domid": 1}, "id of vm"),
+        ({"reservation": "vm"}, "id of vm"),
+        ({"reservation": "vm", "domid": 1}, "id of vm"),
+        ({"domid": 2}, ["NO_RESERVATION", "2"]),
+        ({"reservation": "vm", "domid": 2}, ["NO_RESERVATION", "2"]),
+        ({"reservation": "free", "domid": 1}, ["NO_RESERVATION", "1"]),
+        ({"reservation": "free"}, ["NO_RESERVATION", "free"]),
+        ({"reservation": "no"}, ["UNKNOWN_RESERVATION", "no"]),
+        ({"reservation": "vm", "domid": 9}, ["INVALID_VALUE", "domid", "9"]),
+    ],
+)
+def test_a_domains_reservation_is_asked_for_by_its_name_by_the_domain_or_by_both(
+    question: dict[str, Any], answer: object
+) -> None:
+    assert after_a_transfer(script.QueryReservation(**question)) == [answer]
+
+
+@pytest.mark.parametrize(
+    ("deletion", "answer", "afterwards"),
+    [
+        ({"domid": 1}, None, ["UNKNOWN_RESERVATION", "vm"]),
+        ({"reservation": "vm"}, None, ["UNKNOWN_RESERVATION", "vm"]),
+        ({"reservation": "vm", "domid": 1}, None, ["UNKNOWN_RESERVATION", "vm"]),
+        ({"reservation": "vm", "domid": 2}, ["NO_RESERVATION", "2"], None),
+        ({"domid": 2}, None, None),
+    ],
+)
+def test_a_reservation_is_deleted_by_its_name_by_its_domain_or_by_both(
+    deletion: dict[str, Any], answer: object, afterwards: object
+) -> None:
+    transfer_again = script.TransferReservation(reservation="vm", domid=1)
+    outcome = after_a_transfer(script.DeleteReservation(**deletion), transfer_again)
+    assert outcome == [answer, afterwards]
+
+
+def test_a_reservation_that_no_domain_has_is_deleted_whatever_domain_is_named() -> None:
+    deleted, asked = after_a_transfer(
+        script.DeleteReservation(reservation="free", domid=2), script.QueryReservation(reservation="free")
+    )
+    assert (deleted, asked) == (None, ["UNKNOWN_RESERVATION", "free"])
+
+
 def test_memory_that_a_domain_was_given_is_given_once() -> None:
     reserve = script.ReserveMemory(size_kib=4000, as_name="vm")
     answer = run(
@@ -265,6 +327,19 @@ def test_the_size_of_domain_zero_is_what_nobody_else_has() -> None:
         scene((1.0, script.GetDomainZeroPolicy()), host=HostSpec(total_kib=500, free_kib=100))
     )
     assert value == ["Fixed_size", 400 * 1024]
+
+
+def test_what_was_free_before_the_guests_is_all_that_they_and_domain_zero_have() -> None:
+    answers = outcomes(
+        scene(
+            (1.0, script.GetHostInitialFreeMemory()),
+            (2.0, script.TakeMemory(size_kib=50)),
+            (3.0, script.GetHostInitialFreeMemory()),
+            host=HostSpec(total_kib=20000, free_kib=100),
+            guests=(peer(1), peer(2)),
+        )
+    )
+    assert [value for _, value, _ in answers] == [20000 * 1024, None, 20000 * 1024]
 
 
 def test_diagnostics_tell_why_each_guest_has_its_target() -> None:
