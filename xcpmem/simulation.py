@@ -34,6 +34,9 @@ TURNS_MOST: Final = 50
 NOT_ENDED: Final = ("INTERNAL_ERROR", "still waiting at the end of the run")
 """The error of a call that had no answer when the run ended."""
 
+NOT_MADE: Final = ("INTERNAL_ERROR", "the run ended before its time")
+"""The error of a call that the script has after the end of the run."""
+
 
 class Simulation:
     """One run of a scenario.
@@ -176,9 +179,14 @@ class Simulation:
         if self.host.ledger.overcommit_kib > 0:
             self.broken.append(f"over-committed by {self.host.ledger.overcommit_kib} KiB")
         for record in self._calls:
-            if record.ended_us is None:
+            who = f"call {record.number} ({record.line.call.word})"
+            if _made_us(record) > self._deadline_us:
+                record.error, record.ended_us = NOT_MADE, _made_us(record)
+                at_s, end_s = record.line.at_s, self._scenario.deadline_s
+                self.broken.append(f"{who} was never made: at_s {at_s:g} s is after deadline_s {end_s:g} s")
+            elif record.ended_us is None:
                 record.error = NOT_ENDED
-                self.broken.append(f"call {record.number} ({record.line.call.word}) never ended")
+                self.broken.append(f"{who} never ended")
 
     def _answer(self) -> dict[str, Any]:
         ledger = self.host.ledger

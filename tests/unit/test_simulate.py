@@ -171,6 +171,18 @@ def test_a_call_that_still_waits_at_the_end_breaks_the_run() -> None:
     assert simulation.broken == ["call 0 (reserve_memory) never ended"]
 
 
+def test_a_call_after_the_end_of_the_run_is_not_made_and_breaks_the_run() -> None:
+    lines = ((5.0, script.Shutdown(domid=1)), (5.5, script.Shutdown(domid=2)))
+    simulation = Simulation(scene(*lines, guests=(peer(1), peer(2)), deadline_s=5.0))
+    answer = simulation.run()
+    made, late = answer["calls"]
+    assert made["ok"]
+    assert (late["at_s"], late["ok"], late["took_s"]) == (5.5, False, 0.0)
+    assert late["error"] == ["INTERNAL_ERROR", "the run ended before its time"]
+    assert list(answer["final"]["guests"]) == ["2"]
+    assert simulation.broken == ["call 1 (shutdown) was never made: at_s 5.5 s is after deadline_s 5 s"]
+
+
 def test_a_reservation_goes_to_a_domain_and_can_be_asked_for() -> None:
     answer = run(
         scene(
