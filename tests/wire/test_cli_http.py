@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from xcpmem.api.values import Value
 
 GREETING = encode(Greeting())
+CHUNKED = b"POST /cli HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
 DEADLINE_S = 20.0
 
 # Made for this test, known to everybody.
@@ -253,7 +254,9 @@ async def test_command_that_nobody_waits_for_any_more_is_broken_off(tmp_path: Pa
 @pytest.mark.parametrize(
     ("head", "status"),
     [
-        (b"POST /cli HTTP/1.0\r\ncontent-length: 204801\r\n\r\n", b"413"),
+        (b"POST /cli HTTP/1.0\r\ncontent-length: 307201\r\n\r\n", b"413"),
+        (CHUNKED + b"4b001\r\n" + bytes(0x4B001), b"413"),
+        (CHUNKED + b"4\r\nhelp\r\n0\r\n\r\n", b"500"),
         (b"POST /cli HTTP/1.0\r\n\r\n", b"500"),
         (b"GET /cli HTTP/1.0\r\n\r\n", b"403"),
     ],
@@ -267,6 +270,14 @@ async def test_request_that_is_no_command_line_is_answered_in_http(
         reader, writer = await asyncio.open_unix_connection(tmp_path / "s")
         writer.write(head)
         assert await status_of(reader) == status
+        writer.close()
+
+
+async def test_command_line_may_be_as_long_as_any_request(tmp_path: Path) -> None:
+    async with serving(XenDouble(), tmp_path / "s"):
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "s")
+        words = b"vm-list\nparams=uuid\n".ljust(300 * 1024, b"\n")
+        await greet(reader, writer, request(words))
         writer.close()
 
 

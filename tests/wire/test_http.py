@@ -81,6 +81,12 @@ def post(path: str, body: bytes, *headers: str, version: str = "1.1") -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
+def in_chunks(*pieces: bytes) -> bytes:
+    """A call without a Content-Length."""
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    return head + b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in (*pieces, b""))
+
+
 def get(path: str, method: str = "GET", *headers: str) -> bytes:
     return "\r\n".join(
         [f"{method} {path} HTTP/1.1", "Host: x", "Connection: close", *headers, "", ""]
@@ -186,7 +192,10 @@ BAD = [
     (post("/", b" " * (1 << 20)), 413),
     (post("/jsonrpc", b" " * (1 << 20)), 413),
     (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n<methodCall>", 413),
-    (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n<meth\r\n0\r\n\r\n", 500),
+    (in_chunks(b"<meth"), 500),
+    (in_chunks(LIST, b" " * (LIMIT - len(LIST))), 500),
+    (in_chunks(LIST, b" " * (LIMIT - len(LIST) + 1)), 413),
+    (in_chunks(*[b" " * 1000] * 2000), 413),
     (b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 500),
     (b"nonsense\r\n\r\n", 501),
     (b"GET / HTTP/1.1\r\nno header\r\n\r\n", 400),
@@ -261,6 +270,14 @@ async def test_body_that_does_not_come_in_time_is_given_up() -> None:
     async with serving(app) as url:
         answer = await send(url, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n<methodCall>")
     assert answer.status == 408
+
+
+async def test_body_of_no_stated_length_that_does_not_end_in_time_is_none() -> None:
+    app = make_app(make_dispatcher(), limits=HttpLimits(body_timeout_s=0.05))
+    async with serving(app) as url:
+        answer = await send(url, in_chunks(b"<methodCall>").removesuffix(b"0\r\n\r\n"))
+    assert answer.status == 500
+    assert b"a request needs a Content-Length" in answer.body
 
 
 async def test_too_many_calls_at_once_are_told_to_come_later() -> None:

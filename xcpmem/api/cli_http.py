@@ -10,23 +10,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
 from xcpmem.api.cli import CommandLine
-from xcpmem.api.http import page, peer_of
+from xcpmem.api.http import peer_of, read_body
 from xcpmem.errors import WireError
-from xcpmem.units import kib_to_bytes, mib_to_bytes
+from xcpmem.units import mib_to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from xcpmem.api.cli import Calls
 
-BODY_LIMIT_BYTES: Final = kib_to_bytes(200)
-"""The longest command line that xapi takes."""
 PROGRESS_HEADER: Final = "xcpmem-progress"
 """A request header of our own client: a person is watching its standard error."""
 BODY_DEADLINE_S: Final = 10.0
@@ -123,7 +120,7 @@ def make_cli_handler(calls: Calls) -> Callable[[web.Request], Awaitable[web.Stre
     command_line = CommandLine(calls)
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        body = await _read(request)
+        body = await read_body(request, BODY_DEADLINE_S)
         if isinstance(body, web.Response):
             return body
         transport = request.transport
@@ -147,16 +144,3 @@ def make_cli_handler(calls: Calls) -> Callable[[web.Request], Awaitable[web.Stre
         return _Silence()
 
     return handle
-
-
-async def _read(request: web.Request) -> bytes | web.Response:
-    """Read the words, or give the page for a body that is too long, too slow or of no stated length."""
-    if request.content_length is None:
-        return page(HTTPStatus.INTERNAL_SERVER_ERROR, "a request needs a Content-Length")
-    if request.content_length > BODY_LIMIT_BYTES:
-        return page(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {BODY_LIMIT_BYTES} bytes are read")
-    try:
-        async with asyncio.timeout(BODY_DEADLINE_S):
-            return await request.read()
-    except TimeoutError:
-        return page(HTTPStatus.REQUEST_TIMEOUT, "the body did not come in time")

@@ -27,6 +27,8 @@ from xcpmem.units import kib_to_bytes
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+    from aiohttp import StreamReader
+
     from xcpmem.api.connections import Connection
     from xcpmem.api.dispatch import Dispatcher
     from xcpmem.api.gates import ReadGate
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     RenderMetrics = Callable[[str | None], Awaitable[tuple[bytes, str]]]
 
 BODY_LIMIT_BYTES: Final = kib_to_bytes(300)
-"""The longest request that xapi reads."""
+"""The longest request that xapi reads; command lines may be as long, which xapi cuts off at 200 KiB."""
 
 XML: Final = "text/xml"
 JSON: Final = "application/json"
@@ -141,6 +143,44 @@ def refuse_reader(request: web.Request, gate: ReadGate) -> web.Response | None:
     return refusal
 
 
+async def read_body(request: web.Request, timeout_s: float) -> bytes | web.Response:
+    """Read a request's body, or give the page for one that is too long, too slow or of no stated length.
+
+    Args:
+        request: whose.
+        timeout_s: it must be there so many seconds after the head.
+    """
+    length_bytes = request.content_length
+    if length_bytes is not None and length_bytes > BODY_LIMIT_BYTES:
+        return _too_long()
+    if request.content.is_eof() and length_bytes is not None:  # it came with the head
+        return request.content.read_nowait()
+    try:
+        async with asyncio.timeout(timeout_s):
+            if length_bytes is not None:
+                return await request.read()
+            if await _is_longer(request.content, BODY_LIMIT_BYTES):
+                return _too_long()
+    except TimeoutError:
+        if length_bytes is not None:
+            return page(HTTPStatus.REQUEST_TIMEOUT, "the body did not come in time")
+    return page(HTTPStatus.INTERNAL_SERVER_ERROR, "a request needs a Content-Length")
+
+
+async def _is_longer(content: StreamReader, most_bytes: int) -> bool:
+    """Count what comes without keeping it, up to the end or until it is too much."""
+    counted_bytes = 0
+    async for piece in content.iter_any():
+        counted_bytes += len(piece)
+        if counted_bytes > most_bytes:
+            return True
+    return False
+
+
+def _too_long() -> web.Response:
+    return page(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {BODY_LIMIT_BYTES} bytes are read")
+
+
 def page(status: HTTPStatus, text: str = "") -> web.Response:
     """Make the small page that goes with any status but 200, after which the connection is closed."""
     title = f"HTTP {status.value} {status.phrase.lower()}"
@@ -211,20 +251,10 @@ class _Edge:
         return refusal
 
     async def _read(self, request: web.Request, peer: Peer) -> bytes | web.Response:
-        """Read the body, or give the page for one that is too long, too slow or of no stated length."""
-        length_bytes = request.content_length
-        if length_bytes is None:
-            return page(HTTPStatus.INTERNAL_SERVER_ERROR, "a request needs a Content-Length")
-        if length_bytes > BODY_LIMIT_BYTES:
-            return page(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {BODY_LIMIT_BYTES} bytes are read")
-        if request.content.is_eof():  # it came with the head
-            return request.content.read_nowait()
-        try:
-            with self._places.reading(peer, length_bytes):
-                async with asyncio.timeout(self._limits.body_timeout_s):
-                    return await request.read()
-        except TimeoutError:
-            return page(HTTPStatus.REQUEST_TIMEOUT, "the body did not come in time")
+        if request.content.is_eof():  # nothing is waited for
+            return await read_body(request, self._limits.body_timeout_s)
+        with self._places.reading(peer, min(request.content_length or 0, BODY_LIMIT_BYTES)):
+            return await read_body(request, self._limits.body_timeout_s)
 
     async def _carry_out_xml(self, body: bytes, peer: Peer) -> Parts:
         call = codec.decode_call(body)
