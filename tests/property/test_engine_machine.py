@@ -38,7 +38,7 @@ from xcpmem.engine.model import (
     TransferReservation,
 )
 from xcpmem.engine.parties import PROBE_KIB
-from xcpmem.engine.planner import BALANCE_TOLERANCE_KIB, TOLERANCE_SHARE
+from xcpmem.engine.targets import BALANCE_TOLERANCE_KIB, TOLERANCE_SHARE
 
 STEPS_IN_CI: Final = 20_000
 STEPS_PER_HOST: Final = 100

@@ -24,12 +24,12 @@ from xcpmem.engine.model import (
     Reservation,
     Wishes,
 )
-from xcpmem.engine.planner import BALANCE_TOLERANCE_KIB
 from xcpmem.engine.policies import POLICIES, find_policy
 from xcpmem.engine.policy import Claim
 from xcpmem.engine.proportional import share
 from xcpmem.engine.sample import Sample
 from xcpmem.engine.tally import Tally
+from xcpmem.engine.targets import BALANCE_TOLERANCE_KIB
 from xcpmem.errors import DomainsUncooperative
 
 if TYPE_CHECKING:

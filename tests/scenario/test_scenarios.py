@@ -143,6 +143,14 @@ def test_x5_memory_moves_on_while_it_is_being_freed() -> None:
     assert call(answer("x5_late_starter"), 2)["took_s"] <= 1.1 * 8.0
 
 
+def test_a_grower_is_promised_what_is_left_and_gets_its_share_when_the_other_gave() -> None:
+    result = answer("taken_while_growing")
+    left_kib = 1097728 + 51200 - 900000
+    (after,) = (instant for instant in result["trace"] if "take_memory" in instant.get("calls", []))
+    assert after["guests"]["2"]["maxmem_kib"] == 1048576 + left_kib
+    assert near(guest(result, 2)["actual_kib"], guest(result, 1)["actual_kib"])
+
+
 def test_x6_a_grower_never_exceeds_its_newest_target() -> None:
     result = answer("x6_grower")
     assert overshoot_kib(result, 1) <= 4

@@ -160,3 +160,43 @@ def test_reserving_sets_spare_memory_aside() -> None:
     draft.reserve(Reservation("r1", "owner", 300))
     assert draft.actions == [RecordReservation(Reservation("r1", "owner", 300))]
     assert draft.spare_kib == 200
+
+
+def test_what_others_took_from_a_promise_is_taken_back_at_once() -> None:
+    growing = a_domain(1000, 3000, 2000, target_kib=2800)
+    draft = Draft(a_host(growing, free_kib=300))
+    assert draft.excess_kib == 500
+    draft.revoke([growing])
+    assert draft.actions == [SetTarget(1, 2300), SetMaxmem(1, 2300)]
+    assert (draft.excess_kib, draft.spare_kib) == (0, 0)
+
+
+def test_each_gives_back_its_part_of_what_it_did_not_take_and_all_hear_of_it_first() -> None:
+    first = a_domain(1000, 3000, 2000, domid=1, target_kib=2600)
+    second = a_domain(1000, 3000, 2000, domid=2, target_kib=2200)
+    draft = Draft(a_host(first, second, free_kib=400))
+    draft.revoke([first, second])
+    assert draft.actions == [SetTarget(1, 2300), SetTarget(2, 2100), SetMaxmem(1, 2300), SetMaxmem(2, 2100)]
+
+
+def test_what_a_guest_holds_or_needs_for_its_minimum_is_not_taken_back() -> None:
+    shrinking = a_domain(1000, 3000, 2500, domid=1, target_kib=1500)
+    needy = a_domain(1000, 3000, 800, domid=2, target_kib=1300)
+    draft = Draft(a_host(shrinking, needy, free_kib=100))
+    draft.revoke([shrinking, needy])
+    assert draft.actions == [SetTarget(2, 1000), SetMaxmem(2, 1000)]
+    assert draft.excess_kib == 100
+
+
+def test_a_maxmem_above_the_target_is_taken_back_without_a_word_to_the_guest() -> None:
+    domain = a_domain(1000, 3000, 2000, maxmem_kib=2700)
+    draft = Draft(a_host(domain, free_kib=100))
+    draft.revoke([domain])
+    assert draft.actions == [SetMaxmem(1, 2100)]
+
+
+def test_a_promise_into_the_slush_or_onto_what_is_being_scrubbed_stands() -> None:
+    growing = a_domain(1000, 3000, 2000, target_kib=2800)
+    draft = Draft(a_host(growing, free_kib=500, scrub_kib=300, slush_kib=400))
+    draft.revoke([growing])
+    assert (draft.spare_kib, draft.excess_kib, draft.actions) == (-700, 0, [])

@@ -265,6 +265,22 @@ def test_growth_waits_until_others_have_given() -> None:
     assert set(targets_of(second.actions)) == {1}
 
 
+def test_growers_are_held_back_at_once_by_what_others_took_while_somebody_gives() -> None:
+    giver = a_domain(1000, 5000, 4000, domid=1, target_kib=2333)
+    growers = [a_domain(1000, 5000, 1000, domid=domid, target_kib=2500) for domid in (2, 3)]
+    host = a_host(giver, *growers, free_kib=1000)
+    plan = planned(host, settings=EXACT)
+    assert targets_of(plan.actions) == {2: 1500, 3: 1500}
+    assert maxmems_of(plan.actions) == {2: 1500, 3: 1500}
+
+
+def test_guests_at_rest_that_stopped_short_are_promised_no_page_that_others_took() -> None:
+    domains = [a_domain(1000, 2000, 1996, domid=domid, target_kib=2000) for domid in (1, 2)]
+    plan = planned(a_host(*domains), settings=EXACT)
+    assert targets_of(plan.actions) == {1: 1996, 2: 1996}
+    assert {domid: reason.target_kib for domid, reason in plan.reasons.items()} == {1: 1996, 2: 1996}
+
+
 def test_grower_is_held_back_when_memory_is_needed_elsewhere() -> None:
     growing = a_domain(0, 8000 * MIB, 3000 * MIB, domid=1, target_kib=6000 * MIB)
     host = a_host(growing, free_kib=3000 * MIB)

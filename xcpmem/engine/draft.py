@@ -29,6 +29,7 @@ class Draft:
     def __init__(self, host: HostState, tally: Tally | None = None, actions: Sequence[Action] = ()) -> None:
         self.actions: list[Action] = [*actions]
         self.spare_kib = host.spare_kib if tally is None else host.spare_by(tally)
+        self._unusable_kib = host.slush_kib + host.scrub_kib
         self._targets_kib: dict[int, int] = {}
         self._maxmems_kib: dict[int, int] = {}
 
@@ -60,6 +61,39 @@ class Draft:
             return
         if domain.maxmem_kib > target_kib:
             self._set_maxmem(domain, target_kib)
+
+    @property
+    def excess_kib(self) -> int:
+        """By how much more is promised than the host has; 0 as long as nobody else takes its memory."""
+        return max(0, -self.spare_kib - self._unusable_kib)
+
+    def revoke(self, domains: Sequence[DomainState]) -> None:
+        """Take back what more is promised than the host has, from each by its part of what it did not take.
+
+        What they hold already, and what they need for their dynamic-min, stays theirs.
+
+        Args:
+            domains: whose targets and maxmems may be lowered at once.
+        """
+        excess_kib = self.excess_kib
+        least_kib = [max(domain.actual_kib, domain.dynamic_range.min_kib) for domain in domains]
+        untaken_kib = [
+            max(0, self._held_kib(domain) - least) for domain, least in zip(domains, least_kib, strict=True)
+        ]
+        all_kib = sum(untaken_kib)
+        if not excess_kib or not all_kib:
+            return
+        left_kib = max(0, all_kib - excess_kib)
+        kept = [
+            (domain, least + untaken * left_kib // all_kib)
+            for domain, least, untaken in zip(domains, least_kib, untaken_kib, strict=True)
+            if untaken
+        ]
+        for domain, kept_kib in kept:
+            if self.target_kib(domain) > kept_kib:
+                self._set_target(domain, kept_kib)
+        for domain, kept_kib in kept:
+            self._set_maxmem(domain, kept_kib)
 
     def reserve(self, reservation: Reservation) -> None:
         """Set memory aside; it must be spare."""

@@ -14,7 +14,7 @@ asks and reservations only as far as `HostState.spare_kib` reaches.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from xcpmem.engine.belief import OFFSET_STILL_S, Beliefs, Caution, direction_of, is_odd
 from xcpmem.engine.containment import divide
@@ -35,6 +35,7 @@ from xcpmem.engine.reasons import Reason, reason_to_stay, think_of
 from xcpmem.engine.remains import returning_kib
 from xcpmem.engine.requests import admit, grant
 from xcpmem.engine.steps import portions
+from xcpmem.engine.targets import BALANCE_TOLERANCE_KIB, choose_targets
 from xcpmem.engine.thought import Recollection
 
 if TYPE_CHECKING:
@@ -45,12 +46,6 @@ if TYPE_CHECKING:
     from xcpmem.engine.parties import Party
     from xcpmem.engine.policy import ChosenPolicy
     from xcpmem.engine.steps import Steps
-
-BALANCE_TOLERANCE_KIB: Final = 512
-"""Nobody is asked to move for less, while nobody waits (squeezed's tolerance)."""
-
-TOLERANCE_SHARE: Final = 256
-"""... and for narrow ranges for less than the range over this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +160,15 @@ def deliberate(
     division, memory = divide(policy, snapshot, beliefs.policy)
     yield None
     beliefs, goals_kib = replace(beliefs, policy=memory), division.goals_kib
-    targets_kib = _targets(parties, goals_kib, idle=not requests, caution=caution)
+    targets_kib = choose_targets(parties, goals_kib, idle=not requests, caution=caution)
 
     draft = Draft(host, tally, range_actions)
-    unsettled = recollection.unsettled(parties, targets_kib, division, caution)
+    # where others took what was promised, those at rest may have to be held where they are
+    unsettled = (Recollection() if draft.excess_kib else recollection).unsettled(
+        parties, targets_kib, division, caution
+    )
     restless = [(party, target_kib) for party, target_kib, _ in unsettled if not party.is_content(target_kib)]
-    yield from _ask_back(restless, draft)
+    yield from _ask_back(restless, [party for party, _, _ in unsettled], draft)
     torn_kib = host.torn_by(tally)
     coming = any(_is_giving(party, draft.target_kib(party.domain), caution) for party, _ in restless)
     settling = bool(requests) and (torn_kib > 0 or any(_is_settling(party, before) for party in parties))
@@ -259,8 +257,8 @@ def _take_part(
     return with_those_at_rest(fresh, awake, domains, beliefs) if are_wishes_as_before else fresh
 
 
-def _ask_back(restless: Sequence[tuple[Party, int]], draft: Draft) -> Steps[None]:
-    """Let everybody who has more than its target hear of it, and then keep it from taking more."""
+def _ask_back(restless: Sequence[tuple[Party, int]], unsettled: Sequence[Party], draft: Draft) -> Steps[None]:
+    """Let all who have more than their target hear of it, then cap them; take back promises others broke."""
     for some in portions(restless):
         for party, target_kib in some:
             draft.shrink(party.domain, target_kib)
@@ -268,6 +266,9 @@ def _ask_back(restless: Sequence[tuple[Party, int]], draft: Draft) -> Steps[None
     for some in portions(restless):
         for party, target_kib in some:
             draft.cap(party.domain, target_kib, keeps_maxmem=party.keeps_maxmem)
+        yield
+    if draft.excess_kib:
+        draft.revoke([party.domain for party in unsettled if not party.keeps_maxmem])
         yield
 
 
@@ -298,40 +299,6 @@ def _with_wished_range(domain: DomainState, wishes: Wishes, actions: list[Action
 
 def _may_be_touched(domain: DomainState, wishes: Wishes) -> bool:
     return not domain.is_dying and domain.domid not in wishes.left_alone
-
-
-def _targets(
-    parties: Sequence[Party], goals_kib: Sequence[int], *, idle: bool, caution: Caution
-) -> list[int]:
-    """Turn goals into targets: inside the range, quiet within the tolerance, probing at a limit."""
-    told_kib = [party.domain.target_kib for party in parties]
-    targets_kib = [
-        goal if party.belief.floor_kib is None else _target(party, goal, party.belief.floor_kib, caution)
-        for party, goal in zip(parties, goals_kib, strict=False)
-    ]
-    if targets_kib == told_kib or not idle:
-        return targets_kib
-    if all(
-        target == told or abs(target - told) <= _tolerance_kib(party.domain, caution)
-        for party, target, told in zip(parties, targets_kib, told_kib, strict=True)
-    ):
-        return [min(max(p.domain.target_kib, p.claim.min_kib), p.claim.max_kib) for p in parties]
-    return targets_kib
-
-
-def _tolerance_kib(domain: DomainState, caution: Caution) -> int:
-    width_kib = domain.dynamic_range.max_kib - domain.dynamic_range.min_kib
-    return max(2 * caution.inaccuracy_kib, min(BALANCE_TOLERANCE_KIB, width_kib // TOLERANCE_SHARE))
-
-
-def _target(party: Party, goal_kib: int, floor_kib: int, caution: Caution) -> int:
-    claim, domain = party.claim, party.domain
-    if goal_kib <= floor_kib:
-        if party.belief.meets_floor(domain.actual_kib, caution) and domain.target_kib < domain.actual_kib:
-            goal_kib = domain.target_kib
-        else:
-            goal_kib = floor_kib - party.probe_kib
-    return min(max(goal_kib, claim.min_kib), claim.max_kib)
 
 
 def _is_giving(party: Party, target_kib: int, caution: Caution) -> bool:
