@@ -85,8 +85,18 @@ class Scenario:
 
     @property
     def others_kib(self) -> int:
-        """What neither is free nor belongs to a guest: domain 0 and Xen, KiB."""
+        """What neither is free nor belongs to a guest: domain 0, if it is none of them, and Xen, KiB."""
         return self.host.total_kib - self.host.free_kib - sum(guest.actual_kib for guest in self.guests)
+
+    @property
+    def has_domain_zero(self) -> bool:
+        """Whether domain 0 is one of the guests."""
+        return any(guest.domid == 0 for guest in self.guests)
+
+    @property
+    def boot_free_kib(self) -> int:
+        """What was free before any guest was there, domain 0's own included, KiB."""
+        return self.host.total_kib - (self.others_kib if self.has_domain_zero else 0)
 
     def uuid_of(self, guest: GuestSpec) -> str:
         """Return the uuid of a guest's VM: its own, or one made from the seed and the domid."""

@@ -132,10 +132,14 @@ class Start:
     word: ClassVar[str] = "start"
     guest: GuestSpec
 
+    def __post_init__(self) -> None:
+        if self.guest.domid == 0:
+            raise ConfigError("", "guest.domid", "0 is domain 0, which nobody starts")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shutdown:
-    """A domain is gone at once, its pages are free."""
+    """A domain is gone at once, its pages are free; domain 0 stays."""
 
     word: ClassVar[str] = "shutdown"
     domid: int

@@ -295,9 +295,14 @@ class SimDaemon:
             case script.GetHostReservedMemory():
                 return self._scenario.host.slush_kib
             case script.GetHostInitialFreeMemory():
-                return kib_to_bytes(self._scenario.host.total_kib)
+                return kib_to_bytes(self._scenario.boot_free_kib)
             case script.GetDomainZeroPolicy():
-                return ["Fixed_size", kib_to_bytes(self._scenario.others_kib)]
+                zero = self._host.guests.get(0)
+                if zero is None or zero.dynamic_min_kib == zero.dynamic_max_kib:
+                    fixed_kib = self._scenario.others_kib if zero is None else zero.actual_kib
+                    return ["Fixed_size", kib_to_bytes(fixed_kib)]
+                bounds_kib = (zero.dynamic_min_kib, zero.dynamic_max_kib)
+                return ["Auto_balloon", [kib_to_bytes(bound_kib) for bound_kib in bounds_kib]]
             case _:
                 reasons = self._plan.reasons if self._plan else {}
                 return json.dumps({str(domid): reason.text for domid, reason in sorted(reasons.items())})

@@ -140,6 +140,8 @@ class Simulation:
 
     def _happen(self, call: WorldCall) -> None:
         match call:
+            case script.Shutdown(domid=0):
+                raise InvalidValue("domid", 0)
             case script.Shutdown(domid=domid):
                 self.host.remove_guest(domid)
             case script.SetBalloon(domid=domid, changes=changes):

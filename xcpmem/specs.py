@@ -105,7 +105,7 @@ class GuestSpec:
     """One guest as it stands at the start; sizes KiB.
 
     Args:
-        domid: 1 to 32751.
+        domid: 0 to 32751; 0 is the host's domain 0, balanced as any other.
         dynamic_min_kib: its keys in xenstore.
         dynamic_max_kib: its keys in xenstore.
         static_min_kib: for the VM record only.
@@ -151,8 +151,8 @@ class GuestSpec:
                 object.__setattr__(self, key, getattr(self, leader))
         if not self.name_label:
             object.__setattr__(self, "name_label", f"guest-{self.domid}")
-        if not 0 < self.domid < DOMID_END:
-            raise ConfigError("", "domid", f"must be 1 to {DOMID_END - 1}")
+        if not 0 <= self.domid < DOMID_END:
+            raise ConfigError("", "domid", f"must be 0 to {DOMID_END - 1}")
         for low, high in (
             ("static_min_kib", "dynamic_min_kib"),
             ("dynamic_min_kib", "dynamic_max_kib"),
@@ -170,7 +170,7 @@ class HostSpec:
 
     Args:
         total_kib: all its memory; follows free memory and what the guests hold. What is neither free nor
-            held by a guest is domain 0's and Xen's.
+            held by a guest is domain 0's and Xen's, or Xen's alone where domain 0 is one of the guests.
         free_kib: free at the start.
         slush_kib: to be kept free (squeezed: 73728).
         scrub_kib_s: how fast freed memory is cleaned before it can be used; 0: at once.

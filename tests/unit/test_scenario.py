@@ -257,8 +257,8 @@ BAD_FILES = (
     ("guests = []", "guests: is not a key here"),
     ("[[guest]]\ndynamic_min_kib = 1\ndynamic_max_kib = 2", "guest[0].domid: is missing"),
     ("[[guest]]\ndomid = 1\ndynamic_max_kib = 2", "guest[0].dynamic_min_kib: is missing"),
-    (GUEST.replace("domid = 1", "domid = 0"), "guest[0].domid: must be 1 to 32751"),
-    (GUEST.replace("domid = 1", "domid = 32752"), "guest[0].domid: must be 1 to 32751"),
+    (GUEST.replace("domid = 1", "domid = -1"), "guest[0].domid: must be a whole number from 0"),
+    (GUEST.replace("domid = 1", "domid = 32752"), "guest[0].domid: must be 0 to 32751"),
     (GUEST.replace("domid = 1", "domid = 1.0"), "guest[0].domid: must be a whole number"),
     (GUEST + GUEST, "domid: 1 is there twice"),
     (GUEST + "dynamic_min_kb = 3", "guest[0].dynamic_min_kb: is not a key here"),
@@ -313,6 +313,10 @@ BAD_FILES = (
     (script_line("set_balloon", "stuck = true"), "script[0].args.domid: must be a whole number"),
     (script_line("set_balloon", "domid = 1, x = 1"), "script[0].args.x: is not a key here"),
     (script_line("start", "guest = 1"), "script[0].args.guest: must be a table"),
+    (
+        script_line("start", "guest = { domid = 0, dynamic_min_kib = 1, dynamic_max_kib = 2 }"),
+        "script[0].args.guest.domid: 0 is domain 0, which nobody starts",
+    ),
     (
         script_line("start", "guest = { domid = 3, dynamic_min_kib = 2, dynamic_max_kib = 1 }"),
         "script[0].args.guest.dynamic_max_kib: 1 is below dynamic_min_kib 2",

@@ -45,6 +45,7 @@ async def test_the_host_serves_its_store_and_its_hypervisor_until_it_is_told_to_
     [
         ("fleet:0", "xs", "fleet:0: must be fleet:N"),
         ("nowhere.toml", "xs", "nowhere.toml: No such file"),
+        ("{tmp}/zero.toml", "xs", "guest.domid: 0 is domain 0, and this host has one that is as large as"),
         ("quiet", "no/such/folder/xs", "socket: "),
         ("quiet", "x" * 200, "socket: "),
     ],
@@ -52,6 +53,9 @@ async def test_the_host_serves_its_store_and_its_hypervisor_until_it_is_told_to_
 def test_a_host_that_cannot_be_says_why_on_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], scenario: str, socket: str, said: str
 ) -> None:
+    zero = "[[guest]]\ndomid = 0\ndynamic_min_kib = 1\ndynamic_max_kib = 2\n"
+    (tmp_path / "zero.toml").write_text(zero)
+    scenario = scenario.replace("{tmp}", str(tmp_path))
     assert simhost_main(["--scenario", scenario, "--socket", str(tmp_path / socket)]) == 2
     printed = capsys.readouterr()
     assert printed.err.startswith("xcpmem simhost: ")

@@ -354,6 +354,49 @@ def test_what_was_free_before_the_guests_is_all_that_they_and_domain_zero_have()
     assert [value for _, value, _ in answers] == [20000 * 1024, None, 20000 * 1024]
 
 
+ZERO = peer(0, dynamic_min_kib=4000)
+"""Domain 0 as one of the guests."""
+
+
+def test_domain_zero_is_balanced_where_it_is_one_of_the_guests() -> None:
+    answer = run(scene((1.0, RESERVE), guests=(ZERO, peer(1))))
+    share = (10000 - 2000 - 5000) / (5000 + 8000)
+    assert list(answer["final"]["guests"]) == ["0", "1"]
+    assert answer["final"]["guests"]["0"]["actual_kib"] == pytest.approx(4000 + share * 5000, abs=10)
+    assert answer["calls"][0]["ok"]
+
+
+def test_domain_zero_among_the_guests_has_a_range_and_what_nobody_has_is_xens() -> None:
+    answers = outcomes(
+        scene(
+            (1.0, script.GetDomainZeroPolicy()),
+            (1.0, script.GetHostInitialFreeMemory()),
+            (1.0, script.SetDynamicRange(domid=0, min_kib=4500, max_kib=4500)),
+            (9.0, script.GetDomainZeroPolicy()),
+            host=HostSpec(total_kib=11000, free_kib=0, slush_kib=0),
+            guests=(ZERO, peer(1)),
+        )
+    )
+    assert [value for _, value, _ in answers] == [
+        ["Auto_balloon", [4000 * 1024, 9000 * 1024]],
+        10000 * 1024,
+        None,
+        ["Fixed_size", 4500 * 1024],
+    ]
+
+
+def test_domain_zero_is_not_shut_down() -> None:
+    answer = run(scene((1.0, script.Shutdown(domid=0)), guests=(ZERO, peer(1))))
+    assert answer["calls"][0]["error"] == ["INVALID_VALUE", "domid", "0"]
+    assert list(answer["final"]["guests"]) == ["0", "1"]
+
+
+def test_domain_zero_is_not_blamed_alone() -> None:
+    stuck = peer(0, balloon=replace(EXACT, stuck=True))
+    answer = run(scene((1.0, RESERVE), guests=(stuck,)))
+    assert answer["calls"][0]["error"][0] == "HOST_NOT_ENOUGH_FREE_MEMORY"
+
+
 def test_diagnostics_tell_why_each_guest_has_its_target() -> None:
     ((_, value, _),) = outcomes(scene((1.0, script.GetDiagnostics()), guests=(peer(1), peer(2))))
     assert list(json.loads(value)) == ["1", "2"]

@@ -17,7 +17,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from xcpmem.engine.model import Lifecycle
-from xcpmem.errors import DomainVanished, InvalidValue
+from xcpmem.errors import ConfigError, DomainVanished, InvalidValue
 from xcpmem.script import SetBalloon, Shutdown, TakeMemory
 from xcpmem.specs import DOMID_END, MICROSECONDS_PER_SECOND, AgentKind, microseconds
 from xcpmem.xen import paths
@@ -54,6 +54,12 @@ STEPS_MOST: Final = 2000
 """Time that passed unseen is caught up in at most so many steps."""
 
 
+_OWN_DOMAIN_ZERO: Final = (
+    "0 is domain 0, and this host has one that is as large as nobody else's memory; "
+    "only xcpmem simulate acts it out as a guest"
+)
+
+
 class _Told(NamedTuple):
     """What of a guest's reports stands in the store: how many there were, and the last."""
 
@@ -68,9 +74,14 @@ class SimulatedHost:
         scenario: the host, its guests, and what happens to them by itself: of its script ``set_balloon``,
             ``take_memory`` and ``shutdown`` are acted out, the rest is for clients to call.
         clock: monotonic seconds.
+
+    Raises:
+        ConfigError: domain 0 is one of the guests.
     """
 
     def __init__(self, scenario: Scenario, *, clock: Callable[[], float] = time.monotonic) -> None:
+        if scenario.has_domain_zero:
+            raise ConfigError(scenario.name, "guest.domid", _OWN_DOMAIN_ZERO)
         self.scenario = scenario
         self.store = Store()
         self.hypervisor = SimulatedHypervisor(self.catch_up, scenario.others_kib)
