@@ -242,7 +242,7 @@ async def _assemble(
         readers=gate,
         origins=OriginGate((socket.gethostname(), settings.listen.host), settings.trusted_origins or ""),
         has_session=sessions.has_source,
-        live_checks={"ring": _turns(controller, settings)},
+        live_checks={"ring": _turns(controller, settings), "ledger": lambda: service.is_alive},
         ready_checks=_ready_checks(controller, settings, dropin),
         cli=make_cli_handler(dispatcher),
         pages=page_routes(feed, timeline, gate),

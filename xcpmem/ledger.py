@@ -3,12 +3,14 @@
 Changes queue up and one task makes them, so no update can be lost and every decision sees all earlier ones;
 what waits together is written together, with one sync of the disk. A change is durable before it is seen,
 seen before anyone acts on it, and its caller may go away at any time without undoing it. What the ring sees
-of domains is laid over the stored rows without waiting.
+of domains is laid over the stored rows without waiting. What goes wrong in a way that nobody foresaw, in the
+store or in a subscriber, is logged and ends neither the task nor the changes of others.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from xcpmem.vm import Live, Vm
 
 _T = TypeVar("_T")
+
+_log = logging.getLogger(__name__)
 
 BACKLOG: Final = 1024
 """As many changes may wait; more are refused, so that memory stays bounded."""
@@ -176,6 +180,11 @@ class Ledger:
             await clerk
         await self._store.close()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether changes are being made; false before `start` and after `close`."""
+        return self._clerk is not None and not self._clerk.done()
+
     def is_stored(self, uuid: str) -> bool:
         """Whether the VM would be known after a restart."""
         return uuid in self._stored
@@ -197,7 +206,7 @@ class Ledger:
             ConnectionLost: the daemon ends.
             HostError: too many changes wait.
         """
-        if self._clerk is None:
+        if not self.is_alive:
             raise ConnectionLost
         answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
         try:
@@ -293,7 +302,10 @@ class Ledger:
             touched = frozenset(self._touched)
             self._touched.clear()
             for callback in list(self._subscribers):
-                callback(touched)
+                try:
+                    callback(touched)
+                except Exception:  # noqa: BLE001 one subscriber's bug is not the others'
+                    _log.exception("a subscriber failed to take up what changed")
 
     async def _serve(self) -> None:
         ending = False
@@ -302,7 +314,13 @@ class Ledger:
             while len(batch) < BATCH and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
             ending = None in batch
-            await self._make([change for change in batch if change is not None])
+            changes = [change for change in batch if change is not None]
+            try:
+                await self._make(changes)
+            except Exception:  # noqa: BLE001 those that come later must be made
+                _log.exception("%d changes could not be made", len(changes))
+                for change in changes:
+                    change.fail(HostError("the change could not be made, see the daemon's log"))
 
     async def _make(self, batch: list[_Change]) -> None:
         """Decide one by one, store together, then show and act one by one."""

@@ -104,23 +104,21 @@ class Service:
         images: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._settings = settings or ServiceSettings()
+        settings = settings or ServiceSettings()
         self._ring = ring
-        self._law = VmLaw(self._settings.formula, self._settings.restrict_dmc)
+        self._law = VmLaw(settings.formula, settings.restrict_dmc)
         self._ledger = Ledger(store)
-        self._host = HostRecord(self._ledger, self._law, self._settings.host)
-        self._pool = PoolRecord(self._ledger, self._settings.pool_uuid)
-        self._operations = Operations(self._ledger, first_look_s=self._settings.first_look_s)
+        self._host = HostRecord(self._ledger, self._law, settings.host)
+        self._pool = PoolRecord(self._ledger, settings.pool_uuid)
+        self._operations = Operations(self._ledger, first_look_s=settings.first_look_s)
         self._images = Images(self._ledger, images)
         self.placement = VmPlacement(self._ledger, self._operations, self._law, self._host)
-        self._adoption = Adoption(
-            self._ledger, self._host, self._law, ring, clock, follows=self._settings.follows
-        )
+        self._adoption = Adoption(self._ledger, self._host, self._law, ring, clock, follows=settings.follows)
         self.reservations = Reservations(
             ring,
             self._name_domain,
-            timeout_s=self._settings.reservation_s,
-            balance_s=self._settings.balance_s,
+            timeout_s=settings.reservation_s,
+            balance_s=settings.balance_s,
         )
         self.lifecycle = VmLifecycle(
             ring=ring,
@@ -134,13 +132,11 @@ class Service:
             clock=clock,
         )
         self.labels = VmLabels(self._ledger)
-        self.register = VmRegister(
-            self._ledger, self._operations, self._law, self._images, self._settings.most_vms
-        )
+        self.register = VmRegister(self._ledger, self._operations, self._law, self._images, settings.most_vms)
         self.foresight = Foresight(ring, self._ledger, self._law, self._host, self._name_domain)
         self.users = Users(self._ledger)
         self.answers = Answers(self._ledger)
-        self.policies = PolicyBook(self._ledger, ring, self._settings.policies)
+        self.policies = PolicyBook(self._ledger, ring, settings.policies)
         self._seen_number = 0
         self._unsubscribe: Callable[[], None] | None = None
 
@@ -167,6 +163,11 @@ class Service:
             self._unsubscribe()
             self._unsubscribe = None
         await self._ledger.close()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether what callers change is being made and stored."""
+        return self._ledger.is_alive
 
     def absorb(self, report: CycleReport) -> Iterator[None]:
         """Bring the records up to a report of the ring, in steps."""

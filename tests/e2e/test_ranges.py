@@ -79,6 +79,8 @@ def test_metrics_follow_a_range(narrowed: XenApi, quiet: Daemon) -> None:
 def test_health_is_said_shortly_and_at_length(quiet: Daemon) -> None:
     assert quiet.fetch("/livez") == "ok"
     assert quiet.fetch("/readyz") == "ok"
+    lines = quiet.fetch("/livez?verbose").splitlines()
+    assert lines == ["[+]ring ok", "[+]ledger ok", "livez check passed"]
     lines = quiet.fetch("/readyz?verbose").splitlines()
     assert lines == ["[+]host ok", "[+]ring ok", "readyz check passed"]
 

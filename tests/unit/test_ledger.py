@@ -138,6 +138,56 @@ async def test_change_that_the_disk_refuses_is_neither_shown_nor_acted_on(
     assert await ledger.post(add_to_dynamic_max(1)) == 0
 
 
+async def test_changes_that_cannot_be_stored_for_a_reason_that_nobody_foresaw_fail_and_later_ones_are_made(
+    ledger: Ledger, store: WatchedStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    before, acted = ledger.vms[VM.uuid], list[str]()
+    unfit = ledger.post(
+        lambda entry: entry.put_vm(replace(VM, name_label="\udcff")), lambda: acted.append("x")
+    )
+    others = ledger.post(add_to_dynamic_max(1)), ledger.post(lambda _: "nothing to be stored")
+    for change in (unfit, *others):
+        with pytest.raises(HostError, match="could not be made"):
+            await change
+    assert (ledger.vms[VM.uuid], acted) == (before, [])
+    assert ledger.is_alive
+    (logged,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert logged.exc_info is not None
+    assert logged.exc_info[0] is UnicodeEncodeError
+    assert await ledger.post(add_to_dynamic_max(1)) == 0
+    await ledger.close()
+    assert ((await stored(store)).memory_dynamic_max, ledger.is_alive) == (1, False)
+
+
+async def test_subscriber_that_fails_is_reported_and_harms_neither_changes_nor_other_subscribers(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: Touched) -> None:
+        raise RuntimeError("a bug")
+
+    heard: list[Touched] = []
+    ledger.subscribe(fail)
+    ledger.subscribe(heard.append)
+    assert await ledger.post(add_to_dynamic_max(1)) == 0
+    assert await ledger.post(add_to_dynamic_max(1)) == 1
+    assert heard == [frozenset({("VM", VM.uuid)})] * 2
+    assert "a bug" in caplog.text
+
+
+async def test_ledger_whose_writer_is_gone_says_so_and_lets_nobody_wait(store: WatchedStore) -> None:
+    ledger = Ledger(store)
+    lived = [ledger.is_alive]
+    await ledger.start()
+    lived.append(ledger.is_alive)
+    (writer,) = [task for task in asyncio.all_tasks() if task.get_name() == "ledger"]
+    writer.cancel()
+    await asyncio.wait([writer])
+    assert [*lived, ledger.is_alive] == [False, True, False]
+    with pytest.raises(ConnectionLost):
+        ledger.post(add_to_dynamic_max(1))
+    await store.close()
+
+
 async def test_error_of_a_consequence_reaches_the_caller_and_nobody_else(ledger: Ledger) -> None:
     def fail() -> None:
         raise RuntimeError("a bug")
