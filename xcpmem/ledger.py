@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import uuid4
@@ -67,6 +68,11 @@ class Entry:
         """All named values."""
         return {**self._values, **self.written_values} if self.written_values else self._values
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether nothing was written."""
+        return not (self.written_vms or self.dropped_vms or self.written_values)
+
     def put_vm(self, vm: Vm) -> None:
         """Write a VM; its live fields do not count."""
         self.written_vms[vm.uuid] = vm
@@ -107,9 +113,15 @@ class _Change:
     then: Callable[[], None]
     answer: asyncio.Future[Any]
 
-    def succeed(self, result: object) -> None:
-        if not self.answer.done():
-            self.answer.set_result(result)
+    def conclude(self, result: object) -> None:
+        """Act on it, once it is durable and visible, and answer."""
+        try:
+            self.then()
+        except Exception as error:  # noqa: BLE001 handed to the caller
+            self.fail(error)
+        else:
+            if not self.answer.done():
+                self.answer.set_result(result)
 
     def fail(self, error: Exception) -> None:
         if not self.answer.done():
@@ -316,41 +328,45 @@ class Ledger:
             ending = None in batch
             changes = [change for change in batch if change is not None]
             try:
-                await self._make(changes)
+                while changes:
+                    changes = await self._make(changes)
             except Exception:  # noqa: BLE001 those that come later must be made
                 _log.exception("%d changes could not be made", len(changes))
                 for change in changes:
                     change.fail(HostError("the change could not be made, see the daemon's log"))
 
-    async def _make(self, batch: list[_Change]) -> None:
-        """Decide one by one, store together, then show and act one by one."""
+    async def _make(self, batch: list[_Change]) -> list[_Change]:
+        """Decide one by one, store together, then show and act one by one.
+
+        Returns:
+            Those that were decided beside what the disk refused then, and are to be decided anew without it.
+        """
         whole = Entry(self._vms, self._values)
-        accepted: list[tuple[_Change, object]] = []
+        writing: list[_Change] = []
+        endings: list[Callable[[], None]] = []
         for change in batch:
             entry = Entry(whole.vms, whole.values)
             try:
                 result = change.decide(entry)
             except Exception as error:  # noqa: BLE001 handed to the caller
-                change.fail(error)
+                endings.append(partial(change.fail, error))
             else:
                 whole.take(entry)
-                accepted.append((change, result))
-        if whole.written_vms or whole.written_values or whole.dropped_vms:
+                endings.append(partial(change.conclude, result))
+                if not entry.is_blank:
+                    writing.append(change)
+        if writing:
             try:
                 await self._store.save(whole.written_vms.values(), whole.written_values, whole.dropped_vms)
             except HostError as error:
-                for change, _ in accepted:
+                for change in writing:
                     change.fail(error)
-                return
+                return [change for change in batch if change not in writing]
         self._show(whole)
-        for change, result in accepted:
-            try:
-                change.then()
-            except Exception as error:  # noqa: BLE001 handed to the caller
-                change.fail(error)
-            else:
-                change.succeed(result)
+        for end in endings:
+            end()
         self.publish()
+        return []
 
     def _show(self, entry: Entry) -> None:
         for name, text in entry.written_values.items():

@@ -138,6 +138,20 @@ async def test_change_that_the_disk_refuses_is_neither_shown_nor_acted_on(
     assert await ledger.post(add_to_dynamic_max(1)) == 0
 
 
+async def test_what_needs_no_disk_is_decided_as_if_what_the_disk_refused_had_never_come(
+    ledger: Ledger, store: WatchedStore
+) -> None:
+    store.is_full = True
+    growing = ledger.post(add_to_dynamic_max(1))
+    seen = ledger.post(lambda entry: entry.vms[VM.uuid].memory_dynamic_max)
+    dropping = ledger.post(lambda entry: entry.drop_vm(VM.uuid))
+    seen_later = ledger.post(lambda entry: entry.vms[VM.uuid].memory_dynamic_max)
+    for change in (growing, dropping):
+        with pytest.raises(HostError, match="disk full"):
+            await change
+    assert (await seen, await seen_later) == (0, 0)
+
+
 async def test_changes_that_cannot_be_stored_for_a_reason_that_nobody_foresaw_fail_and_later_ones_are_made(
     ledger: Ledger, store: WatchedStore, caplog: pytest.LogCaptureFixture
 ) -> None:
