@@ -148,7 +148,7 @@ async def _assemble(
     host = await open_host(settings)
     stack.push_async_callback(host.close)
     if host.policy is not None and "policy" not in settings.origins:
-        origins = {**settings.origins, "policy": settings.scenario}
+        origins = {**settings.origins, "policy": host.scenario}
         policies = configure(replace(settings, policy=host.policy, origins=origins), policies.available)
     caution = Caution(patience_s=settings.patience_s)
     controller = Controller(

@@ -85,7 +85,8 @@ class Settings:
         str, Setting(TEXT, "simulated host: default, quiet, fleet:N or a scenario file", "NAME|FILE")
     ] = "default"
     host: Annotated[
-        Path | None, Setting(PATH, "attach to a simulated host that 'xcpmem simhost' runs", "PATH")
+        Path | None,
+        Setting(PATH, "attach to what 'xcpmem simhost' runs, as it is unless a scenario is named", "PATH"),
     ] = None
     listen: Annotated[
         Address, Setting(ADDRESS, "TCP address to serve; port 0 takes a free one", "HOST:PORT")

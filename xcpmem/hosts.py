@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from xcpmem.config import DriverKind
 from xcpmem.engine.policy import DEFAULT_WEIGHT, WEIGHTS
-from xcpmem.errors import DriverError
+from xcpmem.errors import DriverDisconnected, DriverError
 from xcpmem.rivals import refuse_rivals
 from xcpmem.scenario import load_scenario
 from xcpmem.units import kib_to_bytes
@@ -54,6 +54,7 @@ class OpenHost:
         toolstack: starts and stops its VMs.
         definitions: VMs that the host's toolstack would know of.
         policy: what the scenario says that memory is divided by; None: nothing says so.
+        scenario: who says so: a scenario's name or file, or the socket of a host that brings its own.
         close: lets go of it, in the right order.
         leave_out: tells a host that boots with the daemon which VMs, by uuid, must not have a domain yet.
     """
@@ -64,6 +65,7 @@ class OpenHost:
     definitions: tuple[Vm, ...]
     close: Callable[[], Awaitable[None]]
     policy: str | None = None
+    scenario: str = ""
     leave_out: Callable[[Collection[str]], None] = lambda _: None
 
 
@@ -79,20 +81,10 @@ async def open_host(settings: Settings) -> OpenHost:
             refuse_rivals()
         toolstack = XlToolstack(outside=outside_sandbox(os.environ))
         return await _connect(settings, _xenstored_socket(), open_hypervisor(), toolstack)
+    if settings.host is not None:
+        return await _attach(settings, str(settings.host))
     scenario = load_scenario(settings.scenario)
     definitions, slush_kib = _definitions(scenario), scenario.host.slush_kib
-    if settings.host is not None:
-        remote = RemoteToolstack(f"{settings.host}{TOOLSTACK_SUFFIX}")
-        hypervisor = RemoteHypervisor(f"{settings.host}{HYPERVISOR_SUFFIX}")
-        host = await _connect(
-            settings, str(settings.host), hypervisor, remote, definitions, slush_kib=slush_kib
-        )
-
-        async def hang_up() -> None:
-            remote.close()
-            await host.close()
-
-        return replace(host, close=hang_up, policy=scenario.policy)
     store = str(settings.state_dir / SIMULATED_STORE)
     simulated = SimulatedHost(scenario)
     await simulated.start(store)
@@ -112,7 +104,41 @@ async def open_host(settings: Settings) -> OpenHost:
         for guest in [each for each in simulated.catch_up().guests.values() if each.uuid in uuids]:
             simulated.remove_guest(guest.spec.domid)
 
-    return replace(host, close=close, policy=scenario.policy, leave_out=leave_out)
+    return replace(host, close=close, policy=scenario.policy, scenario=settings.scenario, leave_out=leave_out)
+
+
+async def _attach(settings: Settings, path: str) -> OpenHost:
+    """Open a simulated host that runs elsewhere: as it is, unless the settings name a scenario themselves."""
+    remote = RemoteToolstack(path + TOOLSTACK_SUFFIX)
+    try:
+        is_named = "scenario" in settings.origins
+        scenario = load_scenario(settings.scenario) if is_named else await _ask(remote, path)
+        host = await _connect(
+            settings,
+            path,
+            RemoteHypervisor(path + HYPERVISOR_SUFFIX),
+            remote,
+            _definitions(scenario),
+            slush_kib=scenario.host.slush_kib,
+        )
+    except BaseException:
+        remote.close()
+        raise
+
+    async def hang_up() -> None:
+        remote.close()
+        await host.close()
+
+    return replace(
+        host, close=hang_up, policy=scenario.policy, scenario=settings.scenario if is_named else path
+    )
+
+
+async def _ask(remote: RemoteToolstack, path: str) -> Scenario:
+    try:
+        return await remote.definitions()
+    except DriverError as error:
+        raise DriverDisconnected(f"{path} is no simulated host to attach to: {error}") from error
 
 
 async def _connect(

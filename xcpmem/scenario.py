@@ -150,8 +150,21 @@ def parse_scenario(text: str, *, where: str, name: str) -> Scenario:
         table = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(where, "", f"is not TOML: {error}") from error
+    return read_scenario({"name": name} | table, where=where)
+
+
+def read_scenario(table: object, *, where: str) -> Scenario:
+    """Read a scenario from what stands in its file, or came over a wire.
+
+    Args:
+        table: with the keys of a scenario file.
+        where: what complaints call its source.
+
+    Raises:
+        ConfigError: something in it is wrong.
+    """
     try:
-        return _read_table(Scenario, {"name": name} | table, "")
+        return _read_table(Scenario, table, "")
     except ConfigError as error:
         raise ConfigError(where, error.key, error.why) from error
 

@@ -169,7 +169,11 @@ class Workshop:
     ) -> Daemon:
         """Start a daemon on a free port and wait until it serves."""
         words = ("--scenario", scenario, "--state-dir", str(self.folder / state), "--listen", "127.0.0.1:0")
-        return self._own(Daemon(self.folder, *words, *options, under=under))
+        return self.own_daemon(*words, *options, under=under)
+
+    def own_daemon(self, *options: str, under: tuple[str, ...] = ()) -> Daemon:
+        """Start a daemon with just these options and wait until it serves."""
+        return self._own(Daemon(self.folder, *options, under=under))
 
     def simhost(self, scenario: str) -> Path:
         """Start a simulated host alone; return the socket of its xenstored."""

@@ -12,10 +12,11 @@ import pytest
 from tests.builders import uuid_of
 from tests.startstack import DEAF, MIB_KIB, guest, simulated
 from xcpmem.engine.model import Lifecycle
-from xcpmem.errors import InvalidValue, ToolstackError
+from xcpmem.errors import DriverDisconnected, InvalidValue, ToolstackError
 from xcpmem.scenario import Scenario
 from xcpmem.specs import DOMID_END, AgentKind, AgentSpec
 from xcpmem.xen import paths
+from xcpmem.xen.simline import LineServer
 from xcpmem.xen.simtoolstack import RemoteToolstack
 from xcpmem.xen.simulated import MAXMEM_SLACK_KIB, TOOLSTACK_SUFFIX, SimulatedHost
 from xcpmem.xen.toolstack import NO_TOOLSTACK, Blueprint, Holding, Size, Subject
@@ -267,3 +268,35 @@ async def test_host_without_a_toolstack_keeps_no_images() -> None:
         await NO_TOOLSTACK.save(Subject(1, "one"), "", Holding(0, 0))
     with pytest.raises(ToolstackError, match="this host has no toolstack"):
         await NO_TOOLSTACK.restore(NEW, SIZE, "")
+
+
+async def test_host_hands_over_the_vms_that_it_was_made_with_and_those_that_run_as_they_run(
+    host: SimulatedHost, tmp_path: Path
+) -> None:
+    host.store.write(paths.dynamic_max(1), str(512 * MIB_KIB))
+    host.store.write(paths.target(1), str(400 * MIB_KIB))
+    host.store.write(paths.dynamic_max(7), "2048 cows")
+    remote = RemoteToolstack(str(tmp_path / "xs") + TOOLSTACK_SUFFIX)
+    found = await remote.definitions()
+    assert [(vm.uuid, vm.dynamic_max_kib, vm.target_kib) for vm in found.guests] == [
+        (uuid_of(1), 512 * MIB_KIB, 400 * MIB_KIB),
+        (uuid_of(7), 768 * MIB_KIB, 768 * MIB_KIB),
+    ]
+    assert found.host.slush_kib == host.scenario.host.slush_kib
+    host.remove_guest(1)
+    assert (await remote.definitions()).guests[0].dynamic_max_kib == 768 * MIB_KIB
+    remote.close()
+
+
+@pytest.mark.parametrize("answer", [[], {"guest": [{"domid": 1}]}, {"host": 3}])
+async def test_definitions_that_make_no_sense_are_refused(tmp_path: Path, answer: object) -> None:
+    async def answers(_: object) -> object:
+        return answer
+
+    server = LineServer(answers)
+    await server.start(str(tmp_path / "t"))
+    remote = RemoteToolstack(str(tmp_path / "t"))
+    with pytest.raises(DriverDisconnected, match="what came back defines no VMs: the simulated toolstack"):
+        await remote.definitions()
+    remote.close()
+    await server.close()

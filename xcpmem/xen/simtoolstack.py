@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from xcpmem.engine.model import Lifecycle
-from xcpmem.errors import DomainVanished, DriverError, InvalidValue, ToolstackError
+from xcpmem.errors import (
+    ConfigError,
+    DomainVanished,
+    DriverDisconnected,
+    DriverError,
+    InvalidValue,
+    ToolstackError,
+)
+from xcpmem.scenario import read_scenario
 from xcpmem.specs import DomainType, GuestSpec
 from xcpmem.units import format_kib, mib_to_kib
 from xcpmem.xen.simline import LineClient, LineServer
@@ -22,8 +30,8 @@ from xcpmem.xen.toolstack import Blueprint, Holding, Size, Subject
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
+    from xcpmem.scenario import Scenario
     from xcpmem.xen.simulated import SimulatedHost
-    from xcpmem.xen.toolstack import Toolstack
 
 CALL_DEADLINE_S: Final = 60.0
 """A call to a simulated toolstack that runs elsewhere takes no longer than this."""
@@ -44,6 +52,10 @@ class SimulatedToolstack:
 
     def check(self, blueprint: Blueprint) -> None:
         """Find nothing wrong: whatever is described can be simulated."""
+
+    def definitions(self) -> Scenario:
+        """Tell which VMs the host was made with, what it keeps free and by what policy."""
+        return self._host.definitions()
 
     async def create(self, blueprint: Blueprint, size: Size) -> None:
         """Build a paused domain."""
@@ -169,7 +181,7 @@ class ToolstackServer(LineServer):
         toolstack: which.
     """
 
-    def __init__(self, toolstack: Toolstack) -> None:
+    def __init__(self, toolstack: SimulatedToolstack) -> None:
         super().__init__(self._call)
         self._toolstack = toolstack
         self._acts = {
@@ -180,9 +192,11 @@ class ToolstackServer(LineServer):
             "destroy": toolstack.destroy,
         }
 
-    async def _call(self, request: Any) -> None:
+    async def _call(self, request: Any) -> Any:
         try:
             match request:
+                case {"call": "definitions"}:
+                    return _table_of(self._toolstack.definitions())
                 case {"call": "create", "blueprint": dict(blueprint), "size": dict(size)}:
                     return await self._toolstack.create(Blueprint(**blueprint), Size(**size))
                 case {"call": "restore", "blueprint": dict(plan), "size": dict(size), "path": str(path)}:
@@ -208,6 +222,21 @@ class RemoteToolstack:
 
     def check(self, blueprint: Blueprint) -> None:
         """Find nothing wrong: whatever is described can be simulated."""
+
+    async def definitions(self) -> Scenario:
+        """Ask which VMs the host was made with, what it keeps free and by what policy memory is divided.
+
+        Returns:
+            A scenario that says this and no more.
+
+        Raises:
+            DriverError: nobody is there, or what came back makes no sense.
+        """
+        table = await self._line.call({"call": "definitions"})
+        try:
+            return read_scenario(table, where="the simulated toolstack")
+        except ConfigError as error:
+            raise DriverDisconnected(f"what came back defines no VMs: {error}") from error
 
     async def create(self, blueprint: Blueprint, size: Size) -> None:
         """Build a paused domain."""
@@ -261,3 +290,20 @@ class RemoteToolstack:
 
 def _facts(blueprint: Blueprint) -> dict[str, Any]:
     return asdict(replace(blueprint, settings=dict(blueprint.settings)))
+
+
+_DEFINING: Final = (
+    *("domid", "uuid", "name_label", "vcpus", "domain_type", "weight"),
+    *("static_min_kib", "dynamic_min_kib", "target_kib", "dynamic_max_kib", "static_max_kib"),
+)
+"""What of a guest's table says what its VM is, and not what the guest is like."""
+
+
+def _table_of(definitions: Scenario) -> dict[str, Any]:
+    """Write down definitions as a scenario file has them."""
+    return {
+        "name": definitions.name,
+        "policy": definitions.policy,
+        "host": {"slush_kib": definitions.host.slush_kib},
+        "guest": [{key: getattr(guest, key) for key in _DEFINING} for guest in definitions.guests],
+    }

@@ -164,6 +164,35 @@ class SimulatedHost:
         self._last_domid = next(domid for domid in later if domid not in taken)
         return self._last_domid
 
+    def definitions(self) -> Scenario:
+        """Tell what a toolstack has stored of the VMs that the host was made with.
+
+        Those that run are defined as they run now, whoever changed their ranges since.
+        """
+        domids = {guest.uuid: domid for domid, guest in self.catch_up().guests.items()}
+        defined = []
+        for spec in self.scenario.guests:
+            uuid = self.scenario.uuid_of(spec)
+            domid = domids.get(uuid)
+            defined.append(replace(spec if domid is None else self._as_it_runs(spec, domid), uuid=uuid))
+        return replace(self.scenario, guests=tuple(defined))
+
+    def _as_it_runs(self, spec: GuestSpec, domid: int) -> GuestSpec:
+        """Lay over a definition what the toolstack and daemons have written; nonsense is left out."""
+        keys = (paths.dynamic_min, paths.dynamic_max, paths.static_max, paths.target)
+        least, most, static_max, target = (read_size_kib(self.store.read(key(domid))) for key in keys)
+        if least is None or most is None or static_max is None or target is None:
+            return spec
+        if not spec.static_min_kib <= least <= most <= static_max:
+            return spec
+        return replace(
+            spec,
+            dynamic_min_kib=least,
+            dynamic_max_kib=most,
+            static_max_kib=static_max,
+            target_kib=target,
+        )
+
     def character(self, uuid: str) -> GuestSpec | None:
         """Tell what a VM's guest is like, also while it does not run; None if there never was one."""
         return self._characters.get(uuid)
