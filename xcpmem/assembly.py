@@ -7,7 +7,6 @@ it is.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import math
 import signal
@@ -15,7 +14,7 @@ import socket
 import sys
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -27,7 +26,7 @@ from xcpmem.api.auditor import Auditor
 from xcpmem.api.cli_http import make_cli_handler
 from xcpmem.api.datamodel import load_datamodel
 from xcpmem.api.dispatch import Dispatcher
-from xcpmem.api.dropin import DropIn
+from xcpmem.api.dropin import DIRECT, DropIn
 from xcpmem.api.events import Events
 from xcpmem.api.gates import OriginGate, ReadGate
 from xcpmem.api.http import make_app
@@ -50,7 +49,7 @@ from xcpmem.controller import Controller
 from xcpmem.engine.accounting import NEW_FORMULA, OLD_FORMULA
 from xcpmem.engine.belief import Caution
 from xcpmem.engine.planner import PlannerSettings
-from xcpmem.errors import ConfigError, DriverError
+from xcpmem.errors import DriverError
 from xcpmem.history import History
 from xcpmem.host import HostIdentity
 from xcpmem.hosts import open_host
@@ -58,7 +57,7 @@ from xcpmem.images import IMAGES_FOLDER
 from xcpmem.journal import open_journal
 from xcpmem.metrics import Metrics, Sources
 from xcpmem.narration import Narrator
-from xcpmem.policybook import PolicyChoices, configure
+from xcpmem.preparation import choose_policies, own_state_dir, read_settings, take_addresses
 from xcpmem.refs import opaque_ref, service_of
 from xcpmem.service import Service, ServiceSettings
 from xcpmem.shadows import Shadows
@@ -68,19 +67,31 @@ from xcpmem.wishbook import Wishbook
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from xcpmem.api.addresses import Addresses
     from xcpmem.hosts import OpenHost
+    from xcpmem.policybook import PolicyChoices
+    from xcpmem.scenario import Scenario
 
 _log = logging.getLogger(__name__)
 
-STATE_DIR_MODE: Final = 0o700
-
 SHUTDOWN_S: Final = 4.0
 """Everything is closed within this time after SIGTERM, or left to the kernel."""
+
+NO_CERTIFICATE: Final = "SIGHUP: there is no certificate to read again; settings are read at a start alone"
 
 LATE_TURNS: Final = 3
 """The ring counts as hanging when it is so many safety looks late."""
 
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True)
+class _Ground:
+    """What was read and taken before a word was said to the host."""
+
+    password_file: Path
+    scenario: Scenario | None
+    addresses: Addresses
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +120,17 @@ async def serve(settings: Settings, policies: PolicyChoices) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, _log.info, NO_CERTIFICATE)
     async with AsyncExitStack() as stack:
-        _own_state_dir(settings.state_dir, stack)
-        password_file = _root_password_file(settings)
-        parts = await _assemble(settings, policies, password_file, stack)
+        scenario = read_settings(settings, policies)
+        own_state_dir(settings.state_dir, stack)
+        addresses = await take_addresses(settings, stack)
+        ground = _Ground(_root_password_file(settings), scenario, addresses)
+        parts = await _assemble(settings, policies, ground, stack)
         ring = asyncio.create_task(parts.controller.run(), name="ring")
         stack.push_async_callback(_end_ring, parts.controller, ring)
-        await _first_look(parts.controller, settings)
+        if not await _first_look(parts.controller, settings, stop):
+            return
         garbage.spare()
         port = await parts.server.start()
         stack.push_async_callback(parts.server.close)
@@ -142,14 +157,13 @@ async def serve(settings: Settings, policies: PolicyChoices) -> None:
 
 
 async def _assemble(
-    settings: Settings, policies: PolicyChoices, password_file: Path, stack: AsyncExitStack
+    settings: Settings, policies: PolicyChoices, ground: _Ground, stack: AsyncExitStack
 ) -> _Parts:
     """Build the parts from the host upwards."""
-    host = await open_host(settings)
+    host = await open_host(settings, ground.scenario)
     stack.push_async_callback(host.close)
-    if host.policy is not None and "policy" not in settings.origins:
-        origins = {**settings.origins, "policy": host.scenario}
-        policies = configure(replace(settings, policy=host.policy, origins=origins), policies.available)
+    if host.policy is not None:
+        policies = choose_policies(settings, policies, host.policy, host.scenario)
     caution = Caution(patience_s=settings.patience_s)
     controller = Controller(
         host.driver,
@@ -178,7 +192,9 @@ async def _assemble(
     host.leave_out(service.suspended())
     await service.seed(host.definitions)
     sessions = Sessions(
-        Accounts(RootPasswordFile(password_file), service.users.find, open_pam(settings.pam_service or "")),
+        Accounts(
+            RootPasswordFile(ground.password_file), service.users.find, open_pam(settings.pam_service or "")
+        ),
         service.reservations.release,
         idle_limit_s=settings.session_idle_s,
     )
@@ -229,7 +245,7 @@ async def _assemble(
     )
     dropin = DropIn(
         service,
-        socket_path=settings.squeezed_socket,
+        listening=next(iter(ground.addresses.sockets(DIRECT)), None),
         switch_path=settings.message_switch,
         boot_memory_file=settings.boot_memory_file if settings.driver is DriverKind.XEN else None,
         epoch=_identity(settings).boot_id,
@@ -249,9 +265,7 @@ async def _assemble(
     )
     server = Server(
         app,
-        host=settings.listen.host,
-        port=settings.listen.port,
-        socket_path=settings.socket_path,
+        addresses=ground.addresses,
         certificate=open_certificate(settings.tls_cert, settings.tls_key),
     )
     return _Parts(host, controller, service, tasks, events, server, metrics, feed, dropin)
@@ -282,19 +296,6 @@ def _dashboard(
     timeline = Timeline(lambda uuid: vm.name_label if (vm := service.vms().get(uuid)) else name_owner(uuid))
     controller.subscribe(timeline.observe_cycle)
     return feed, timeline
-
-
-def _own_state_dir(path: Path, stack: AsyncExitStack) -> None:
-    """Make the state dir and lock it: two daemons on one would undo each other's work."""
-    try:
-        path.mkdir(mode=STATE_DIR_MODE, parents=True, exist_ok=True)
-        lock = stack.enter_context((path / "lock").open("a", encoding="ascii"))
-    except OSError as error:
-        raise ConfigError("settings", "state_dir", f"{path} cannot be used: {error.strerror}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ConfigError("settings", "state_dir", f"{path} is in use by another xcpmemd") from None
 
 
 def _root_password_file(settings: Settings) -> Path:
@@ -336,10 +337,18 @@ def _ready_checks(
     return checks
 
 
-async def _first_look(controller: Controller, settings: Settings) -> None:
-    """Wait until the records can be true."""
-    if await controller.next_report(0, settings.safety_look_s) is None:
-        raise DriverError(f"the host could not be looked at within {settings.safety_look_s:g} s")
+async def _first_look(controller: Controller, settings: Settings, stop: asyncio.Event) -> bool:
+    """Wait until the records can be true; tell whether they are, and not that it is time to end."""
+    looked = asyncio.ensure_future(controller.next_report(0, settings.safety_look_s))
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({looked, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not stopped.done() and looked.result() is None:
+            raise DriverError(f"the host could not be looked at within {settings.safety_look_s:g} s")
+        return not stopped.done()
+    finally:
+        looked.cancel()
+        stopped.cancel()
 
 
 async def _watch(stop: asyncio.Event, ring: asyncio.Task[None], controller: Controller) -> None:

@@ -368,12 +368,13 @@ class StoreError(DriverError):
 
 
 class ConfigError(XcpmemError):
-    """A bad option or configuration: file, key and why, on one line."""
+    """A bad option or configuration: file, key and why, on one line; ``may_pass``: it may be good later."""
 
-    def __init__(self, where: str, key: str, why: str) -> None:
+    def __init__(self, where: str, key: str, why: str, *, may_pass: bool = False) -> None:
         self.where = where
         self.key = key
         self.why = why
+        self.may_pass = may_pass
         super().__init__(f"{where}: {key}: {why}" if key else f"{where}: {why}")
 
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from xcpmem.config import DriverKind
 from xcpmem.engine.policy import DEFAULT_WEIGHT, WEIGHTS
-from xcpmem.errors import DriverDisconnected, DriverError
-from xcpmem.rivals import refuse_rivals
+from xcpmem.errors import ConfigError, DriverDisconnected, DriverError
 from xcpmem.scenario import load_scenario
 from xcpmem.units import kib_to_bytes
 from xcpmem.vm import Vm
@@ -69,21 +68,39 @@ class OpenHost:
     leave_out: Callable[[Collection[str]], None] = lambda _: None
 
 
-async def open_host(settings: Settings) -> OpenHost:
-    """Open the host.
+def read_scenario(settings: Settings) -> Scenario | None:
+    """Read the scenario that the settings name; None: on Xen, or where a host elsewhere brings its own.
 
     Raises:
-        ConfigError: the scenario is wrong, or another balancer is at work on the host.
+        ConfigError: there is no such scenario, or something in it is wrong.
+    """
+    brings_its_own = settings.host is not None and "scenario" not in settings.origins
+    if settings.driver is DriverKind.XEN or brings_its_own:
+        return None
+    try:
+        return load_scenario(settings.scenario)
+    except ConfigError as error:
+        if error.key:
+            raise
+        raise ConfigError("settings", "scenario", str(error)) from error
+
+
+async def open_host(settings: Settings, scenario: Scenario | None) -> OpenHost:
+    """Open the host.
+
+    Args:
+        settings: which, and how.
+        scenario: as `read_scenario` read it.
+
+    Raises:
         DriverError: the host is not there.
     """
     if settings.driver is DriverKind.XEN:
-        if not settings.observe:
-            refuse_rivals()
         toolstack = XlToolstack(outside=outside_sandbox(os.environ))
         return await _connect(settings, _xenstored_socket(), open_hypervisor(), toolstack)
     if settings.host is not None:
-        return await _attach(settings, str(settings.host))
-    scenario = load_scenario(settings.scenario)
+        return await _attach(settings, str(settings.host), scenario)
+    scenario = scenario or load_scenario(settings.scenario)
     definitions, slush_kib = _definitions(scenario), scenario.host.slush_kib
     store = str(settings.state_dir / SIMULATED_STORE)
     simulated = SimulatedHost(scenario)
@@ -107,12 +124,11 @@ async def open_host(settings: Settings) -> OpenHost:
     return replace(host, close=close, policy=scenario.policy, scenario=settings.scenario, leave_out=leave_out)
 
 
-async def _attach(settings: Settings, path: str) -> OpenHost:
+async def _attach(settings: Settings, path: str, named: Scenario | None) -> OpenHost:
     """Open a simulated host that runs elsewhere: as it is, unless the settings name a scenario themselves."""
     remote = RemoteToolstack(path + TOOLSTACK_SUFFIX)
     try:
-        is_named = "scenario" in settings.origins
-        scenario = load_scenario(settings.scenario) if is_named else await _ask(remote, path)
+        scenario = named or await _ask(remote, path)
         host = await _connect(
             settings,
             path,
@@ -129,9 +145,7 @@ async def _attach(settings: Settings, path: str) -> OpenHost:
         remote.close()
         await host.close()
 
-    return replace(
-        host, close=hang_up, policy=scenario.policy, scenario=settings.scenario if is_named else path
-    )
+    return replace(host, close=hang_up, policy=scenario.policy, scenario=settings.scenario if named else path)
 
 
 async def _ask(remote: RemoteToolstack, path: str) -> Scenario:

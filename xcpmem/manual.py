@@ -164,7 +164,11 @@ def _daemon_page() -> Iterator[str]:
         if setting.flag:
             flag = "" if setting.flag == "switch" else f" {setting.flag}"
             yield from _entry(f"--{key.replace('_', '-')}{flag}", *_about(key, setting))
-    yield from _entry("--check-config", "Check the settings, say so and end: 0 if they are good, 2 if not.")
+    yield from _entry(
+        "--check-config",
+        "Check the settings and what they name, say so and end: 0 if they are good, 2 if not. The host is "
+        "not asked, and what a running daemon has, its state dir and its addresses, counts as good.",
+    )
     yield from _entry("--version", "Print the version and end.")
     yield from _entry("--help", "Print a summary and end.")
     yield ".SH ENVIRONMENT"
@@ -174,6 +178,11 @@ def _daemon_page() -> Iterator[str]:
     )
     yield ".SH SIGNALS"
     yield from _entry("SIGTERM, SIGINT", "End within 5 s: callers that wait are told, all domains stay.")
+    yield from _entry(
+        "SIGHUP",
+        "Read the certificate again, for connections to come; without TLS, say in the log that there is "
+        "none. Other settings are read at a start alone.",
+    )
     yield ".SH FILES"
     yield from _entry("/etc/xcpmem/xcpmem.toml", "Settings, where the systemd unit looks for them.")
     yield from _entry("/var/lib/xcpmem/state.db", "VM records, limits, users.")
@@ -183,7 +192,12 @@ def _daemon_page() -> Iterator[str]:
     yield from _entry("/var/lib/xcpmem/root.password", "Root's password, made at the first start.")
     yield from _entry("/run/xcpmem/xcpmem.sock", "The Unix socket.")
     yield ".SH EXIT STATUS"
-    yield from _paragraphs("0 after SIGTERM, 1 if it cannot serve, 2 for a setting that cannot be.")
+    yield from _paragraphs(
+        "0 after SIGTERM, 1 if it cannot serve, 2 for a setting that cannot be, with one line that says "
+        "where it was given, its key and why; no domain was touched then. An address or a state dir that "
+        "another program has is 2 as well, but 1 for a service manager (NOTIFY_SOCKET is set), which is to "
+        "try again."
+    )
     yield from (".SH SEE ALSO", ".BR xcpmem (1),", ".BR xcpmem.toml (5)")
 
 

@@ -19,6 +19,11 @@ WATCHDOG: Final = "WATCHDOG=1"
 _MICROSECONDS_PER_S: Final = 1_000_000
 
 
+def is_awaited(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether a service manager waits for this program; ``environ`` as for `notify`."""
+    return bool((os.environ if environ is None else environ).get("NOTIFY_SOCKET"))
+
+
 def status(sentence: str) -> str:
     """Make the line that ``systemctl status`` shows; line breaks become spaces."""
     return "STATUS=" + " ".join(sentence.split())

@@ -133,7 +133,7 @@ class Store:
             return _read(self._prepare(self._connection), str(self.path))
         except sqlite3.Error as error:
             self._close()
-            raise ConfigError(str(self.path), "", _explain(error)) from error
+            raise ConfigError(str(self.path), "", _explain(error), may_pass=_is_locked(error)) from error
         except ConfigError:
             self._close()
             raise
@@ -242,7 +242,11 @@ def _value(name: str, kind: str, value: object) -> object:
     raise ValueError(f"expected {kind}, found {value!r}")
 
 
+def _is_locked(error: sqlite3.Error) -> bool:
+    return "locked" in str(error)
+
+
 def _explain(error: sqlite3.Error) -> str:
-    if "locked" in str(error):
+    if _is_locked(error):
         return "is in use by another xcpmemd"
     return f"is damaged or no database: {error}"

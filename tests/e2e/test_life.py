@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
+import signal
 import socket
 import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.e2e.clients import Failure, XenApi, Xenstore, logged_in, xenstore
 from tests.e2e.programs import DAEMON, END_S, Daemon, Workshop
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 DAWDLER = """\
 name = "a guest that gives 1 MiB a second"
@@ -93,17 +98,69 @@ def test_wrong_scenario_is_refused_with_file_key_and_why(shared_shop: Workshop) 
     assert said.startswith(f"xcpmemd: {path}: guest[0].dynamic_min_kib: must be a whole number from 0 to ")
 
 
-def test_port_in_use_is_refused_by_name(shared_shop: Workshop) -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        words = ("--scenario", "quiet", "--state-dir", str(shared_shop.folder / "p"), "--listen", address)
-        ended = shared_shop.run(*DAEMON, *words)
-    assert (ended.status, ended.out) == (2, "")
-    # It has looked at the host by then, and may have logged what it saw.
-    said = ended.err.splitlines()[-1]
-    assert said.startswith("xcpmemd: ")
-    assert address in said
-    assert "in use" in said.lower()
+@pytest.fixture
+def taken() -> Iterator[str]:
+    """A TCP address that another program has."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+def test_port_in_use_is_refused_by_name(shared_shop: Workshop, taken: str) -> None:
+    said = refused(
+        shared_shop, "--scenario", "quiet", "--state-dir", str(shared_shop.folder / "p"), "--listen", taken
+    )
+    assert said == f"xcpmemd: command line: listen: {taken}: Address already in use"
+
+
+def test_daemon_that_cannot_serve_says_nothing_to_the_host(shop: Workshop, taken: str) -> None:
+    host = shop.simhost("default")
+    config = shop.write("nowhere.toml", '\nsocket = "/nowhere/x.sock"\n')
+    with xenstore(host) as store:
+        before = [store.memory_kib(domid) for domid in range(1, 7)]
+        for options in (("--listen", taken), ("--config", config, "--listen", "127.0.0.1:0")):
+            said = refused(shop, "--host", str(host), "--state-dir", str(shop.folder / "h"), *options)
+        assert said == f"xcpmemd: {config}:2: socket: /nowhere/x.sock: No such file or directory"
+        assert [store.memory_kib(domid) for domid in range(1, 7)] == before
+
+
+def test_service_manager_is_told_to_try_again_what_may_pass_and_not_what_a_setting_must_mend(
+    shared_shop: Workshop, quiet: Daemon, taken: str
+) -> None:
+    mine, theirs = ("--state-dir", str(shared_shop.folder / "q")), ("--state-dir", str(quiet.state_dir))
+    free = ("--listen", "127.0.0.1:0")
+    for status, options in (
+        (1, (*mine, "--listen", taken)),
+        (1, (*theirs, *free)),
+        (2, (*mine, *free, "--socket", "/nowhere/x.sock")),
+        (2, (*mine, *free, "--scenario", "nowhere")),
+    ):
+        ended = shared_shop.run(*DAEMON, *options, NOTIFY_SOCKET=str(shared_shop.folder / "nobody"))
+        assert (ended.status, ended.out, ended.err.count("\n")) == (status, "", 1), ended.err
+
+
+def test_sigterm_while_the_program_is_still_read_in_ends_it_well(shared_shop: Workshop) -> None:
+    impatient = """
+import os, signal, sys
+from xcpmem.daemon import main
+
+class Impatient:
+    def find_spec(self, name, path=None, target=None):
+        if name == "xcpmem.assembly":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+sys.meta_path.insert(0, Impatient())
+sys.exit(main())
+"""
+    ended = shared_shop.run("-c", impatient, "--state-dir", str(shared_shop.folder / "i"))
+    assert (ended.status, ended.out, ended.err) == (0, "", "")
+
+
+def test_sighup_is_answered_in_the_log_where_there_is_no_certificate(shop: Workshop) -> None:
+    daemon = shop.daemon()
+    daemon.process.send_signal(signal.SIGHUP)
+    assert daemon.fetch("/livez")
+    assert daemon.end() == 0
+    assert daemon.log.count("SIGHUP: there is no certificate to read again") == 1
 
 
 def test_state_dir_of_a_living_daemon_is_refused_and_the_living_one_serves_on(

@@ -1,18 +1,19 @@
-"""What the daemon tells systemd's watchdog of the ring."""
+"""What the daemon tells systemd's watchdog of the ring, and how it ends before it has looked at the host."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 from contextlib import closing, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xcpmem.assembly import _watch
+from xcpmem.assembly import _first_look, _watch
+from xcpmem.config import Settings
 from xcpmem.controller import Controller
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     import pytest
 
@@ -86,3 +87,14 @@ async def test_ring_that_hangs_is_fed_once_for_the_turns_before_and_never_again(
         ring.cancel()
         await asyncio.wait({ring})
         assert sent_to(manager) == [b"WATCHDOG=1"]
+
+
+async def test_daemon_that_waits_for_its_first_look_ends_when_it_is_told_to() -> None:
+    stop = asyncio.Event()
+    controller = Controller(DeafHost())
+    ring = asyncio.create_task(controller.run())
+    asyncio.get_running_loop().call_soon(stop.set)
+    async with asyncio.timeout(DEADLINE_S):
+        assert not await _first_look(controller, Settings(state_dir=Path("/nowhere")), stop)
+    ring.cancel()
+    await asyncio.wait({ring})

@@ -285,6 +285,7 @@ def test_unit_gives_the_daemon_the_time_and_the_descriptors_that_it_counts_on() 
     assert float(unit_setting("TimeoutStopSec")) > 2 * SHUTDOWN_S
     assert int(unit_setting("LimitNOFILE")) >= 2 * ConnectionLimits().connections
     assert unit_setting("RestartPreventExitStatus") == "2"
+    assert unit_setting("ExecReload") == "/bin/kill -HUP $MAINPID"
     assert int(unit_setting("OOMScoreAdjust")) == -900
 
 

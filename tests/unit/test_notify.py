@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from xcpmem.notify import READY, STOPPING, WATCHDOG, notify, status, watchdog_interval_s
+from xcpmem.notify import READY, STOPPING, WATCHDOG, is_awaited, notify, status, watchdog_interval_s
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,3 +78,9 @@ def test_watchdog_wants_half_the_units_limit_when_this_process_is_watched(
     environ: dict[str, str], expected_s: float | None
 ) -> None:
     assert watchdog_interval_s(environ, pid=17) == expected_s
+
+
+def test_service_manager_waits_for_whom_it_has_told_where_to_answer() -> None:
+    assert is_awaited({"NOTIFY_SOCKET": "/run/systemd/notify"})
+    assert not is_awaited({"NOTIFY_SOCKET": ""})
+    assert not is_awaited({})

@@ -10,9 +10,13 @@ from xcpmem.api.squeezed_http import SqueezedSocket
 from xcpmem.api.switch_server import SwitchServer
 
 if TYPE_CHECKING:
+    import socket
     from pathlib import Path
 
     from xcpmem.service import Service
+
+DIRECT: Final = "squeezed_socket"
+"""The setting that names the direct socket."""
 
 DIRECTORY_MODE: Final = 0o755
 """Of the directory of the direct socket, which squeezed makes so as well."""
@@ -23,7 +27,7 @@ class DropIn:
 
     Args:
         service: does the work.
-        socket_path: of the direct socket; None: it is not served.
+        listening: the direct socket; None: it is not served.
         switch_path: of the message switch's socket; None: it is not used.
         boot_memory_file: where squeezed keeps what was free at boot; None: it is not shared.
         epoch: differs after each boot of the host.
@@ -33,17 +37,16 @@ class DropIn:
         self,
         service: Service,
         *,
-        socket_path: Path | None,
+        listening: socket.socket | None,
         switch_path: Path | None,
         boot_memory_file: Path | None = None,
         epoch: str = "",
     ) -> None:
         calls = SqueezedCalls(service, BootMemory(boot_memory_file))
-        self._socket_path = socket_path
         self._server: SqueezedSocket | None = None
         self._switch: SwitchServer | None = None
-        if socket_path is not None:
-            self._server = SqueezedSocket(calls, socket_path)
+        if listening is not None:
+            self._server = SqueezedSocket(calls, listening)
         if switch_path is not None:
             self._switch = SwitchServer(str(switch_path), calls, service.answers, epoch=epoch)
 
@@ -53,13 +56,8 @@ class DropIn:
         return self._switch is None or self._switch.is_connected
 
     async def start(self) -> None:
-        """Begin to serve; a switch that is not there yet is waited for.
-
-        Raises:
-            ConfigError: somebody else serves the direct socket.
-        """
-        if self._server is not None and self._socket_path is not None:
-            self._socket_path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        """Begin to serve; a switch that is not there yet is waited for."""
+        if self._server is not None:
             await self._server.start()
         if self._switch is not None:
             self._switch.start()

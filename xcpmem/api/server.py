@@ -8,18 +8,21 @@ import os
 import signal
 import socket
 import ssl
-import stat
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
+from xcpmem.api.addresses import Addresses
 from xcpmem.api.connections import ConnectionLimits, Crowd
 from xcpmem.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_SOCKET_MODE: Final = 0o600
+TCP: Final = "listen"
+UNIX: Final = "socket"
+"""The settings that name where XenAPI is served."""
+
 _ACCEPTS: Final = 16
 """Connections taken at once. When no file can be opened asyncio tries, complains and comes back for each."""
 
@@ -105,6 +108,8 @@ class Server:
 
     Args:
         app: what is served.
+        addresses: taken already, by the settings `TCP` and `UNIX`, and let go of by whoever took them; None:
+            those of the next three.
         host: address to listen on; None: no TCP.
         port: 0 takes a free one.
         socket_path: of the Unix socket, which only its owner may open; None: none.
@@ -117,6 +122,7 @@ class Server:
         self,
         app: web.Application,
         *,
+        addresses: Addresses | None = None,
         host: str | None = None,
         port: int = 0,
         socket_path: Path | None = None,
@@ -126,6 +132,8 @@ class Server:
     ) -> None:
         self._limits = limits or ConnectionLimits()
         self._runner = web.AppRunner(app, shutdown_timeout=self._limits.grace_s)
+        self._takes_them = addresses is None
+        self._addresses = addresses or Addresses(self._limits.connections)
         self._host = host
         self._port = port
         self._socket_path = socket_path
@@ -134,7 +142,7 @@ class Server:
         self._crowds: list[Crowd] = []
 
     async def start(self) -> int:
-        """Listen.
+        """Serve the addresses that were taken, or else take them first.
 
         Returns:
             The TCP port, 0 without TCP.
@@ -143,16 +151,14 @@ class Server:
             ConfigError: an address cannot be listened on.
         """
         await self._runner.setup()
-        port = 0
         try:
-            if self._host is not None:
-                port = await self._listen_on_tcp(self._host)
-            if self._socket_path is not None:
-                await self._listen_on_unix(self._socket_path)
+            if self._takes_them:
+                await self._take()
+            await self._serve()
         except BaseException:
             await self.close()
             raise
-        return port
+        return self._addresses.port
 
     async def close(self) -> None:
         """Take no more connections, give calls that are under way a moment, and end."""
@@ -163,33 +169,27 @@ class Server:
         await self._runner.cleanup()
         for listener in self._listeners:
             await listener.wait_closed()
-        if self._listeners and self._socket_path is not None:
-            self._socket_path.unlink(missing_ok=True)
         self._listeners.clear()
+        if self._takes_them:
+            self._addresses.release()
 
-    async def _listen_on_tcp(self, host: str) -> int:
+    async def _take(self) -> None:
+        if self._host is not None:
+            await self._addresses.take_tcp(TCP, self._host, self._port)
+        if self._socket_path is not None:
+            self._addresses.take_unix(UNIX, self._socket_path)
+
+    async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        try:
+        for listening in self._addresses.sockets(TCP):
             listener = await loop.create_server(
-                self._make_crowd(self._ssl_context).admit, host, self._port, backlog=_ACCEPTS
+                self._make_crowd(self._ssl_context).admit, sock=listening, backlog=_ACCEPTS
             )
-        except OSError as error:
-            raise ConfigError("listen", f"{host}:{self._port}", str(error.strerror or error)) from error
-        self._let_wait(listener)
-        return int(listener.sockets[0].getsockname()[1])
-
-    async def _listen_on_unix(self, path: Path) -> None:
-        listening = socket.socket(socket.AF_UNIX)
-        try:
-            bind_unix(listening, path)
-            loop = asyncio.get_running_loop()
-            listener = await loop.create_unix_server(
-                self._make_crowd().admit, sock=listening, backlog=_ACCEPTS
+            self._let_wait(listener)
+        for listening in self._addresses.sockets(UNIX):
+            self._let_wait(
+                await loop.create_unix_server(self._make_crowd().admit, sock=listening, backlog=_ACCEPTS)
             )
-        except OSError as error:
-            listening.close()
-            raise ConfigError("socket", str(path), str(error.strerror or error)) from error
-        self._let_wait(listener)
 
     def _let_wait(self, listener: asyncio.Server) -> None:
         """Keep a listener, with room for all who wait; asyncio knows one figure for this and `_ACCEPTS`."""
@@ -201,21 +201,3 @@ class Server:
     def _make_crowd(self, context: ssl.SSLContext | None = None) -> Crowd:
         self._crowds.append(Crowd(lambda: self._runner.server, self._limits, context))
         return self._crowds[-1]
-
-
-def bind_unix(listening: socket.socket, path: Path) -> None:
-    """Take the path, and close it to others before anyone can connect."""
-    _remove_stale(path)
-    listening.bind(str(path))
-    path.chmod(_SOCKET_MODE)
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove a socket that a daemon left behind when it was killed; one that answers stays."""
-    if not path.exists() or not stat.S_ISSOCK(path.stat().st_mode):
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from xcpmem.api import codec
-from xcpmem.api.server import bind_unix
 from xcpmem.api.squeezed_wire import answer_xml
-from xcpmem.errors import ConfigError, WireError
+from xcpmem.errors import WireError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import socket
 
     from xcpmem.api.squeezed import SqueezedCalls
 
@@ -41,30 +39,20 @@ class SqueezedSocket:
 
     Args:
         calls: carries them out.
-        path: of the socket, which only its owner may open.
+        listening: the socket, which is let go of by whoever took it.
     """
 
-    def __init__(self, calls: SqueezedCalls, path: Path) -> None:
+    def __init__(self, calls: SqueezedCalls, listening: socket.socket) -> None:
         self._calls = calls
-        self._path = path
+        self._listening = listening
         self._listener: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Listen.
-
-        Raises:
-            ConfigError: the socket cannot be listened on, because somebody else does, for one.
-        """
-        listening = socket.socket(socket.AF_UNIX)
-        try:
-            bind_unix(listening, self._path)
-            self._listener = await asyncio.start_unix_server(
-                self._serve, sock=listening, limit=_HEAD_BYTES_MOST
-            )
-        except OSError as error:
-            listening.close()
-            raise ConfigError("squeezed_socket", str(self._path), error.strerror or str(error)) from error
+        """Serve whoever has connected, and will."""
+        self._listener = await asyncio.start_unix_server(
+            self._serve, sock=self._listening, limit=_HEAD_BYTES_MOST
+        )
 
     async def close(self) -> None:
         """Take no more calls and drop those that are under way: their callers ask again."""
@@ -74,7 +62,6 @@ class SqueezedSocket:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._path.unlink(missing_ok=True)
         self._listener = None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

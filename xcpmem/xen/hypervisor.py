@@ -251,23 +251,38 @@ def open_hypervisor(folders: Sequence[str] = BINDING_FOLDERS) -> XcHypervisor:
     """Find the distribution's binding and open it.
 
     Args:
-        folders: absolute glob patterns to look in, the most specific first.
+        folders: as for `find_binding`.
 
     Raises:
         DriverDisconnected: there is no binding for this Python, or no Xen beneath; the text says which.
+    """
+    binding = find_binding(folders)
+    try:
+        return XcHypervisor(binding.xc())
+    except Exception as error:
+        raise DriverDisconnected(f"the hypervisor does not answer: {error}") from error
+
+
+def find_binding(folders: Sequence[str] = BINDING_FOLDERS) -> Any:
+    """Find the distribution's binding, without asking Xen anything.
+
+    Args:
+        folders: absolute glob patterns to look in, the most specific first.
+
+    Returns:
+        The module ``xen.lowlevel.xc``.
+
+    Raises:
+        DriverDisconnected: there is none for this Python.
     """
     found = [str(path) for pattern in folders for path in sorted(Path("/").glob(pattern.lstrip("/")))]
     for folder in found:
         if (Path(folder) / "xen" / "lowlevel").is_dir() and folder not in sys.path:
             sys.path.append(folder)
     try:
-        binding = importlib.import_module("xen.lowlevel.xc")
+        return importlib.import_module("xen.lowlevel.xc")
     except ImportError as error:
         raise DriverDisconnected(
             f"no Xen binding for Python {sys.version_info.major}.{sys.version_info.minor} ({error}); "
             "it comes with the distribution's xen-utils and only for the distribution's own Python"
         ) from error
-    try:
-        return XcHypervisor(binding.xc())
-    except Exception as error:
-        raise DriverDisconnected(f"the hypervisor does not answer: {error}") from error
