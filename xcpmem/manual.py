@@ -15,6 +15,7 @@ from xcpmem.api.cli_catalog import COMMANDS, GROUPS, HOST_SELECTORS, VM_SELECTOR
 from xcpmem.api.cli_help import selectors_help
 from xcpmem.api.cli_keys import MEANINGS
 from xcpmem.config import Settings, declared_settings
+from xcpmem.xen.simulated import ACTED_OUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -22,8 +23,22 @@ if TYPE_CHECKING:
     from xcpmem.api.cli_catalog import Command
     from xcpmem.config import Setting
 
+SIMULATED_CALLS: Final = tuple(sorted(ACTED_OUT))
+
 COMMAND: Final = "make man"
 """What to run when a command or a setting has changed."""
+
+
+_STATE_FILES: Final = {
+    "state.db": "VM records, limits, users.",
+    "journal.db": "What was decided; may be deleted while the daemon is down.",
+    "root.password": "Root's password, made at the first start.",
+    "audit.log": "Who changed what, from where, and what it was before, a JSON object a line; when it is "
+    "full it becomes audit.log.1.",
+    "audit.pending": "Changes that have begun and whose end is not noted yet.",
+    "images/": "What suspended VMs held, a file each: it is all there is of their memory.",
+    "lock": "Held by the daemon that has this folder.",
+}
 
 
 def make_pages() -> dict[str, str]:
@@ -157,6 +172,13 @@ def _daemon_page() -> Iterator[str]:
         "Logs go to standard error.",
         "Every option is also a key of the TOML file, with _ for -; the command line wins. The keys that are "
         "no options stand in xcpmem.toml(5).",
+        "A simulated host runs in the daemon and begins anew with it, or by itself: xcpmem simhost "
+        "--scenario NAME|FILE --socket PATH, to which daemons attach with --host PATH. Such a host is taken "
+        "as it is: it hands over the VMs, the memory to be kept free and the policy of its scenario, unless "
+        "--scenario names one to be believed instead.",
+        f"Of a scenario file's script a simulated host acts out {', '.join(SIMULATED_CALLS)}; the daemon (or "
+        "simhost) names the other calls in a warning, and leaves them to clients. xcpmem simulate FILE acts "
+        "out all.",
     )
     yield ".SH OPTIONS"
     yield from _entry("--config FILE", "Read settings from a TOML file.")
@@ -185,11 +207,8 @@ def _daemon_page() -> Iterator[str]:
     )
     yield ".SH FILES"
     yield from _entry("/etc/xcpmem/xcpmem.toml", "Settings, where the systemd unit looks for them.")
-    yield from _entry("/var/lib/xcpmem/state.db", "VM records, limits, users.")
-    yield from _entry(
-        "/var/lib/xcpmem/journal.db", "What was decided; may be deleted while the daemon is down."
-    )
-    yield from _entry("/var/lib/xcpmem/root.password", "Root's password, made at the first start.")
+    for name, about in _STATE_FILES.items():
+        yield from _entry(f"/var/lib/xcpmem/{name}", about)
     yield from _entry("/run/xcpmem/xcpmem.sock", "The Unix socket.")
     yield ".SH EXIT STATUS"
     yield from _paragraphs(

@@ -12,7 +12,15 @@ import pytest
 from xcpmem.engine.model import Lifecycle
 from xcpmem.errors import DomainVanished, DriverDisconnected, DriverError, DriverTimeout, InvalidValue
 from xcpmem.scenario import Scenario
-from xcpmem.script import DeleteReservation, ScriptCall, SetBalloon, Shutdown, TakeMemory
+from xcpmem.script import (
+    BalanceMemory,
+    DeleteReservation,
+    KillDaemon,
+    ScriptCall,
+    SetBalloon,
+    Shutdown,
+    TakeMemory,
+)
 from xcpmem.specs import AgentKind, AgentSpec, BalloonSpec, DomainType, GuestSpec, HostSpec, LoadPoint
 from xcpmem.units import mib_to_kib
 from xcpmem.xen import paths
@@ -25,6 +33,8 @@ from xcpmem.xen.simulated import HYPERVISOR_SUFFIX, MAXMEM_SLACK_KIB, SimulatedH
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from xcpmem.script import Call
 
 MIB = mib_to_kib(1)
 EXACT = BalloonSpec(rate_kib_s=1000, inaccuracy_kib=0)
@@ -264,6 +274,23 @@ def test_a_silent_guest_reports_nothing(clock: Clock) -> None:
     host = make(clock, guest(load=(LoadPoint(0.0, 1500),)))
     assert host.live_until_now() is None
     assert host.store.read(paths.meminfo_free(1)) is None
+
+
+@pytest.mark.parametrize("acts_out_all", [True, False])
+async def test_calls_of_the_script_that_are_not_acted_out_are_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, clock: Clock, *, acts_out_all: bool
+) -> None:
+    calls: list[Call] = [Shutdown(domid=1), TakeMemory(size_kib=1)]
+    if not acts_out_all:
+        calls += [KillDaemon(), BalanceMemory(), KillDaemon()]
+    host = make(clock, guest(1), script=tuple(ScriptCall(50.0, call) for call in calls))
+    await host.start(str(tmp_path / "xs"))
+    await host.close()
+    said = (
+        "of the script of 'unnamed' these calls are not acted out: balance_memory, kill_daemon; on a host in "
+        "real time set_balloon, shutdown, take_memory are, all are by 'xcpmem simulate'"
+    )
+    assert [record.message for record in caplog.records] == ([] if acts_out_all else [said])
 
 
 def test_the_script_acts_out_what_happens_by_itself(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:

@@ -53,6 +53,9 @@ MAXMEM_SLACK_KIB: Final = 1024
 STEPS_MOST: Final = 2000
 """Time that passed unseen is caught up in at most so many steps."""
 
+ACTED_OUT: Final = frozenset({SetBalloon.word, TakeMemory.word, Shutdown.word})
+"""The calls of a script that happen by themselves."""
+
 
 _OWN_DOMAIN_ZERO: Final = (
     "0 is domain 0, and this host has one that is as large as nobody else's memory; "
@@ -71,8 +74,8 @@ class SimulatedHost:
     """A host in real time, with its store and its hypervisor.
 
     Args:
-        scenario: the host, its guests, and what happens to them by itself: of its script ``set_balloon``,
-            ``take_memory`` and ``shutdown`` are acted out, the rest is for clients to call.
+        scenario: the host, its guests, and what happens to them by itself: of its script `ACTED_OUT` is, the
+            rest is for clients to call.
         clock: monotonic seconds.
 
     Raises:
@@ -94,7 +97,7 @@ class SimulatedHost:
         self._tick_us = max(1, microseconds(scenario.tick_s))
         self._physics = SimHost(scenario)
         self._agenda = sorted(
-            (line for line in scenario.script if isinstance(line.call, SetBalloon | TakeMemory | Shutdown)),
+            (line for line in scenario.script if line.call.word in ACTED_OUT),
             key=lambda line: line.at_s,
         )
         self._told: dict[int, _Told] = {}
@@ -116,6 +119,15 @@ class SimulatedHost:
         Raises:
             OSError: a socket cannot be made.
         """
+        left_out = sorted({line.call.word for line in self.scenario.script} - ACTED_OUT)
+        if left_out:
+            _log.warning(
+                "of the script of %r these calls are not acted out: %s; on a host in real time %s are, all "
+                "are by 'xcpmem simulate'",
+                self.scenario.name,
+                ", ".join(left_out),
+                ", ".join(sorted(ACTED_OUT)),
+            )
         await self.hypervisor_server.start(path + HYPERVISOR_SUFFIX)
         await self.toolstack_server.start(path + TOOLSTACK_SUFFIX)
         await self.store_server.start(path)
