@@ -104,3 +104,19 @@ def test_daemon_that_comes_later_finds_the_ranges_as_they_are_and_the_vms_that_d
         "Halted",
         str(4096 * MIB),
     )
+
+
+def test_limits_of_another_hosts_vm_of_the_same_uuid_take_no_guest_above_what_it_was_booted_for(
+    shop: Workshop,
+) -> None:
+    assert shop.daemon(scenario="default", state="d").end() == 0
+    host = shop.simhost("quiet")
+    with xenstore(host) as store, store.watching_targets(2) as changes:
+        daemon = attach(shop, host, "d")
+        changes.wait_for(1)
+        with logged_in(daemon) as api:
+            assert api.vm("database")["memory_dynamic_max"] == str(6 * GIB_KIB * 1024)
+            api.call("Memory.balance_memory")
+        assert store.memory_kib(2)["dynamic-max"] == 6 * GIB_KIB
+        assert 3 * GIB_KIB < store.memory_kib(2)["target"] <= 4 * GIB_KIB
+    assert daemon.series("xcpmem_domain_memory_target_bytes")["2"] <= 4 * GIB_KIB * 1024

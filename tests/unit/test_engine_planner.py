@@ -650,3 +650,21 @@ def test_policys_own_words_stand_in_the_reason() -> None:
     host = a_host(replace(a_domain(0, 4000 * MIB, 2000 * MIB, domid=1), sample=said), free_kib=1000 * MIB)
     plan = planned(host, policy=find_policy("pressure", {"room_percent": 20}))
     assert "needs 2.055 GiB (uses 1.66 GiB, 20 % room)" in plan.reasons[1].text
+
+
+@pytest.mark.parametrize(
+    ("low_mib", "high_mib", "bounds_mib"), [(1000, 3000, (1000, 2000)), (2500, 3000, (2000, 2000))]
+)
+def test_nobody_is_asked_for_more_than_it_was_booted_for_whatever_its_range_says(
+    low_mib: int, high_mib: int, bounds_mib: tuple[int, int]
+) -> None:
+    booted = replace(a_domain(low_mib * MIB, high_mib * MIB, 1500 * MIB), static_max_kib=2000 * MIB)
+    assert booted.bounds_kib == (bounds_mib[0] * MIB, bounds_mib[1] * MIB)
+    for free_mib in (200, 4000):
+        host, beliefs = a_host(booted, free_kib=free_mib * MIB), Beliefs()
+        for now_s in range(4):
+            plan = planned(host, beliefs=beliefs, now_s=float(now_s), settings=EXACT)
+            told = [*targets_of(plan.actions).values(), *maxmems_of(plan.actions).values()]
+            assert max(told, default=0) <= 2000 * MIB
+            host, beliefs = obeyed(host, plan), plan.beliefs
+    assert host.domains[0].target_kib == 2000 * MIB

@@ -125,8 +125,8 @@ class Draft:
                 raised.append((domain, target_kib))
                 self._allow(domain, target_kib)
             elif spare_kib > 0:
-                least_kib = domain.dynamic_range.min_kib - self._held_kib(domain)
-                width_kib = domain.dynamic_range.max_kib - domain.dynamic_range.min_kib
+                low_kib, high_kib = domain.bounds_kib
+                least_kib, width_kib = low_kib - self._held_kib(domain), high_kib - low_kib
                 part_kib = max(cost_kib * spare_kib // total_kib, least_kib)
                 worthwhile = part_kib * GROWTH_PORTIONS >= width_kib or part_kib == least_kib
                 if worthwhile and part_kib <= self.spare_kib - kept_kib:

@@ -87,6 +87,7 @@ class DomainState:
             None while it was not yet measured (then nothing was taken off).
         sample: what its guest said last about its own memory; None: it says nothing.
         balloon_active: whether its driver says that the balloon moves right now; None: it does not say.
+        static_max_kib: the most that it was booted for; None: nothing says so.
     """
 
     domid: int
@@ -103,6 +104,19 @@ class DomainState:
     offset_kib: int | None = 0
     sample: Sample | None = None
     balloon_active: bool | None = None
+    static_max_kib: int | None = None
+
+    @property
+    def bounds_kib(self) -> tuple[int, int]:
+        """The least and the most that it may be asked to hold: its range, but no more than it was booted for.
+
+        A range above static-max breaks the order law. It stands where a VM's record has larger limits than
+        its domain, which somebody else has built.
+        """
+        low_kib, high_kib = self.dynamic_range.min_kib, self.dynamic_range.max_kib
+        if self.static_max_kib is None or high_kib <= self.static_max_kib:
+            return low_kib, high_kib
+        return min(low_kib, self.static_max_kib), self.static_max_kib
 
     @property
     def is_dying(self) -> bool:

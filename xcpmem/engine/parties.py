@@ -150,7 +150,7 @@ def _party(
         claim = before.claim
         if claim.weight == weight and claim.sample is sample and claim.regret_kib == regret_kib:
             return before
-    low_kib, high_kib = domain.dynamic_range.min_kib, domain.dynamic_range.max_kib
+    low_kib, high_kib = domain.bounds_kib
     probe_kib = 0
     claim = Claim(
         low_kib,

@@ -255,6 +255,7 @@ def _state(info: DomainInfo, keys: DomainKeys, news: GuestNews, reading: _Readin
         offset_kib=offset_kib,
         sample=news.sample,
         balloon_active=news.balloon_active,
+        static_max_kib=reading.static_max_kib or None,
     )
 
 
