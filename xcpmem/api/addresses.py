@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SOCKET_MODE: Final = 0o600
-_ANSWER_S: Final = 1.0
-"""Who does not answer for so long while its queue is full is alive all the same."""
 
 _MAY_CHANGE: Final = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL, socket.EAI_AGAIN})
 """Somebody else has the address, this machine does not have it yet, nobody could be asked what it is."""
@@ -139,10 +137,10 @@ def _remove_stale(path: Path) -> None:
     if not stat.S_ISSOCK(path.stat().st_mode):
         raise FileExistsError(errno.EEXIST, "there is a file that is no socket")
     with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(_ANSWER_S)
+        probe.setblocking(False)
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
             path.unlink()
-        except TimeoutError:
+        except BlockingIOError:  # its queue is full: it lives
             return
