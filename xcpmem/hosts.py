@@ -20,7 +20,12 @@ from xcpmem.xen.live import LiveDriver
 from xcpmem.xen.reservations import ReservationStore
 from xcpmem.xen.simhypervisor import RemoteHypervisor
 from xcpmem.xen.simtoolstack import RemoteToolstack
-from xcpmem.xen.simulated import HYPERVISOR_SUFFIX, TOOLSTACK_SUFFIX, SimulatedHost
+from xcpmem.xen.simulated import (
+    HYPERVISOR_SUFFIX,
+    OWN_DOMAIN_ZERO,
+    TOOLSTACK_SUFFIX,
+    SimulatedHost,
+)
 from xcpmem.xen.takeover import hand_back, take_over
 from xcpmem.xen.xenstore import Xenstore
 from xcpmem.xen.xl import XlToolstack, outside_sandbox
@@ -78,11 +83,14 @@ def read_scenario(settings: Settings) -> Scenario | None:
     if settings.driver is DriverKind.XEN or brings_its_own:
         return None
     try:
-        return load_scenario(settings.scenario)
+        scenario = load_scenario(settings.scenario)
     except ConfigError as error:
         if error.key:
             raise
         raise ConfigError("settings", "scenario", str(error)) from error
+    if scenario.has_domain_zero:
+        raise ConfigError(settings.scenario, "guest.domid", OWN_DOMAIN_ZERO)
+    return scenario
 
 
 async def open_host(settings: Settings, scenario: Scenario | None) -> OpenHost:

@@ -115,6 +115,24 @@ def test_state_dir_that_cannot_be_is_told_before_the_start(
     assert why in said
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('policy = "luck"', "policy: no policy 'luck'; there are: proportional, "),
+        ("[host]\nfree = 1", "host.free: is not a key here"),
+        ("[[guest]]\ndomid = 0\ndynamic_min_kib = 1\ndynamic_max_kib = 2", "guest.domid: 0 is domain 0"),
+    ],
+)
+def test_scenario_in_which_something_cannot_be_is_told_before_the_start(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenario = tmp_path / "scenario.toml"
+    scenario.write_text(text, encoding="utf-8")
+    status, told = checked(capsys, "--scenario", str(scenario), "--state-dir", str(tmp_path))
+    assert status == 2
+    assert told.startswith(f"xcpmemd: {scenario}: {said}")
+
+
 def test_token_that_says_nothing_is_told_before_the_start(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -56,11 +56,11 @@ STEPS_MOST: Final = 2000
 ACTED_OUT: Final = frozenset({SetBalloon.word, TakeMemory.word, Shutdown.word})
 """The calls of a script that happen by themselves."""
 
-
-_OWN_DOMAIN_ZERO: Final = (
+OWN_DOMAIN_ZERO: Final = (
     "0 is domain 0, and this host has one that is as large as nobody else's memory; "
     "only xcpmem simulate acts it out as a guest"
 )
+"""Why a scenario whose guests have it makes no host in real time."""
 
 
 class _Told(NamedTuple):
@@ -84,7 +84,7 @@ class SimulatedHost:
 
     def __init__(self, scenario: Scenario, *, clock: Callable[[], float] = time.monotonic) -> None:
         if scenario.has_domain_zero:
-            raise ConfigError(scenario.name, "guest.domid", _OWN_DOMAIN_ZERO)
+            raise ConfigError(scenario.name, "guest.domid", OWN_DOMAIN_ZERO)
         self.scenario = scenario
         self.store = Store()
         self.hypervisor = SimulatedHypervisor(self.catch_up, scenario.others_kib)
