@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from xcpmem.errors import DomainVanished, DriverDisconnected, DriverError, DriverTimeout
+from xcpmem.units import kib_to_whole_pages_floor
 from xcpmem.xen.hypervisor import (
     GLANCE_S,
+    SETMAXMEM_MOST_KIB,
     DomainInfo,
     PhysInfo,
     XcHypervisor,
@@ -55,6 +57,8 @@ class xc:
     def domain_setmaxmem(self, domid, kib):
         if kib == 0:
             raise Error(22, "Invalid argument")
+        if kib > 2**31 - 1:
+            raise OverflowError("signed integer is greater than maximum")
         if not self.keeps_maxmem:
             self.rows[domid]["maxmem_kb"] = kib // 4 * 4
 """
@@ -164,6 +168,14 @@ async def test_hypervisor_notices_a_cap_that_is_not_there(hypervisor: XcHypervis
 async def test_hypervisor_says_what_xen_refused(hypervisor: XcHypervisor) -> None:
     with pytest.raises(DriverError, match="Invalid argument"):
         await hypervisor.set_maxmem(3, 0)
+
+
+async def test_hypervisor_says_that_a_cap_is_more_than_the_binding_can_set(hypervisor: XcHypervisor) -> None:
+    most_kib = kib_to_whole_pages_floor(SETMAXMEM_MOST_KIB)
+    await hypervisor.set_maxmem(3, most_kib)
+    with pytest.raises(DriverError, match="a maxmem of 2147483648 KiB is more than xen"):
+        await hypervisor.set_maxmem(3, SETMAXMEM_MOST_KIB + 1)
+    assert (await hypervisor.survey()).domains[1].maxmem_kib == most_kib
 
 
 async def test_hypervisor_does_not_wait_for_a_call_without_end(hypervisor: XcHypervisor) -> None:

@@ -40,6 +40,9 @@ for the system's Python."""
 DOMAINS_MOST: Final = 32768
 """More domains than Xen can have (DOMID_FIRST_RESERVED is 0x7ff0)."""
 
+SETMAXMEM_MOST_KIB: Final = 2**31 - 1
+"""The binding reads a maxmem as a C int (``pyxc_domain_setmaxmem`` in Xen's xc.c): a page less than 2 TiB."""
+
 CALL_DEADLINE_S: Final = 5.0
 
 GLANCE_S: Final = (0.01, 0.25)
@@ -192,7 +195,13 @@ class XcHypervisor:
         def call() -> bool:
             if not any(row["domid"] == domid for row in self._xc.domain_getinfo(domid, 1)):
                 return False
-            self._xc.domain_setmaxmem(domid, maxmem_kib)
+            try:
+                self._xc.domain_setmaxmem(domid, maxmem_kib)
+            except OverflowError as error:
+                raise DriverError(
+                    f"a maxmem of {maxmem_kib} KiB is more than xen.lowlevel.xc can set "
+                    f"({SETMAXMEM_MOST_KIB} KiB, a page less than 2 TiB)"
+                ) from error
             (row,) = self._xc.domain_getinfo(domid, 1)
             return bool(row["domid"] == domid and row["maxmem_kb"] == kib_to_whole_pages_floor(maxmem_kib))
 
