@@ -12,7 +12,6 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
@@ -21,17 +20,18 @@ from xcpmem.actuation import OBSERVING, Actuator, Deeds
 from xcpmem.breather import Breather
 from xcpmem.engine.model import DeleteReservation, RecordReservation, Refused, Reservation
 from xcpmem.errors import ConnectionLost, DriverError, OperationNotAllowed
-from xcpmem.inbox import Inbox
-from xcpmem.report import Bulletin, CycleReport, Failure
+from xcpmem.inbox import COMMAND_S, Inbox
+from xcpmem.report import Bulletin, CycleReport
 from xcpmem.stopwatch import Stopwatch
 from xcpmem.thinking import Mind
-from xcpmem.troubles import RETRY_S, Orphans, Pause, Retries, Troubles
+from xcpmem.troubles import RETRY_S, Orphans, Pause, Retries, Troubles, unforeseen
 from xcpmem.units import format_kib
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from xcpmem.engine.model import DynamicRange, Wishes
+    from xcpmem.commands import Making
+    from xcpmem.engine.model import Action, DynamicRange, HostState, Wishes
     from xcpmem.engine.planner import Plan, PlannerSettings
     from xcpmem.engine.policy import ChosenPolicy
     from xcpmem.report import Subscriber
@@ -152,6 +152,7 @@ class Controller:
             DomainsUncooperative: it could be had if these domids did as they were asked.
             InvalidValue: min_kib below 0 or above max_kib, or too many requests wait.
             OperationNotAllowed: the daemon only observes.
+            DriverError: the time was over and the host refused, or did not answer.
             ConnectionLost: the daemon ended first.
         """
         if self._actuator.observes:
@@ -170,9 +171,9 @@ class Controller:
         Raises:
             UnknownReservation: there is none of that id, or another domain that is still there has got it.
             InvalidValue: there is no such domain.
-            DriverError: the host refused.
+            DriverError: the host refused, or did not answer for `COMMAND_S`; then nothing is done later.
         """
-        await self._inbox.command(commands.transfer(reservation_id, domid))
+        await self._command(commands.transfer(reservation_id, domid))
 
     async def confirm(self, reservation_id: str, domid: int) -> None:
         """Note in a reservation that the domain which it was for is complete.
@@ -180,9 +181,9 @@ class Controller:
         Raises:
             UnknownReservation: there is none of that id.
             InvalidValue: there is no such domain.
-            DriverError: the host refused.
+            DriverError: the host refused, or did not answer for `COMMAND_S`; then nothing is done later.
         """
-        await self._inbox.command(commands.confirm(reservation_id, domid))
+        await self._command(commands.confirm(reservation_id, domid))
 
     async def keep(self, *, owner: str, vm_uuid: str, overhead_kib: int) -> Reservation:
         """Set aside what a VM holds, so that it is still there when its domain has gone.
@@ -194,27 +195,27 @@ class Controller:
 
         Raises:
             InvalidValue: the VM has no domain.
-            DriverError: the host refused.
+            DriverError: the host refused, or did not answer for `COMMAND_S`; then nothing is done later.
         """
-        done = await self._inbox.command(commands.keep(str(uuid4()), owner, vm_uuid, overhead_kib))
+        done = await self._command(commands.keep(str(uuid4()), owner, vm_uuid, overhead_kib))
         return next(action.reservation for action in done if isinstance(action, RecordReservation))
 
     async def delete(self, reservation_id: str) -> None:
         """Give a reservation back; an unknown one is no error.
 
         Raises:
-            DriverError: the host refused.
+            DriverError: the host refused, or did not answer for `COMMAND_S`; then nothing is done later.
         """
-        await self._inbox.command(commands.delete(reservation_id))
+        await self._command(commands.delete(reservation_id))
 
     async def release(self, owner: str, *, transferred_too: bool = False) -> None:
         """Give back all of an owner's reservations that were not transferred, or really all.
 
         Raises:
-            DriverError: the host refused.
+            DriverError: the host refused, or did not answer for `COMMAND_S`; then nothing is done later.
         """
         self._inbox.fail(ConnectionLost, lambda request: request.owner == owner)
-        await self._inbox.command(commands.release(owner, transferred_too=transferred_too))
+        await self._command(commands.release(owner, transferred_too=transferred_too))
 
     def reservation_of_domain(self, domid: int) -> str | None:
         """Tell which reservation was transferred to a domain, as of the latest look."""
@@ -263,8 +264,9 @@ class Controller:
                 self._nudge.clear()
                 try:
                     pause = await self._turn()
-                except Exception:  # noqa: BLE001 -- the ring must survive
+                except Exception as error:  # noqa: BLE001 -- the ring must survive
                     _log.exception("a turn of the ring failed; trying again in %.1f s", RETRY_S[1])
+                    self._inbox.expire(unforeseen(error), self._clock())
                     pause = Pause(RETRY_S[1])
                 self.turned_s = self._clock()
                 await asyncio.sleep(TURN_GAP_S)
@@ -304,14 +306,15 @@ class Controller:
         started_s, breather, stopwatch = self._clock(), Breather(), Stopwatch()
         try:
             look = await self._driver.observe()
-            if await self._obey(look, turn):
+            await self._obey(look.host, turn)
+            if turn.touched:
                 look = await self._driver.observe()
         except DriverError as error:
             return self._endure(error, started_s)
         stopwatch.end("look_s")
         await breather.pause()
         now_s = self._clock()
-        wishes = self._inbox.wishes(self._troubles.left_alone(now_s))
+        wishes = self._inbox.wishes(self._troubles.left_alone(look.host, now_s))
         thought = await self._mind.think(look.host, wishes, now_s, breather.pause)
         stopwatch.end("think_s")
         complete = await self._actuator.carry_out(thought.actions, turn)
@@ -319,8 +322,10 @@ class Controller:
         for verdict in thought.verdicts:
             if isinstance(verdict, Refused):
                 self._inbox.answer(verdict.request_id, verdict.error)
+        if not complete:  # then what was granted may not stand
+            self._inbox.expire(DriverError(turn.hindrance), now_s)
         self._mind.wonder(look.host, wishes, now_s)
-        is_whole = complete and not self._troubles.left_alone(now_s)
+        is_whole = complete and not wishes.left_alone
         await breather.pause()
         report = self._report_of(look, wishes, thought, turn, started_s, complete=is_whole)
         for _ in self._bulletin.spread(report):
@@ -335,17 +340,19 @@ class Controller:
         least_s = OBSERVED_GAP_S if self._actuator.observes else 0.0
         return Pause(max(pause_s, least_s), thought.enough_kib)
 
-    async def _obey(self, look: Look, turn: Deeds) -> bool:
-        """Carry out what callers commanded and what orphans need; tell whether the host was touched."""
-        touched = await self._actuator.obey(self._inbox.take_commands(), look.host, turn)
-        for reservation in self._orphans.find(look.host, self._clock()):
+    async def _obey(self, host: HostState, turn: Deeds) -> None:
+        """Carry out what callers commanded and what orphans need."""
+        await self._actuator.obey(self._inbox.take_commands(), host, turn)
+        for reservation in self._orphans.find(host, self._clock()):
             _log.warning(
                 "freed reservation %s of %s: its owner or domain is gone",
                 reservation.reservation_id,
                 format_kib(reservation.size_kib),
             )
-            touched = await self._actuator.carry_out([DeleteReservation(reservation)], turn) or touched
-        return touched
+            await self._actuator.carry_out([DeleteReservation(reservation)], turn)
+
+    async def _command(self, make: Making) -> tuple[Action, ...]:
+        return await self._inbox.command(make, self._clock() + COMMAND_S)
 
     def _reservation(self, holds: Callable[[Reservation], bool]) -> Reservation | None:
         """Find a reservation in the latest report."""
@@ -360,19 +367,9 @@ class Controller:
         pause_s = self._retries.pause_s()
         level = logging.DEBUG if self.report else logging.WARNING  # the narration tells of it once
         _log.log(level, "cannot see the host: %s; looking again in %.1f s", error, pause_s)
-        self._inbox.fail(lambda: error, lambda request: started_s >= request.deadline_s)
+        self._inbox.expire(error, started_s)
         if self.report is not None:
-            self._bulletin.publish(
-                replace(
-                    self.report,
-                    number=self.report.number + 1,
-                    actions=(),
-                    verdicts=(),
-                    failures=(Failure.of(None, error),),
-                    stable=False,
-                    duration_s=self._clock() - started_s,
-                )
-            )
+            self._bulletin.publish(self.report.unseen(error, self._clock() - started_s))
         return Pause(pause_s)
 
     def _report_of(

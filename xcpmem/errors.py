@@ -52,7 +52,7 @@
     │   ├── TooBusy                   TOO_BUSY []
     │   ├── ConnectionLost            INTERNAL_ERROR [connection lost]
     │   ├── SwitchLost                INTERNAL_ERROR [text]
-    │   └── DriverError               never leaves the ring
+    │   └── DriverError               INTERNAL_ERROR [text]
     │       ├── DriverTimeout
     │       ├── DriverDisconnected
     │       ├── DomainVanished
@@ -338,7 +338,7 @@ class SwitchLost(HostError):
 
 
 class DriverError(HostError):
-    """The host did not answer as it should; contained by the ring and tried again."""
+    """The host did not answer as it should; the ring tries again, and tells who waited in vain."""
 
 
 class DriverTimeout(DriverError):

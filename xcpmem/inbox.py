@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 PENDING_MOST: Final = 1000
 """Requests and commands that may wait at a time; more are refused, so that memory stays bounded."""
 
+COMMAND_S: Final = 60.0
+"""So long a command waits for a turn that sees the host, seconds: as long as a reservation for guests."""
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -32,10 +36,12 @@ class Command:
     Args:
         make: says for the host as it is which actions fulfil it, or raises what the caller is to hear.
         done: where the caller waits for the actions that were carried out.
+        deadline_s: monotonic time at which waiting ends.
     """
 
     make: Callable[[HostState], tuple[Action, ...]]
     done: asyncio.Future[tuple[Action, ...]]
+    deadline_s: float
 
     def answer(self, outcome: tuple[Action, ...] | XcpmemError) -> None:
         """Tell the caller what was done, or why it could not be."""
@@ -119,17 +125,28 @@ class Inbox:
             if future.cancelled():
                 self._wake()
 
-    async def command(self, make: Callable[[HostState], tuple[Action, ...]]) -> tuple[Action, ...]:
+    async def command(
+        self, make: Callable[[HostState], tuple[Action, ...]], deadline_s: float
+    ) -> tuple[Action, ...]:
         """Wait until a turn has carried out what ``make`` says, or raised what it or the host raises.
+
+        Args:
+            make: see `Command`.
+            deadline_s: where no turn comes to it until then, by the monotonic clock, it is not carried out.
 
         Returns:
             What was done.
         """
         self._check_room()
         future: asyncio.Future[tuple[Action, ...]] = asyncio.get_running_loop().create_future()
-        self._commands.append(Command(make, future))
+        self._commands.append(Command(make, future, deadline_s))
         self._wake()
         return await future
+
+    @property
+    def has_commands(self) -> bool:
+        """Whether commands wait for a turn."""
+        return bool(self._commands)
 
     def take_commands(self) -> Iterator[Command]:
         """Take the commands one by one, by arrival."""
@@ -147,7 +164,7 @@ class Inbox:
         elif isinstance(answer, Reservation):
             unheard: asyncio.Future[tuple[Action, ...]] = asyncio.get_running_loop().create_future()
             unheard.add_done_callback(asyncio.Future.exception)
-            self._commands.append(Command(lambda _: (DeleteReservation(answer),), unheard))
+            self._commands.append(Command(lambda _: (DeleteReservation(answer),), unheard, inf))
             self._wake()
 
     def fail(self, error: Callable[[], XcpmemError], which: Callable[[MemoryRequest], bool]) -> None:
@@ -155,6 +172,19 @@ class Inbox:
         for request, future in self._requests.values():
             if which(request) and not future.done():
                 future.set_exception(error())
+
+    def expire(self, error: XcpmemError, now_s: float) -> None:
+        """End the waits that are over; whoever hears of it can rely on his command not being done later.
+
+        Args:
+            error: what keeps the ring from answering.
+            now_s: monotonic seconds.
+        """
+        self.fail(lambda: error, lambda request: now_s >= request.deadline_s)
+        overdue = [command for command in self._commands if now_s >= command.deadline_s]
+        self._commands = deque(command for command in self._commands if now_s < command.deadline_s)
+        for command in overdue:
+            command.answer(error)
 
     def close(self) -> None:
         """Tell everyone who waits that the daemon ends, and whoever comes later."""

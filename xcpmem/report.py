@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
 from xcpmem.engine.forecast import Stance
@@ -128,6 +128,18 @@ class CycleReport:
     def saw_host(self) -> bool:
         """Whether this turn's look worked; else ``look`` is an older one."""
         return all(failure.kind != _LOOK for failure in self.failures)
+
+    def unseen(self, error: DriverError, duration_s: float) -> CycleReport:
+        """Give the report of the next turn, whose look failed."""
+        return replace(
+            self,
+            number=self.number + 1,
+            actions=(),
+            verdicts=(),
+            failures=(Failure.of(None, error),),
+            stable=False,
+            duration_s=duration_s,
+        )
 
     def domain_by_uuid(self, uuid: str) -> DomainState | None:
         """Find the domain of a VM, or None when it is not running."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from xcpmem.errors import DriverError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -16,6 +18,11 @@ LEFT_ALONE_S: Final = (0.5, 1.5)
 
 RETRY_S: Final = (0.1, 1.0)
 """First and longest wait after a look or a plan that failed; doubles in between."""
+
+
+def unforeseen(error: Exception) -> DriverError:
+    """Make of an exception that nobody foresaw an error that callers and reports can be told."""
+    return DriverError(f"unforeseen {type(error).__name__}: {error}")
 
 
 class Pause(NamedTuple):
@@ -58,16 +65,27 @@ class Troubles:
     def __init__(self) -> None:
         self._pauses: dict[int, _Pause] = {}
 
-    def note(self, domid: int, now_s: float) -> None:
-        """Leave a domain alone for a while, longer each time in a row."""
+    def note(self, domid: int, now_s: float) -> bool:
+        """Leave a domain alone for a while, longer each time in a row; tell if this is not the first time."""
         before = self._pauses.get(domid)
         first_s, longest_s = LEFT_ALONE_S
         length_s = min(before.length_s * 2, longest_s) if before else first_s
         self._pauses[domid] = _Pause(now_s + length_s, length_s)
+        return before is not None
 
-    def left_alone(self, now_s: float) -> frozenset[int]:
-        """Say which domains are not to be touched now; one that had its pause is tried again."""
-        self._pauses = {d: p for d, p in self._pauses.items() if now_s < p.until_s + p.length_s}
+    def left_alone(self, host: HostState, now_s: float) -> frozenset[int]:
+        """Say which of the domains that are there are not to be touched now.
+
+        One that had its pause is tried again; one that is gone is forgotten.
+        """
+        if not self._pauses:
+            return frozenset()
+        domids = {domain.domid for domain in host.domains}
+        self._pauses = {
+            domid: pause
+            for domid, pause in self._pauses.items()
+            if domid in domids and now_s < pause.until_s + pause.length_s
+        }
         return frozenset(domid for domid, pause in self._pauses.items() if now_s < pause.until_s)
 
     def pauses_s(self, now_s: float) -> list[float]:

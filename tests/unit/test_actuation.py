@@ -1,14 +1,25 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import pytest
 
 from xcpmem.actuation import TOGETHER_MOST, Actuator, Deeds
-from xcpmem.engine.model import RecordReservation, Reservation, SetMaxmem, SetTarget
-from xcpmem.errors import DomainVanished, DriverError
+from xcpmem.commands import delete
+from xcpmem.engine.model import (
+    RecordReservation,
+    Reservation,
+    SetDynamicMax,
+    SetDynamicMin,
+    SetMaxmem,
+    SetTarget,
+)
+from xcpmem.errors import ConnectionLost, DomainVanished, DriverError
+from xcpmem.inbox import Command
 from xcpmem.scenario import Scenario
 from xcpmem.specs import GuestSpec, HostSpec
 from xcpmem.troubles import Troubles
@@ -29,7 +40,7 @@ class Watched(VirtualDriver):
     """A host that takes a while over each action, and fails some."""
 
     host: SimHost
-    errors: dict[Action, DriverError] = field(default_factory=dict)
+    errors: dict[Action, Exception] = field(default_factory=dict)
     begun: list[Action] = field(default_factory=list)
     told: list[int] = field(default_factory=list)
     at_once: int = 0
@@ -115,7 +126,7 @@ async def test_domain_that_could_not_be_touched_is_left_alone_for_a_while(
 ) -> None:
     driver.errors[SetTarget(2, 2048)] = DriverError("no")
     await actuator.carry_out([SetTarget(1, 2048), SetTarget(2, 2048)], Deeds())
-    assert troubles.left_alone(NOW_S) == {2}
+    assert troubles.left_alone(driver.host.observe().host, NOW_S) == {2}
 
 
 async def test_domain_that_is_gone_is_no_failure_but_ends_the_plan(
@@ -125,6 +136,62 @@ async def test_domain_that_is_gone_is_no_failure_but_ends_the_plan(
     deeds = Deeds()
     assert not await actuator.carry_out([SetTarget(1, 2048), SetMaxmem(2, 2048)], deeds)
     assert (deeds.done, deeds.failures) == ([], [])
+
+
+async def test_domain_that_is_there_again_and_still_cannot_be_touched_is_a_failure(
+    actuator: Actuator, driver: Watched, troubles: Troubles
+) -> None:
+    driver.errors[SetMaxmem(1, 8192)] = DomainVanished("domain 1 is gone")
+    first, second = Deeds(), Deeds()
+    assert not await actuator.carry_out([SetMaxmem(1, 8192)], first)
+    assert troubles.left_alone(driver.host.observe().host, NOW_S) == {1}
+    assert not await actuator.carry_out([SetMaxmem(1, 8192)], second)
+    assert (first.failures, [each.reason for each in second.failures]) == ([], ["DomainVanished"])
+    assert second.hindrance == "could not set the maxmem of domain 1 to 8 MiB: domain 1 is gone"
+
+
+async def test_domain_that_cannot_be_written_keeps_no_other_from_its_range(
+    actuator: Actuator, driver: Watched, troubles: Troubles
+) -> None:
+    driver.errors |= {SetDynamicMin(domid, 1024): DomainVanished("gone") for domid in (1, 3)}
+    ranges: list[list[Action]] = [
+        [SetDynamicMin(domid, 1024), SetDynamicMax(domid, 2048)] for domid in (1, 2, 3)
+    ]
+    deeds = Deeds()
+    assert not await actuator.carry_out([*chain(*ranges), SetTarget(2, 2048)], deeds)
+    assert deeds.done == ranges[1]
+    assert troubles.left_alone(driver.host.observe().host, NOW_S) == {1, 3}
+    assert SetDynamicMax(1, 2048) not in driver.begun
+
+
+@pytest.mark.parametrize(
+    "actions",
+    [
+        [SetTarget(2, 2048)],
+        [SetTarget(1, 2048), SetTarget(2, 2048), SetTarget(3, 2048)],
+        [SetMaxmem(1, 8192), SetMaxmem(2, 8192), SetMaxmem(3, 8192)],
+    ],
+)
+async def test_exception_that_nobody_foresaw_concerns_its_domain_alone_and_is_logged_once(
+    actuator: Actuator,
+    driver: Watched,
+    troubles: Troubles,
+    actions: list[SetTarget | SetMaxmem],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    driver.errors |= {action: ZeroDivisionError("so it goes") for action in actions if action.domid == 2}
+    logged = []
+    for _ in range(3):
+        deeds = Deeds()
+        assert not await actuator.carry_out(actions, deeds)
+        assert deeds.done == [action for action in actions if action.domid != 2]
+        assert [str(each).partition(": ")[2] for each in deeds.failures] == [
+            "unforeseen ZeroDivisionError: so it goes"
+        ]
+        logged.append(sum(record.exc_info is not None for record in caplog.records))
+    assert troubles.left_alone(driver.host.observe().host, NOW_S) == {2}
+    assert logged[0] >= 1
+    assert logged == logged[:1] * 3
 
 
 async def test_so_many_are_under_way_and_no_more(actuator: Actuator, driver: Watched) -> None:
@@ -141,3 +208,19 @@ async def test_reservations_are_recorded_one_by_one_and_told(
     assert await actuator.carry_out([RecordReservation(first), RecordReservation(second)], Deeds())
     assert driver.most_at_once == 1
     assert recorded == [first, second]
+
+
+async def test_caller_is_answered_whose_command_the_end_of_the_ring_cut_short(
+    actuator: Actuator, driver: Watched
+) -> None:
+    reservation = Reservation("r1", "me", 64)
+    driver.host.apply(RecordReservation(reservation))
+    command = Command(delete("r1"), asyncio.get_running_loop().create_future(), math.inf)
+    deeds = Deeds()
+    obeying = asyncio.create_task(actuator.obey([command], driver.host.observe().host, deeds))
+    await asyncio.sleep(0)
+    obeying.cancel()
+    await asyncio.gather(obeying, return_exceptions=True)
+    ((answered, outcome),) = deeds.outcomes
+    assert answered is command
+    assert isinstance(outcome, ConnectionLost)

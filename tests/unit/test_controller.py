@@ -13,7 +13,15 @@ import pytest
 from xcpmem.controller import Controller
 from xcpmem.engine.belief import Caution
 from xcpmem.engine.containment import FAILURES_MOST
-from xcpmem.engine.model import DynamicRange, RecordReservation, Reservation, SetMaxmem, SetTarget
+from xcpmem.engine.model import (
+    DynamicRange,
+    RecordReservation,
+    Reservation,
+    SetDynamicMax,
+    SetDynamicMin,
+    SetMaxmem,
+    SetTarget,
+)
 from xcpmem.engine.parameters import Parameters
 from xcpmem.engine.policies import find_policy
 from xcpmem.engine.policy import ChosenPolicy
@@ -21,17 +29,19 @@ from xcpmem.engine.proportional import Proportional, ProportionalParameters
 from xcpmem.errors import (
     ConnectionLost,
     DomainsUncooperative,
+    DomainVanished,
     DriverError,
     DriverTimeout,
     InvalidValue,
     NotEnoughMemory,
     UnknownReservation,
 )
+from xcpmem.inbox import COMMAND_S
 from xcpmem.policybook import PolicyChoices
 from xcpmem.scenario import Scenario
 from xcpmem.shadows import Shadows
 from xcpmem.specs import MICROSECONDS_PER_SECOND, BalloonSpec, GuestSpec, HostSpec
-from xcpmem.troubles import LEFT_ALONE_S
+from xcpmem.troubles import LEFT_ALONE_S, RETRY_S
 from xcpmem.units import kib_to_bytes, mib_to_kib
 from xcpmem.xen.simhost import SimHost
 from xcpmem.xen.virtual import VirtualDriver
@@ -318,6 +328,109 @@ async def test_controller_ends_waits_and_goes_on_when_the_host_cannot_be_seen() 
         assert controller.report.failures[0].kind == "Look"
         driver.broken = lambda _: False
         await controller.reserve(owner="me", min_kib=GIB, max_kib=GIB)
+
+
+async def test_domain_that_xenstore_does_not_know_keeps_nobody_from_what_is_free() -> None:
+    host = host_of(guest(1), guest(2), free_kib=SLUSH + GIB)
+    driver = BrokenDriver(host)
+
+    def vanished(action: Action | None) -> bool:
+        if isinstance(action, SetDynamicMin | SetDynamicMax) and action.domid == 1:
+            raise DomainVanished("domain 1 is gone")
+        return False
+
+    driver.broken = vanished
+    async with ring(host, driver) as controller:
+        for each in host.guests.values():
+            controller.set_range(each.uuid, DynamicRange(GIB, 2 * GIB))
+        await controller.reserve(owner="me", min_kib=GIB, max_kib=GIB, timeout_s=2)
+        while host.guests[2].actual_kib > 2 * GIB + MIB:
+            await controller.next_report(controller.report.number if controller.report else 0, 60)
+        while controller.report is None or not controller.report.failures:
+            await controller.next_report(controller.report.number if controller.report else 0, 60)
+        assert "could not set the dynamic-min of domain 1" in str(controller.report.failures[0])
+        host.remove_guest(1)
+        await settled(controller)
+
+
+async def test_request_whose_reservation_cannot_be_written_ends_at_its_deadline() -> None:
+    host = host_of(guest(1), free_kib=SLUSH + GIB)
+    driver = BrokenDriver(host)
+    driver.broken = lambda action: isinstance(action, RecordReservation)
+    async with ring(host, driver) as controller:
+        with pytest.raises(DriverError, match="could not set aside 1 GiB: refused"):
+            await controller.reserve(owner="me", min_kib=GIB, max_kib=GIB, timeout_s=2)
+        assert 2 <= host.now_us / MICROSECONDS_PER_SECOND <= 2 + 2 * RETRY_S[1]
+        driver.broken = lambda _: False
+        await settled(controller)
+    assert host.reservations == {}
+
+
+async def test_command_that_no_turn_came_to_fails_after_a_minute_and_is_not_done_later() -> None:
+    host = host_of(guest(1), free_kib=SLUSH + GIB)
+    driver = BrokenDriver(host)
+    async with ring(host, driver) as controller:
+        name = (await controller.reserve(owner="me", min_kib=GIB, max_kib=GIB)).reservation_id
+        driver.broken = lambda _: True
+        asked_s = host.now_us / MICROSECONDS_PER_SECOND
+        answers = await asyncio.gather(
+            controller.delete(name),
+            controller.transfer(name, 1),
+            controller.confirm(name, 1),
+            controller.keep(owner="me", vm_uuid=host.guests[1].uuid, overhead_kib=0),
+            controller.release("me"),
+            return_exceptions=True,
+        )
+        assert [str(answer) for answer in answers] == ["the host does not answer"] * len(answers)
+        assert all(isinstance(answer, DriverTimeout) for answer in answers)
+        assert COMMAND_S <= host.now_us / MICROSECONDS_PER_SECOND - asked_s <= COMMAND_S + 2 * RETRY_S[1]
+        driver.broken = lambda _: False
+        await settled(controller)
+        assert host.reservations[name].domid is None
+
+
+async def test_command_is_done_when_the_host_answers_again_within_a_minute() -> None:
+    host = host_of(guest(1), free_kib=SLUSH + GIB)
+    driver = BrokenDriver(host)
+    async with ring(host, driver) as controller:
+        name = (await controller.reserve(owner="me", min_kib=GIB, max_kib=GIB)).reservation_id
+        back_us = host.now_us + MICROSECONDS_PER_SECOND * COMMAND_S // 2
+        driver.broken = lambda _: host.now_us < back_us
+        await controller.delete(name)
+    assert host.reservations == {}
+
+
+async def test_session_that_ended_while_the_host_did_not_answer_keeps_no_memory() -> None:
+    host = host_of(guest(1), free_kib=SLUSH + GIB)
+    driver = BrokenDriver(host)
+    async with ring(host, driver, is_owner=lambda _: False) as controller:
+        await controller.reserve(owner="me", min_kib=GIB, max_kib=GIB)
+        driver.broken = lambda _: True
+        with pytest.raises(DriverTimeout):
+            await controller.release("me")
+        driver.broken = lambda _: False
+        assert len(host.reservations) == 1
+        while host.reservations:
+            await controller.next_report(controller.report.number if controller.report else 0, 60)
+        assert host.now_us < 700 * MICROSECONDS_PER_SECOND
+
+
+async def test_waits_end_also_while_each_turn_fails_in_a_way_that_nobody_foresaw() -> None:
+    host = host_of(guest(1))
+    driver = BrokenDriver(host)
+
+    def fails(action: Action | None) -> bool:
+        if action is None:
+            raise ZeroDivisionError("so it goes")
+        return False
+
+    async with ring(host, driver) as controller:
+        await settled(controller)
+        driver.broken = fails
+        with pytest.raises(DriverError, match="unforeseen ZeroDivisionError: so it goes"):
+            await controller.reserve(owner="me", min_kib=GIB, max_kib=GIB, timeout_s=2)
+        with pytest.raises(DriverError, match="unforeseen ZeroDivisionError: so it goes"):
+            await controller.delete("any")
 
 
 async def test_controller_tells_all_who_wait_when_it_ends() -> None:
