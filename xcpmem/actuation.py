@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
+from xcpmem.commands import host_after
 from xcpmem.engine.model import (
     RecordReservation,
     SetDynamicMax,
@@ -115,8 +116,15 @@ class Actuator:
                 return False
         return True
 
-    async def obey(self, commands: Iterable[Command], host: HostState, deeds: Deeds) -> None:
-        """Carry out what callers commanded, and note what is to be answered, whatever happens."""
+    async def obey(self, commands: Iterable[Command], host: HostState, deeds: Deeds) -> HostState:
+        """Carry out what callers commanded, and note what is to be answered, whatever happens.
+
+        Each command is made of the host as the ones before it left it. Where the host did not do what a
+        command says, nobody knows what came of it: those after it are not taken, and wait for another look.
+
+        Returns:
+            The host with what came of them.
+        """
         for command in commands:
             if self.observes:
                 deeds.outcomes.append((command, OperationNotAllowed(OBSERVING)))
@@ -128,6 +136,7 @@ class Actuator:
                     deeds.touched = True
                     await self._driver.apply(action)
                     deeds.done.append(action)
+                    host = host_after(host, action)
                 outcome = actions
             except XcpmemError as error:
                 outcome = error
@@ -136,6 +145,9 @@ class Actuator:
                 outcome = unforeseen(error)
             finally:
                 deeds.outcomes.append((command, outcome))
+            if isinstance(outcome, DriverError):
+                break
+        return host
 
     async def _touch(self, actions: Sequence[Action], deeds: Deeds) -> None:
         deeds.touched = True

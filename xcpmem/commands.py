@@ -93,6 +93,22 @@ def release(owner: str, *, transferred_too: bool) -> Making:
     )
 
 
+def host_after(host: HostState, action: Action) -> HostState:
+    """Say how a later command of the same turn finds the host once an action has been carried out."""
+    standing: tuple[Reservation, ...] = ()
+    match action:
+        case RecordReservation(reservation):
+            standing = (reservation,)
+        case TransferReservation(reservation, domid):
+            standing = (replace(reservation, domid=domid),)
+        case DeleteReservation(reservation):
+            pass
+        case _:
+            return host
+    others = (each for each in host.reservations if each.reservation_id != reservation.reservation_id)
+    return replace(host, reservations=(*others, *standing))
+
+
 def _find(host: HostState, reservation_id: str, domid: int) -> Reservation:
     reservation = next((r for r in host.reservations if r.reservation_id == reservation_id), None)
     if reservation is None:

@@ -342,7 +342,9 @@ class Controller:
 
     async def _obey(self, host: HostState, turn: Deeds) -> None:
         """Carry out what callers commanded and what orphans need."""
-        await self._actuator.obey(self._inbox.take_commands(), host, turn)
+        host = await self._actuator.obey(self._inbox.take_commands(), host, turn)
+        if self._inbox.has_commands:
+            self.wake()
         for reservation in self._orphans.find(host, self._clock()):
             _log.warning(
                 "freed reservation %s of %s: its owner or domain is gone",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from xcpmem.actuation import TOGETHER_MOST, Actuator, Deeds
-from xcpmem.commands import delete
+from xcpmem.commands import delete, keep, transfer
 from xcpmem.engine.model import (
     RecordReservation,
     Reservation,
@@ -17,8 +17,9 @@ from xcpmem.engine.model import (
     SetDynamicMin,
     SetMaxmem,
     SetTarget,
+    TransferReservation,
 )
-from xcpmem.errors import ConnectionLost, DomainVanished, DriverError
+from xcpmem.errors import ConnectionLost, DomainVanished, DriverError, UnknownReservation
 from xcpmem.inbox import Command
 from xcpmem.scenario import Scenario
 from xcpmem.specs import GuestSpec, HostSpec
@@ -29,6 +30,7 @@ from xcpmem.xen.virtual import VirtualDriver
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from xcpmem.commands import Making
     from xcpmem.engine.model import Action
 
 GUESTS = 70
@@ -208,6 +210,51 @@ async def test_reservations_are_recorded_one_by_one_and_told(
     assert await actuator.carry_out([RecordReservation(first), RecordReservation(second)], Deeds())
     assert driver.most_at_once == 1
     assert recorded == [first, second]
+
+
+async def commanded(actuator: Actuator, driver: Watched, *makings: Making) -> list[Command]:
+    """What commands of one turn came to; those that were not taken still wait."""
+    loop, deeds = asyncio.get_running_loop(), Deeds()
+    waiting = [Command(make, loop.create_future(), math.inf) for make in makings]
+    await actuator.obey(waiting, driver.host.observe().host, deeds)
+    for command, outcome in deeds.outcomes:
+        command.answer(outcome)
+    return waiting
+
+
+async def test_reservation_goes_to_one_domain_of_two_that_are_named_in_the_same_turn(
+    actuator: Actuator, driver: Watched
+) -> None:
+    driver.host.apply(RecordReservation(Reservation("r1", "me", 64)))
+    first, second = await commanded(actuator, driver, transfer("r1", 1), transfer("r1", 2))
+    assert first.done.result() == (TransferReservation(Reservation("r1", "me", 64), 1),)
+    assert isinstance(second.done.exception(), UnknownReservation)
+    assert driver.host.reservations["r1"].domid == 1
+
+
+async def test_reservation_that_was_deleted_is_unknown_to_what_comes_after_in_the_same_turn(
+    actuator: Actuator, driver: Watched
+) -> None:
+    driver.host.apply(RecordReservation(Reservation("r1", "me", 64)))
+    uuid = driver.host.guest(3).uuid
+    deleted, late, kept, given_back = await commanded(
+        actuator, driver, delete("r1"), transfer("r1", 1), keep("r2", "me", uuid, 0), delete("r2")
+    )
+    assert len(deleted.done.result()) == len(kept.done.result()) == len(given_back.done.result()) == 1
+    assert isinstance(late.done.exception(), UnknownReservation)
+    assert driver.host.reservations == {}
+
+
+@pytest.mark.parametrize("error", [DriverError("no"), ZeroDivisionError("so it goes")])
+async def test_command_after_one_that_the_host_did_not_do_waits_for_another_look(
+    actuator: Actuator, driver: Watched, error: Exception
+) -> None:
+    reservation = Reservation("r1", "me", 64)
+    driver.host.apply(RecordReservation(reservation))
+    driver.errors[TransferReservation(reservation, 1)] = error
+    first, second = await commanded(actuator, driver, transfer("r1", 1), transfer("r1", 2))
+    assert isinstance(first.done.exception(), DriverError)
+    assert not second.done.done()
 
 
 async def test_caller_is_answered_whose_command_the_end_of_the_ring_cut_short(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.builders import MIB, a_domain, a_host, uuid_of
@@ -11,6 +13,7 @@ from xcpmem.engine.model import (
     Lifecycle,
     RecordReservation,
     Reservation,
+    SetTarget,
     TransferReservation,
 )
 from xcpmem.errors import InvalidValue, UnknownReservation
@@ -59,3 +62,14 @@ def test_what_a_vm_holds_is_kept_with_its_overhead_and_counts_once() -> None:
 def test_nothing_is_kept_of_a_vm_without_a_domain() -> None:
     with pytest.raises(InvalidValue):
         commands.keep("r4", "me", uuid_of(5), 0)(HOST)
+
+
+def test_later_command_of_a_turn_finds_the_reservations_as_the_earlier_ones_left_them() -> None:
+    new = Reservation("r4", "me", 100)
+    assert commands.host_after(HOST, RecordReservation(new)).reservations == (MINE, GIVEN, OTHERS, new)
+    grown = replace(MINE, size_kib=200)
+    assert commands.host_after(HOST, RecordReservation(grown)).reservations == (GIVEN, OTHERS, grown)
+    given = replace(OTHERS, domid=7)
+    assert commands.host_after(HOST, TransferReservation(OTHERS, 7)).reservations == (MINE, GIVEN, given)
+    assert commands.host_after(HOST, DeleteReservation(GIVEN)).reservations == (MINE, OTHERS)
+    assert commands.host_after(HOST, SetTarget(1, 100)) == HOST

@@ -21,6 +21,7 @@ from xcpmem.engine.model import (
     SetDynamicMin,
     SetMaxmem,
     SetTarget,
+    TransferReservation,
 )
 from xcpmem.engine.parameters import Parameters
 from xcpmem.engine.policies import find_policy
@@ -431,6 +432,24 @@ async def test_waits_end_also_while_each_turn_fails_in_a_way_that_nobody_foresaw
             await controller.reserve(owner="me", min_kib=GIB, max_kib=GIB, timeout_s=2)
         with pytest.raises(DriverError, match="unforeseen ZeroDivisionError: so it goes"):
             await controller.delete("any")
+
+
+async def test_commands_behind_one_that_failed_are_done_in_the_next_turn() -> None:
+    host = host_of(guest(1), free_kib=SLUSH + GIB)
+    driver = BrokenDriver(host)
+    async with ring(host, driver) as controller:
+        names = [
+            (await controller.reserve(owner="me", min_kib=MIB, max_kib=MIB)).reservation_id for _ in "ab"
+        ]
+        await settled(controller)
+        driver.broken = lambda action: isinstance(action, TransferReservation)
+        asked_us = host.now_us
+        failed, _ = await asyncio.gather(
+            controller.transfer(names[0], 1), controller.delete(names[1]), return_exceptions=True
+        )
+        assert str(failed) == "refused"
+        assert host.now_us == asked_us
+    assert list(host.reservations) == names[:1]
 
 
 async def test_controller_tells_all_who_wait_when_it_ends() -> None:
