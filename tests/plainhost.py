@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 LONGEST_TICK_S: Final = 30.0
 """The ring's safety look: it never sleeps longer."""
 
+DYING_KIB_S: Final = 1_000_000
+"""As fast does a domain that dies give its pages back."""
+
 ROUNDS: Final = 4
 """A turn whose verdicts end some wishes is followed by another at once, at most this often."""
 
@@ -88,6 +91,7 @@ class Guest:
     uncooperative: bool = False
     asked_s: float | None = None
     carry_kib: float = 0.0
+    kept_kib: int = 0
     keys: dict[str, int] = field(default_factory=dict)
     shown: DomainState | None = field(default=None, compare=False, repr=False)
 
@@ -195,7 +199,7 @@ class PlainHost:
             built_for = [domid for domid, g in self.guests.items() if reservation.is_for(g.seen())]
             if set(built_for) <= dying_kib.keys():
                 open_kib = reservation.size_kib
-                for domid in sorted(built_for):
+                for domid in sorted(built_for) if reservation.domid is not None else ():
                     back_kib = min(dying_kib[domid], open_kib)
                     dying_kib[domid] -= back_kib
                     open_kib -= back_kib
@@ -265,10 +269,25 @@ class PlainHost:
                 step_kib = self.free_kib
             guest.actual_kib += step_kib
             self.free_kib -= step_kib
+        self._bury(dt_s)
         scrubbed_kib = min(self.scrub_kib, int(self.scrub_kib_s * dt_s))
         self.scrub_kib -= scrubbed_kib
         self.free_kib += scrubbed_kib
         self.now_s += dt_s
+
+    def kill_domain(self, domid: int, kept_kib: int) -> None:
+        """A domain begins to die, for ever if somebody keeps some of its pages."""
+        guest = self.guests[domid]
+        guest.lifecycle, guest.kept_kib = Lifecycle.DYING, min(kept_kib, guest.actual_kib)
+
+    def _bury(self, dt_s: float) -> None:
+        """Let dying domains give back what nobody keeps from them."""
+        for guest in [guest for guest in self.guests.values() if guest.lifecycle is Lifecycle.DYING]:
+            given_kib = min(guest.actual_kib - guest.kept_kib, int(DYING_KIB_S * dt_s))
+            guest.actual_kib -= given_kib
+            self.scrub_kib += given_kib
+            if not guest.actual_kib:
+                del self.guests[guest.domid]
 
     def end_domain(self, domid: int) -> None:
         """A domain is gone; its memory has to be scrubbed."""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tests.builders import uuid_of
 from xcpmem.controller import Controller
+from xcpmem.engine.belief import Caution
+from xcpmem.engine.planner import PlannerSettings
 from xcpmem.host import HostIdentity
 from xcpmem.scenario import Scenario
 from xcpmem.service import Service, ServiceSettings
@@ -168,12 +170,12 @@ async def simulated(folder: Path, *guests: GuestSpec, spare_mib: int = 0) -> Asy
 
 @asynccontextmanager
 async def attached(
-    host: SimulatedHost, folder: Path, *, reservation_s: float = 60.0
+    host: SimulatedHost, folder: Path, *, reservation_s: float = 60.0, patience_s: float = 5.0
 ) -> AsyncIterator[Daemon]:
     """A daemon on the host; it leaves what it was doing as it is when it goes, as if it were killed."""
     driver = LiveDriver(Xenstore(str(folder / "xs")), host.hypervisor, slush_kib=SLUSH_KIB)
     await driver.start()
-    ring = SteppedController(driver)
+    ring = SteppedController(driver, settings=PlannerSettings(caution=Caution(patience_s=patience_s)))
     identity = HostIdentity(boot_id="a boot", domain_zero=DomainZero(512 * MIB_KIB))
     settings = ServiceSettings(host=identity, reservation_s=reservation_s)
     service = Service(

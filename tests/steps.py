@@ -105,6 +105,10 @@ class Draw:
                 "width_kib": self.rng.choice((0, self.size_kib())),
             },
             "a_vm_ends": lambda: {"number": self.number()},
+            "a_vm_begins_to_die": lambda: {
+                "number": self.number(),
+                "kept_kib": self.rng.choice((0, 0, 4 * MIB)),
+            },
             "a_vm_is_paused_or_goes_on": lambda: {"number": self.number()},
             "a_driver_changes_its_manner": lambda: {"number": self.number(), "manner": self.manner()},
             "a_driver_comes_or_goes": lambda: {"number": self.number()},
@@ -116,6 +120,7 @@ NEED_A_GUEST: Final = frozenset(
     {
         "somebody_changes_a_range",
         "a_vm_ends",
+        "a_vm_begins_to_die",
         "a_vm_is_paused_or_goes_on",
         "a_driver_changes_its_manner",
         "a_driver_comes_or_goes",

@@ -69,7 +69,7 @@ class Construction:
         self._images = images
 
     async def clear_ground(self, vm: Vm) -> None:
-        """Wait until a former domain of a VM is gone: until then its pages would count as the next one's.
+        """Wait until a former domain of a VM is gone, or as good as gone: it gives no page back any more.
 
         Raises:
             ToolstackError: there is a domain that lives, which is none of ours.
@@ -77,7 +77,7 @@ class Construction:
         """
         complaint = f"{title_of(vm)}: its former domain did not go"
         sight = await self._lookout.until(vm.uuid, _is_no_corpse, GONE_S, complaint)
-        if sight is not None:
+        if sight is not None and not sight.is_dying:
             raise ToolstackError(f"{title_of(vm)}: domain {sight.domid} is one of it already")
 
     async def build(self, vm: Vm, reservation: Reservation) -> None:
@@ -249,7 +249,7 @@ def size_of(vm: Vm, reserved_kib: int) -> Size:
 
 
 def _is_no_corpse(sight: Sight | None) -> bool:
-    return sight is None or not sight.is_dying
+    return sight is None or not sight.is_dying or sight.is_zombie
 
 
 def _is_built(sight: Sight | None) -> bool:

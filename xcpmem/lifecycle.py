@@ -344,7 +344,7 @@ class VmLifecycle:
             owner=Errand.START, vm_uuid=vm.uuid, overhead_kib=overhead_kib(vm)
         )
         try:
-            await self._construction.destroy(vm.uuid, subject)
+            await self._construction.end(vm.uuid, subject)
         except XcpmemError:
             await self._ring.delete(reservation.reservation_id)
             raise

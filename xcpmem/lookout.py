@@ -34,10 +34,12 @@ class Sight:
         domain: as the ring takes it.
         lifecycle: what it does by itself: a domain for which memory is set aside counts as being built,
             also when it has long been complete.
+        is_zombie: whether it is dying and gives no page back any more: it will not be gone for long.
     """
 
     domain: DomainState
     lifecycle: Lifecycle
+    is_zombie: bool = False
 
     @property
     def domid(self) -> int:
@@ -119,4 +121,9 @@ def sight_of(report: CycleReport, uuid: str) -> Sight | None:
         return None
     domain = max(domains, key=lambda each: (each.lifecycle is not Lifecycle.DYING, each.domid))
     description = report.look.descriptions.get(domain.domid)
-    return Sight(domain, description.lifecycle if description else domain.lifecycle)
+    decay, caution = report.stance.beliefs.decays.get(domain.domid), report.stance.settings.caution
+    return Sight(
+        domain,
+        description.lifecycle if description else domain.lifecycle,
+        is_zombie=decay is not None and not decay.goes_on(report.monotonic_s, caution),
+    )

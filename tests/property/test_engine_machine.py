@@ -210,6 +210,13 @@ class HostMachine(RuleBasedStateMachine):
         self.host.end_domain(self.pick(number).domid)
 
     @precondition(has_guests)
+    @rule(number=picks, kept_kib=st.sampled_from([0, 0, 4 * MIB]))
+    def a_vm_begins_to_die(self, number: int, kept_kib: int) -> None:
+        spare_kib = self.host.look().spare_kib
+        self.host.kill_domain(self.pick(number).domid, kept_kib)
+        assert self.host.look().spare_kib >= spare_kib
+
+    @precondition(has_guests)
     @rule(number=picks)
     def a_vm_is_paused_or_goes_on(self, number: int) -> None:
         paused = [guest for guest in self.host.guests.values() if guest.lifecycle is Lifecycle.PAUSED]

@@ -60,10 +60,10 @@ def test_dying_domain_costs_what_it_holds_whatever_its_maxmem() -> None:
     "kept",
     [
         Reservation("r1", "owner", 1000 * MIB, domid=9),
-        Reservation("r1", "owner", 1000 * MIB, vm_uuid=uuid_of(9)),
         Reservation("r1", "owner", 1000 * MIB, domid=9, vm_uuid=uuid_of(9)),
+        Reservation("r1", "owner", 1000 * MIB, domid=7, vm_uuid=uuid_of(9)),
     ],
-    ids=["transferred", "of a VM", "kept"],
+    ids=["transferred", "kept", "kept when another domain was there"],
 )
 @pytest.mark.parametrize("holds_kib", [1000 * MIB, 700 * MIB, 0])
 def test_memory_kept_for_a_vm_counts_once_while_its_domain_dies(kept: Reservation, holds_kib: int) -> None:
@@ -73,9 +73,9 @@ def test_memory_kept_for_a_vm_counts_once_while_its_domain_dies(kept: Reservatio
     assert dying.reserved_kib == 1000 * MIB - holds_kib
 
 
-def test_reservation_is_worth_what_its_vms_dying_domain_does_not_hold() -> None:
+def test_memory_set_aside_for_a_vms_next_domain_is_not_made_of_its_dying_ones_pages() -> None:
     kept = Reservation("r1", "owner", 4000 * MIB, vm_uuid=uuid_of(9))
-    assert a_host(a_dying(4 * MIB, 1000 * MIB), reservations=(kept,)).reserved_kib == 3996 * MIB
+    assert a_host(a_dying(4 * MIB, 1000 * MIB), reservations=(kept,)).reserved_kib == 4000 * MIB
 
 
 def test_page_of_a_dying_domain_counts_for_one_reservation() -> None:

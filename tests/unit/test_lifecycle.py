@@ -130,6 +130,37 @@ async def test_vm_that_needs_the_memory_of_one_that_is_still_dying_waits_for_it(
     assert daemon.vm().power_state == "Running"
 
 
+async def test_vm_starts_although_its_former_domain_never_quite_dies(tmp_path: Path) -> None:
+    async with (
+        simulated(tmp_path, guest(1), spare_mib=1000) as host,
+        attached(host, tmp_path, patience_s=0.01) as daemon,
+    ):
+        host.set_lifecycle(1, Lifecycle.DYING)
+        while daemon.vm(ONE).power_state != "Halted":
+            await daemon.reservations()
+        await daemon.service.lifecycle.start(ONE)
+        assert (daemon.vm(ONE).power_state, daemon.vm(ONE).domid) == ("Running", 2)
+        assert host.catch_up().guest(1).lifecycle is Lifecycle.DYING
+
+
+async def test_vm_is_rebooted_although_its_old_domain_never_quite_dies(tmp_path: Path) -> None:
+    async with (
+        simulated(tmp_path, guest(1), spare_mib=1000) as host,
+        attached(host, tmp_path, patience_s=0.01) as daemon,
+    ):
+
+        async def half_kill(step: str, title: str) -> None:
+            if step == "destroy":
+                host.set_lifecycle(1, Lifecycle.DYING)
+                raise ToolstackError(f"{title}: a backend keeps some of its pages")
+
+        host.toolstack.gate = half_kill
+        await daemon.service.lifecycle.hard_reboot(ONE)
+        assert (daemon.vm(ONE).power_state, daemon.vm(ONE).domid) == ("Running", 2)
+        assert host.catch_up().guest(1).lifecycle is Lifecycle.DYING
+        assert await daemon.reservations() == ()
+
+
 async def test_vm_with_more_cpus_than_the_host_finds_no_host(daemon: Daemon) -> None:
     await daemon.service.set_VCPUs_max(WEB.uuid, HOST_CPUS + 1)
     with pytest.raises(NoHostsAvailable) as nowhere:

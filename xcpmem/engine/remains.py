@@ -21,7 +21,8 @@ class Remains(NamedTuple):
 
     Args:
         reserved_kib: what is reserved and no domain accounts for: a living one does for all of what is
-            reserved for it, a dying one for the pages that it still holds.
+            reserved for it, a dying one for the pages that it still holds, if the reservation passed to it or
+            to a domain of its VM: what was set aside since is not made of them.
         left_kib: by domid, what each dying domain holds beyond what is reserved for it.
     """
 
@@ -41,7 +42,7 @@ class Remains(NamedTuple):
                 continue
             open_kib = reservation.size_kib
             for domain in dying:
-                if reservation.is_for(domain):
+                if reservation.domid is not None and reservation.is_for(domain):
                     back_kib = min(left_kib[domain.domid], open_kib)
                     left_kib[domain.domid] -= back_kib
                     open_kib -= back_kib
