@@ -1,22 +1,22 @@
 """``xcpmemd``: reads its settings, and serves until it is told to end.
 
-What serves is imported once the settings are good, so that whoever mistyped one hears of it at once.
+Nearly all is imported only when it is needed: signals are heeded before, and what serves comes once the
+settings are good, so that whoever mistyped one hears of it at once.
 """
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import signal
 import sys
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, NoReturn
 
-from xcpmem import logs, notify
-from xcpmem.config import parse_command_line
+from xcpmem import notify
 from xcpmem.errors import ConfigError, XcpmemError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from types import FrameType
 
 
@@ -29,8 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         pass by itself, such as an address that another program has.
     """
     gc.disable()  # until `garbage.spare`: what a start imports and makes stays
+    words = sys.argv[1:] if argv is None else argv
     try:
-        return _run(sys.argv[1:] if argv is None else argv)
+        # a check that was interrupted has found nothing good
+        with nullcontext() if "--check-config" in words else _heeding_signals():
+            return _run(words)
     except ConfigError as error:
         sys.stderr.write(f"xcpmemd: {error}\n")
         return 1 if error.may_pass and notify.is_awaited() else 2
@@ -42,14 +45,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
+    from xcpmem.config import parse_command_line  # noqa: PLC0415 - see the module
+
     settings = parse_command_line(argv)
-    if not settings.check_config:
-        _heed_signals()
+    from xcpmem import logs  # noqa: PLC0415 - see the module
     from xcpmem.plugins import load_policies  # noqa: PLC0415 - see the module
     from xcpmem.policybook import configure  # noqa: PLC0415 - see the module
 
     policies = configure(settings, load_policies())
     logs.configure(settings.log_level, settings.log_format, settings.log_to)
+    import asyncio  # noqa: PLC0415 - see the module
+
     from xcpmem.assembly import serve  # noqa: PLC0415 - see the module
     from xcpmem.preparation import check  # noqa: PLC0415 - see the module
 
@@ -62,11 +68,16 @@ def _run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _heed_signals() -> None:
-    """Be told to end while the program is still being read in; `serve` takes signals up from there."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _end_at_once)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@contextmanager
+def _heeding_signals() -> Iterator[None]:
+    """End well when that is wanted while the program is read in; `serve` takes signals up from there."""
+    before = {number: signal.signal(number, _end_at_once) for number in (signal.SIGTERM, signal.SIGINT)}
+    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _end_at_once(_number: int, _frame: FrameType | None) -> NoReturn:

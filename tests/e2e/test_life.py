@@ -138,14 +138,15 @@ def test_service_manager_is_told_to_try_again_what_may_pass_and_not_what_a_setti
         assert (ended.status, ended.out, ended.err.count("\n")) == (status, "", 1), ended.err
 
 
-def test_sigterm_while_the_program_is_still_read_in_ends_it_well(shared_shop: Workshop) -> None:
-    impatient = """
+@pytest.mark.parametrize("read_in", ["xcpmem.config", "asyncio", "xcpmem.assembly"])
+def test_sigterm_while_the_program_is_still_read_in_ends_it_well(shared_shop: Workshop, read_in: str) -> None:
+    impatient = f"""
 import os, signal, sys
 from xcpmem.daemon import main
 
 class Impatient:
     def find_spec(self, name, path=None, target=None):
-        if name == "xcpmem.assembly":
+        if name == {read_in!r}:
             os.kill(os.getpid(), signal.SIGTERM)
 
 sys.meta_path.insert(0, Impatient())
