@@ -45,6 +45,11 @@ class ReplayRing:
         """The latest turn."""
         return self._bulletin.latest
 
+    @property
+    def reservations(self) -> tuple[Reservation, ...]:
+        """Those of the latest turn."""
+        return self.report.look.host.reservations if self.report else ()
+
     def clock(self) -> float:
         """Monotonic seconds."""
         return self.now_s

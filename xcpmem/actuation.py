@@ -80,7 +80,7 @@ class Actuator:
         driver: the host.
         troubles: where domains are noted that could not be touched.
         clock: monotonic seconds.
-        on_recorded: told of each reservation once it stands.
+        on_recorded: told of each reservation, by its id, once it stands.
         observes: only note what would be done.
     """
 
@@ -89,7 +89,7 @@ class Actuator:
         driver: HostDriver,
         troubles: Troubles,
         clock: Callable[[], float],
-        on_recorded: Callable[[Reservation], None],
+        on_recorded: Callable[[str, Reservation], None],
         *,
         observes: bool = False,
     ) -> None:
@@ -126,12 +126,10 @@ class Actuator:
             The host with what came of them.
         """
         for command in commands:
-            if self.observes:
-                deeds.outcomes.append((command, OperationNotAllowed(OBSERVING)))
-                continue
             outcome: tuple[Action, ...] | XcpmemError = ConnectionLost()
             try:
                 actions = command.make(host)
+                self._check(actions)
                 for action in actions:
                     deeds.touched = True
                     await self._driver.apply(action)
@@ -149,13 +147,18 @@ class Actuator:
                 break
         return host
 
+    def _check(self, actions: Sequence[Action]) -> None:
+        """Refuse what would change a host that is only observed; what changes nothing is no harm."""
+        if self.observes and actions:
+            raise OperationNotAllowed(OBSERVING)
+
     async def _touch(self, actions: Sequence[Action], deeds: Deeds) -> None:
         deeds.touched = True
         for action, error in await self._attempt_all(actions):
             if error is None:
                 deeds.done.append(action)
                 if isinstance(action, RecordReservation):
-                    self._on_recorded(action.reservation)
+                    self._on_recorded(action.reservation.reservation_id, action.reservation)
                 continue
             failure = Failure.of(action, error)
             deeds.hindrance = deeds.hindrance or str(failure)

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
+from functools import reduce
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
@@ -85,7 +86,8 @@ class Controller:
         self._clock = clock
         self._wall = wall
         self._inbox = Inbox(self.wake)
-        self._actuator = Actuator(driver, self._troubles, clock, self._announce, observes=observes)
+        self._actuator = Actuator(driver, self._troubles, clock, self._inbox.answer, observes=observes)
+        self._deeds = Deeds()
         self._bulletin = Bulletin()
         self._retries = Retries()
         self._nudge = asyncio.Event()
@@ -97,6 +99,14 @@ class Controller:
     def report(self) -> CycleReport | None:
         """The latest turn, None before the first."""
         return self._bulletin.latest
+
+    @property
+    def reservations(self) -> tuple[Reservation, ...]:
+        """Those that stand, by the latest report and what was done since: whoever was granted one sees it."""
+        if self.report is None:
+            return ()
+        actions = (*self.report.actions, *self._deeds.done)
+        return reduce(commands.host_after, actions, self.report.look.host).reservations
 
     def know_owners(self, is_owner: Callable[[str], bool]) -> None:
         """Ask from now on ``is_owner`` whether a reservation's owner still lives."""
@@ -157,9 +167,9 @@ class Controller:
         """
         if self._actuator.observes:
             raise OperationNotAllowed(OBSERVING)
-        standing = self._reservation(lambda each: each.reservation_id == reservation_id)
-        if standing is not None:
-            return standing
+        for reservation in self.reservations:
+            if reservation.reservation_id == reservation_id:
+                return reservation
         deadline_s = self._clock() + timeout_s
         return await self._inbox.reserve(
             owner, min_kib, max_kib, deadline_s, timeout_s, vm_uuid=vm_uuid, reservation_id=reservation_id
@@ -219,8 +229,7 @@ class Controller:
 
     def reservation_of_domain(self, domid: int) -> str | None:
         """Tell which reservation was transferred to a domain, as of the latest look."""
-        reservation = self._reservation(lambda each: each.domid == domid)
-        return reservation.reservation_id if reservation else None
+        return next((each.reservation_id for each in self.reservations if each.domid == domid), None)
 
     async def settle(self, timeout_s: float) -> bool:
         """Wait until a look that began after this call, and knows what came before it, finds the host stable.
@@ -294,7 +303,7 @@ class Controller:
 
     async def _turn(self) -> Pause:
         """Go round once; return what to wait for before the next."""
-        turn = Deeds()
+        turn = self._deeds = Deeds()
         try:
             return await self._go_round(turn)
         finally:
@@ -356,14 +365,6 @@ class Controller:
     async def _command(self, make: Making) -> tuple[Action, ...]:
         return await self._inbox.command(make, self._clock() + COMMAND_S)
 
-    def _reservation(self, holds: Callable[[Reservation], bool]) -> Reservation | None:
-        """Find a reservation in the latest report."""
-        reservations = self.report.look.host.reservations if self.report else ()
-        return next(filter(holds, reservations), None)
-
-    def _announce(self, reservation: Reservation) -> None:
-        self._inbox.answer(reservation.reservation_id, reservation)
-
     def _endure(self, error: DriverError, started_s: float) -> Pause:
         """Publish a look that failed, end waits that are over, and say when to try again."""
         pause_s = self._retries.pause_s()
@@ -394,4 +395,5 @@ class Controller:
             wishes=wishes,
             verdicts=thought.verdicts,
             shadows=self._mind.shadow_plans,
+            observes=self._actuator.observes,
         )

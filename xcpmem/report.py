@@ -105,6 +105,7 @@ class CycleReport:
         wishes: what it thought of.
         verdicts: on requests, as they were planned.
         shadows: what the policies that are not in force would do, by name, as of this or a recent look.
+        observes: the daemon looks and thinks, but touches nothing.
     """
 
     number: int
@@ -123,6 +124,7 @@ class CycleReport:
     wishes: Wishes = field(default_factory=Wishes)
     verdicts: tuple[Verdict, ...] = ()
     shadows: Mapping[str, ShadowPlan] = field(default_factory=dict)
+    observes: bool = False
 
     @property
     def saw_host(self) -> bool:

@@ -6,6 +6,7 @@ what it did not transfer to a domain is given back when the owner goes.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from xcpmem.engine.model import SetTarget
@@ -149,11 +150,13 @@ class Reservations:
     def diagnose(self) -> str:
         """Serve ``Memory.get_diagnostics``: the latest turn in plain words, one line per fact."""
         report = self._ring.report
-        return "the host was not seen yet" if report is None else "\n".join(_diagnostics(report))
+        if report is None:
+            return "the host was not seen yet"
+        return "\n".join(_diagnostics(report, self._ring.reservations))
 
 
-def _diagnostics(report: CycleReport) -> Iterator[str]:
-    host = report.look.host
+def _diagnostics(report: CycleReport, reservations: tuple[Reservation, ...]) -> Iterator[str]:
+    host = replace(report.look.host, reservations=reservations)
     yield (
         f"turn {report.number}: {'stable' if report.stable else 'moving'}; "
         f"{format_kib(host.free_kib)} free, {format_kib(host.scrub_kib)} being scrubbed, "

@@ -19,6 +19,10 @@ class Ring(Protocol):
     def report(self) -> CycleReport | None:
         """The latest turn, None before the first."""
 
+    @property
+    def reservations(self) -> tuple[Reservation, ...]:
+        """Those that stand, also if no report tells of them yet."""
+
     def set_range(self, uuid: str, dynamic_range: DynamicRange) -> None:
         """Wish a VM's dynamic range, KiB, from now on."""
 

@@ -86,7 +86,7 @@ def recorded() -> list[Reservation]:
 
 @pytest.fixture
 def actuator(driver: Watched, troubles: Troubles, recorded: list[Reservation]) -> Actuator:
-    return Actuator(driver, troubles, lambda: NOW_S, recorded.append)
+    return Actuator(driver, troubles, lambda: NOW_S, lambda _, reservation: recorded.append(reservation))
 
 
 async def test_targets_of_several_domains_are_told_at_one_go(actuator: Actuator, driver: Watched) -> None:

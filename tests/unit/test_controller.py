@@ -35,6 +35,7 @@ from xcpmem.errors import (
     DriverTimeout,
     InvalidValue,
     NotEnoughMemory,
+    OperationNotAllowed,
     UnknownReservation,
 )
 from xcpmem.inbox import COMMAND_S
@@ -93,6 +94,7 @@ async def ring(
     *,
     is_owner: Callable[[str], bool] = lambda _: True,
     shadows: Shadows | None = None,
+    observes: bool = False,
 ) -> AsyncIterator[Controller]:
     controller = Controller(
         driver or VirtualDriver(host),
@@ -100,6 +102,7 @@ async def ring(
         wall=lambda: host.now_us / MICROSECONDS_PER_SECOND,
         is_owner=is_owner,
         shadows=shadows,
+        observes=observes,
     )
     task = asyncio.create_task(controller.run())
     try:
@@ -124,6 +127,38 @@ async def test_controller_grants_a_reservation_once_guests_have_given_it_back() 
         assert host.physical_free_kib >= GIB + SLUSH
         assert host.reservations[reservation.reservation_id].owner == "me"
         assert 0.5 <= host.now_us / MICROSECONDS_PER_SECOND <= 1
+
+
+async def test_granted_reservation_is_known_before_the_turn_that_granted_it_is_published() -> None:
+    host = host_of(guest(1), free_kib=SLUSH + GIB)
+    async with ring(host) as controller:
+        await controller.next_report(0, 10)
+        known: list[tuple[bool, tuple[Reservation, ...]]] = []
+        controller.subscribe(
+            lambda report: known.append((report is controller.report, controller.reservations))
+        )
+        reservation = await controller.reserve(owner="me", min_kib=GIB, max_kib=GIB, reservation_id="r1")
+        assert list(controller.reservations) == [reservation]
+        assert await controller.reserve(owner="me", min_kib=GIB, max_kib=GIB, reservation_id="r1") == (
+            reservation
+        )
+        await settled(controller)
+        assert known[0] == (False, (reservation,))
+        await controller.delete("r1")
+        assert list(controller.reservations) == []
+
+
+async def test_observer_refuses_what_would_change_the_host_and_gives_back_nothing_where_nothing_is() -> None:
+    host = host_of(guest(1))
+    taken = Reservation("r1", "other", 1024)
+    host.apply(RecordReservation(taken))
+    async with ring(host, observes=True) as controller:
+        await controller.release("me")
+        with pytest.raises(OperationNotAllowed):
+            await controller.release("other")
+        assert controller.reservations == (taken,)
+        assert controller.report is not None
+        assert controller.report.observes
 
 
 async def test_controller_gives_a_range_its_proportional_share() -> None:

@@ -401,6 +401,17 @@ async def test_reservation_of_a_domain_is_named_after_its_transfer(tmp_path: Pat
         assert f"reservation {reservation_id} of me" in service.get_diagnostics()
 
 
+async def test_diagnostics_count_what_was_granted_and_given_back_just_now(service: Service) -> None:
+    reservation_id, _ = await service.reservations.reserve("me", GIB, GIB)
+    first, *more = service.get_diagnostics().splitlines()
+    assert "1 GiB reserved" in first
+    assert f"reservation {reservation_id} of me: {GIB} KiB" in more
+    await service.reservations.balance()
+    assert "1 GiB reserved" in service.get_diagnostics()
+    await service.reservations.delete(reservation_id)
+    assert "0 KiB reserved" in service.get_diagnostics()
+
+
 @pytest.mark.parametrize(
     ("min_kib", "max_kib", "field", "value"),
     [(-1, 5, "min_kib", "-1"), (6, 5, "max_kib", "5"), (-7, -9, "min_kib", "-7"), (0, -1, "max_kib", "-1")],
