@@ -150,7 +150,8 @@ async def serve(settings: Settings, policies: PolicyChoices) -> None:
         )
         sys.stdout.flush()
         notify.notify(notify.READY, notify.status(f"serving {url}"))
-        _log.info("xcpmemd %s serves %s on the %s host", __version__, url, settings.driver.value)
+        stance = ": it looks only and touches nothing (--observe)" if settings.observe else ""
+        _log.info("xcpmemd %s serves %s on the %s host%s", __version__, url, settings.driver.value, stance)
         await _watch(stop, ring, parts.controller)
         notify.notify(notify.STOPPING)
         _log.info("ending: callers that wait are told, the host stays as it is")
@@ -222,7 +223,7 @@ async def _assemble(
     wishbook = Wishbook(time.monotonic)
     narrator = Narrator(
         lambda uuid: service.vms()[uuid].name_label if uuid in service.vms() else "",
-        lambda owner: session.uname if (session := sessions.find_by_uuid(owner)) else "",
+        lambda owner: session.user if (session := sessions.find_by_uuid(owner)) else "",
     )
     controller.subscribe(Chronicle(narrator, wishbook, journal).absorb)
     host.xenstore.observe_exchanges(metrics.observe_exchange)

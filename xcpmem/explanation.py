@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from xcpmem.engine.model import SetTarget
 from xcpmem.units import format_bytes, format_kib
 
 if TYPE_CHECKING:
     from xcpmem.engine.belief import Belief
+    from xcpmem.engine.model import DomainState
     from xcpmem.report import CycleReport
     from xcpmem.vm import Vm
 
@@ -37,10 +39,15 @@ def explain(vm: Vm, report: CycleReport | None) -> str:
             f"{format_bytes(vm.memory_dynamic_max)}, as much as its share then is."
         )
     reason = report.reasons[domain.domid]
+    target_kib = _target_kib(domain, report)
+    intent = ""
+    if reason.target_kib != target_kib:
+        who = "xcpmem only observes and would tell it" if report.observes else "it is yet to be told"
+        intent = f"; {who} to hold {format_kib(reason.target_kib)}"
     sentences = [
         (
             f"{vm.name_label} (domain {domain.domid}) holds {format_kib(domain.actual_kib)}, its target is "
-            f"{format_kib(reason.target_kib)}: it {reason.text}."
+            f"{format_kib(target_kib)}{intent}: it {reason.text}."
         )
     ]
     description = report.look.descriptions.get(domain.domid)
@@ -54,6 +61,12 @@ def explain(vm: Vm, report: CycleReport | None) -> str:
             f"{len(report.pending)} reservations of {format_kib(wanted_kib)} or more wait for memory."
         )
     return " ".join(sentences)
+
+
+def _target_kib(domain: DomainState, report: CycleReport) -> int:
+    """Give the target that stands: what the turn really told the domain, else what it was found with."""
+    told = [each for each in report.actions if isinstance(each, SetTarget) and each.domid == domain.domid]
+    return told[-1].target_kib if told else domain.target_kib
 
 
 def _habits(belief: Belief) -> list[str]:

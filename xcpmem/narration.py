@@ -24,8 +24,23 @@ from xcpmem.engine.model import (
 from xcpmem.engine.reasons import Motive
 from xcpmem.engine.steps import portions
 from xcpmem.errors import DomainsUncooperative
-from xcpmem.sentences import Sentence, arrive, flag, greet, refuse, reserve, span, sum_up, wanted_of
-from xcpmem.units import format_kib
+from xcpmem.sentences import (
+    Sentence,
+    aim,
+    arrive,
+    ease,
+    flag,
+    greet,
+    move,
+    refuse,
+    reserve,
+    retry,
+    span,
+    stop,
+    sum_up,
+    wanted_of,
+)
+from xcpmem.units import KIB_PER_PAGE, format_kib
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -41,6 +56,9 @@ DULL_KIB: Final = 1024
 DULL_SHARE: Final = 100
 """... nor one by less than the goal over this."""
 
+STILL_KIB: Final = KIB_PER_PAGE
+"""A guest that is no further than this from where it stopped has not moved."""
+
 REMIND_S: Final = 300.0
 """A host that cannot be seen is told of again after so long, then as an error."""
 
@@ -53,13 +71,14 @@ _STOPPED: Final = frozenset({BalloonState.STUCK, BalloonState.AT_LIMIT})
 
 @dataclass(slots=True)
 class _Told:
-    """What was last told of a domain."""
+    """What was last told of a domain; ``stopped_kib``: where it stopped, until it moves or need not."""
 
     domid: int
     goal_kib: int
     dynamic_range: DynamicRange
     held_kib: int
     has_stopped: bool = False
+    stopped_kib: int | None = None
     reason: Reason | None = None
 
 
@@ -83,6 +102,7 @@ class Narrator:
         self._clock = clock
         self._told: dict[str, _Told] = {}
         self._waiting: set[str] = set()
+        self._beneficiaries: dict[str, str] = {}
         self._blind_since_s: float | None = None
         self._reminded_s = 0.0
         self._policy = ""
@@ -166,14 +186,14 @@ class Narrator:
                 if reason is not None and reason is not told.reason:
                     told.reason = reason
                     sentences += self._tell_range(domain, reason, told)
-                    goals += self._tell_goal(domain, reason, told)
-                    sentences += self._tell_obedience(domain, reason, told)
+                    goals += self._tell_goal(domain, reason, told, observes=report.observes)
+                    sentences += self._tell_obedience(domain, reason, told, observes=report.observes)
                 if domain.domid in flags:
                     name = self.name(domain.uuid, domain.domid)
-                    sentences.append(flag(name, domain, raised=flags[domain.domid]))
+                    sentences.append(flag(name, domain, report, raised=flags[domain.domid]))
             yield
         self._told_of = report
-        return [*sentences, *sum_up(goals)]
+        return [*sentences, *sum_up(goals, observes=report.observes)]
 
     def _knows(self, domain: DomainState) -> bool:
         """Tell whether a VM is told of by this domain of it, not by a newer one."""
@@ -210,75 +230,51 @@ class Narrator:
             {"domid": domain.domid, "dynamic_min_kib": dynamic.min_kib, "dynamic_max_kib": dynamic.max_kib},
         )
 
-    def _tell_goal(self, domain: DomainState, reason: Reason, told: _Told) -> Iterator[tuple[Sentence, int]]:
+    def _tell_goal(
+        self, domain: DomainState, reason: Reason, told: _Told, *, observes: bool
+    ) -> Iterator[tuple[Sentence, int]]:
         change_kib = reason.goal_kib - told.goal_kib
         if abs(change_kib) < max(DULL_KIB, told.goal_kib // DULL_SHARE) or reason.motive in _NOT_ASKED:
             return
         before_kib, told.goal_kib = told.goal_kib, reason.goal_kib
         if reason.motive in _STOPPED_SHORT:
             return  # that it stopped is told, and says it better
-        sentence = Sentence(
-            logging.INFO,
-            "%s is to hold %s instead of %s: it %s",
-            (
-                self.name(domain.uuid, domain.domid),
-                format_kib(reason.goal_kib),
-                format_kib(before_kib),
-                reason.text,
-            ),
-            "goal",
-            domain.uuid,
-            {
-                "domid": domain.domid,
-                "before_kib": before_kib,
-                "goal_kib": reason.goal_kib,
-                "target_kib": reason.target_kib,
-                "actual_kib": reason.actual_kib,
-                "motive": reason.motive.value,
-            },
-        )
-        yield sentence, change_kib
+        name = self.name(domain.uuid, domain.domid)
+        yield aim(name, domain, reason, before_kib, observes=observes), change_kib
 
-    def _tell_obedience(self, domain: DomainState, reason: Reason, told: _Told) -> Iterator[Sentence]:
-        has_stopped = reason.state in _STOPPED
-        if has_stopped == told.has_stopped:
-            return
-        told.has_stopped = has_stopped
-        name, held = self.name(domain.uuid, domain.domid), format_kib(reason.actual_kib)
-        fields = {"domid": domain.domid, "target_kib": reason.target_kib, "actual_kib": reason.actual_kib}
-        if not has_stopped:
-            yield Sentence(
-                logging.INFO, "%s moves again and holds %s", (name, held), "moves", domain.uuid, fields
-            )
-        elif reason.motive is Motive.CEILING:
-            yield Sentence(
-                logging.INFO,
-                "%s takes no more than %s, though it was given %s; others get the rest",
-                (name, held, format_kib(reason.target_kib)),
-                "at_limit",
-                domain.uuid,
-                fields,
-            )
-        else:
-            yield Sentence(
-                logging.WARNING,
-                "%s does not give back what it was asked for: it was told to hold %s and stopped at %s; "
-                "others give in its place. Is its balloon driver loaded, and is memory free inside?",
-                (name, format_kib(reason.target_kib), held),
-                "stuck",
-                domain.uuid,
-                fields,
-            )
+    def _tell_obedience(
+        self, domain: DomainState, reason: Reason, told: _Told, *, observes: bool
+    ) -> Iterator[Sentence]:
+        had_stopped, told.has_stopped = told.has_stopped, reason.state in _STOPPED
+        name = self.name(domain.uuid, domain.domid)
+        if told.has_stopped:
+            if not had_stopped:
+                told.stopped_kib = reason.actual_kib
+                yield stop(name, domain, reason, observes=observes)
+        elif told.stopped_kib is not None:
+            if abs(reason.actual_kib - told.stopped_kib) > STILL_KIB:
+                told.stopped_kib = None
+                yield move(name, domain, reason)
+            elif abs(reason.actual_kib - reason.target_kib) <= STILL_KIB:
+                told.stopped_kib = None
+                yield ease(name, domain, reason)
+            elif had_stopped and reason.state is BalloonState.MOVING:
+                yield retry(name, domain, reason)
 
     def _tell_requests(self, report: CycleReport) -> Iterator[Sentence]:
         requests = {request.request_id: request for request in report.wishes.requests}
         for action in report.actions:
             match action:
                 case RecordReservation(reservation):
-                    yield reserve("set aside %s for %s", reservation, self._purpose(reservation))
+                    if reservation.reservation_id not in self._beneficiaries:
+                        yield reserve("set aside %s for %s", reservation, self._purpose(reservation))
+                    beneficiary = self._beneficiary(reservation)
+                    self._beneficiaries.setdefault(reservation.reservation_id, beneficiary)
                 case DeleteReservation(reservation):
-                    template = "freed the %s that were set aside for %s"
-                    yield reserve(template, reservation, self._purpose(reservation))
+                    # Its session has ended by now, and with that the user's name.
+                    beneficiary = self._beneficiary(reservation)
+                    beneficiary = self._beneficiaries.pop(reservation.reservation_id, beneficiary)
+                    yield reserve("freed the %s that were set aside for %s", reservation, beneficiary)
                 case TransferReservation(reservation, domid):
                     yield Sentence(
                         logging.INFO,
@@ -311,8 +307,11 @@ class Narrator:
         return ", ".join(self.name(uuids.get(domid, ""), int(domid)) for domid in domids)
 
     def _purpose(self, whose: MemoryRequest | Reservation) -> str:
+        return self._beneficiary(whose) + (", which is to start" if whose.vm_uuid else "")
+
+    def _beneficiary(self, whose: MemoryRequest | Reservation) -> str:
         if whose.vm_uuid:
-            return f"{self.name(whose.vm_uuid)}, which is to start"
+            return self.name(whose.vm_uuid)
         user = self._user_of(whose.owner)
         return f"{user} (session {whose.owner})" if user else whose.owner
 

@@ -197,6 +197,7 @@ def _head(state: Mapping[str, Any], columns: int, painter: _Painter) -> str:
         f"turn {ring['turn']}",
         f"seen {age_s:.0f} s ago",
         "stable" if ring.get("is_stable") else "moving",
+        *(["looks only, touches nothing"] if host.get("observes") else []),
     ]
     return painter.paint(fit("  ".join(parts), columns), "bold")
 

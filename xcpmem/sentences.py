@@ -10,6 +10,8 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from xcpmem.engine.parties import PROBE_KIB
+from xcpmem.engine.reasons import Motive
 from xcpmem.errors import DomainsUncooperative, NotEnoughMemory
 from xcpmem.units import bytes_to_kib_floor, format_kib
 
@@ -17,10 +19,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from xcpmem.engine.model import DomainState, MemoryRequest, Refused, Reservation
+    from xcpmem.engine.reasons import Reason
     from xcpmem.report import CycleReport
 
 CROWD: Final = 8
 """More changed goals than this in one turn are summed up in one sentence, the single ones at DEBUG."""
+
+
+KINDS: Final = frozenset(
+    (
+        *("blind", "sight", "failure", "first_look", "policy", "wish"),
+        *("domain_came", "domain_gone", "range", "goal", "goals"),
+        *("stuck", "at_limit", "moves", "retried", "eased", "uncooperative"),
+        *("waits", "refused", "reservation", "transferred"),
+    )
+)
+"""What sentences tell of; ``deploy/README.md`` has them for operators."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +45,24 @@ class Sentence:
         level: of `logging`.
         template: the sentence with ``%s`` for each argument; what repeats has the same template.
         args: for the template.
-        kind: what it tells of, a word for programs.
+        kind: what it tells of, a word for programs, one of `KINDS`.
         vm: uuid of the VM it is about, or empty.
         fields: figures for programs; sizes KiB.
+
+    Raises:
+        ValueError: a kind that nobody knows.
     """
 
     level: int
     template: str
-    args: tuple[object, ...] = ()
-    kind: str = ""
+    args: tuple[object, ...]
+    kind: str
     vm: str = ""
     fields: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"no kind of sentence: {self.kind}")
 
     @property
     def text(self) -> str:
@@ -66,14 +87,103 @@ def arrive(name: str, domain: DomainState) -> Sentence:
     )
 
 
-def flag(name: str, domain: DomainState, *, raised: bool) -> Sentence:
-    """Say that the flag for other programs was raised or lowered."""
-    fields = {"domid": domain.domid, "uncooperative": raised}
-    if raised:
-        template = "%s has been off its target for too long and is marked as uncooperative"
-        return Sentence(logging.WARNING, template, (name,), "uncooperative", domain.uuid, fields)
-    template = "%s is at its target again and no longer marked as uncooperative"
-    return Sentence(logging.INFO, template, (name,), "uncooperative", domain.uuid, fields)
+def aim(
+    name: str, domain: DomainState, reason: Reason, before_kib: int, *, observes: bool = False
+) -> Sentence:
+    """Say how much a domain is to hold from now on, and why; or would, where nothing is touched."""
+    return Sentence(
+        logging.INFO,
+        "%s would hold %s instead of %s: it %s" if observes else "%s is to hold %s instead of %s: it %s",
+        (name, format_kib(reason.goal_kib), format_kib(before_kib), reason.text),
+        "goal",
+        domain.uuid,
+        {
+            "domid": domain.domid,
+            "before_kib": before_kib,
+            "goal_kib": reason.goal_kib,
+            "target_kib": reason.target_kib,
+            "actual_kib": reason.actual_kib,
+            "motive": reason.motive.value,
+        },
+    )
+
+
+def stop(name: str, domain: DomainState, reason: Reason, *, observes: bool = False) -> Sentence:
+    """Say that a guest stopped short of the target that it had until this turn."""
+    asked, held = format_kib(domain.target_kib), format_kib(reason.actual_kib)
+    fields = {"domid": domain.domid, "target_kib": domain.target_kib, "actual_kib": reason.actual_kib}
+    if reason.motive is Motive.CEILING:
+        rest = "others would get the rest" if observes else "others get the rest"
+        words: tuple[str, ...] = (name, held)
+        template = f"%s takes no more than %s, as before; {rest}"
+        if domain.target_kib - reason.actual_kib > PROBE_KIB:
+            words = (name, held, asked)
+            template = f"%s takes no more than %s, though it was told to hold %s; {rest}"
+        return Sentence(logging.INFO, template, words, "at_limit", domain.uuid, fields)
+    others = "would have to give" if observes else "give"
+    template = (
+        "%s does not give back what it was asked for: it was told to hold %s and stopped at %s; "
+        f"others {others} in its place. Is its balloon driver loaded, and is memory free inside?"
+    )
+    return Sentence(logging.WARNING, template, (name, asked, held), "stuck", domain.uuid, fields)
+
+
+def move(name: str, domain: DomainState, reason: Reason) -> Sentence:
+    """Say that a guest which had stopped is seen to move."""
+    return _resume("%s moves again and holds %s, its target is %s", "moves", name, domain, reason)
+
+
+def retry(name: str, domain: DomainState, reason: Reason) -> Sentence:
+    """Say that a guest which had stopped is asked afresh; whether it obeys is not known yet."""
+    return _resume(
+        "%s is tried again: it still holds %s and is told to hold %s", "retried", name, domain, reason
+    )
+
+
+def ease(name: str, domain: DomainState, reason: Reason) -> Sentence:
+    """Say that nothing more is asked of a guest that had stopped."""
+    return _resume(
+        "%s did not move and need not: it holds %s, its target is %s", "eased", name, domain, reason
+    )
+
+
+def _resume(template: str, kind: str, name: str, domain: DomainState, reason: Reason) -> Sentence:
+    return Sentence(
+        logging.INFO,
+        template,
+        (name, format_kib(reason.actual_kib), format_kib(reason.target_kib)),
+        kind,
+        domain.uuid,
+        {"domid": domain.domid, "target_kib": reason.target_kib, "actual_kib": reason.actual_kib},
+    )
+
+
+def flag(name: str, domain: DomainState, report: CycleReport, *, raised: bool) -> Sentence:
+    """Say that the flag for other programs was raised or lowered.
+
+    Of a guest that is known to take no more nobody needs to be warned: others have what it leaves.
+    """
+    reason, belief = report.reasons.get(domain.domid), report.beliefs.get(domain.domid)
+    figures = (name, format_kib(domain.actual_kib), format_kib(domain.target_kib))
+    fields: dict[str, object] = {
+        "domid": domain.domid,
+        "uncooperative": raised,
+        "target_kib": domain.target_kib,
+        "actual_kib": domain.actual_kib,
+    }
+    if not raised:
+        template = "%s holds %s, its target is %s: it is no longer marked as uncooperative"
+        return Sentence(logging.INFO, template, figures, "uncooperative", domain.uuid, fields)
+    away_s = belief.away_s if belief else 0.0
+    is_at_limit = reason is not None and reason.motive is Motive.CEILING
+    return Sentence(
+        logging.INFO if is_at_limit else logging.WARNING,
+        "%s holds %s, its target is %s: off it for %s by now, it is marked as uncooperative",
+        (*figures, span(away_s)),
+        "uncooperative",
+        domain.uuid,
+        {**fields, "away_s": round(away_s, 1)},
+    )
 
 
 def reserve(template: str, reservation: Reservation, purpose: str) -> Sentence:
@@ -126,15 +236,16 @@ def greet(report: CycleReport) -> Sentence:
     )
 
 
-def sum_up(goals: list[tuple[Sentence, int]]) -> Iterator[Sentence]:
+def sum_up(goals: list[tuple[Sentence, int]], *, observes: bool = False) -> Iterator[Sentence]:
     """Tell of changed goals one by one, or of a crowd in one sentence."""
     if len(goals) <= CROWD:
         yield from (sentence for sentence, _ in goals)
         return
     less = [change for _, change in goals if change < 0]
     more = [change for _, change in goals if change > 0]
+    hold = "would hold" if observes else "are to hold"
     parts = [
-        f"{len(changes)} are to hold {word}, together {format_kib(abs(sum(changes)))}"
+        f"{len(changes)} {hold} {word}, together {format_kib(abs(sum(changes)))}"
         for changes, word in ((less, "less"), (more, "more"))
         if changes
     ]

@@ -23,6 +23,7 @@ from xcpmem.errors import DriverTimeout, SessionInvalid
 from xcpmem.metrics import Metrics, Sources
 from xcpmem.notify import watchdog_interval_s
 from xcpmem.report import CycleReport, Failure
+from xcpmem.sentences import KINDS
 from xcpmem.squeezedconf import SOCKET, SWITCH
 from xcpmem.vm import Vm
 from xcpmem.xen.driver import DomainDescription, Look
@@ -296,6 +297,12 @@ def test_guide_names_only_commands_and_files_that_exist() -> None:
     files = re.findall(r"^\| `([\w./]+)` \|", GUIDE, flags=re.MULTILINE)
     assert len(files) > 3
     assert [name for name in files if not (DEPLOY / name).exists()] == []
+
+
+def test_guide_explains_every_kind_of_sentence_in_the_log() -> None:
+    table = re.findall(r"^\| (?:error|warning|info|debug) \|[^|]*\|([^|]*)\|$", GUIDE, flags=re.MULTILINE)
+    assert len(table) == 4
+    assert set(re.findall(r"`(\w+)`", "".join(table))) == KINDS
 
 
 def test_units_differ_only_in_where_they_serve_and_write() -> None:

@@ -79,6 +79,28 @@ def test_explanation_names_the_share_and_who_waits() -> None:
     assert "1 reservations of 1 GiB or more wait for memory" in text
 
 
+def test_explanation_under_observation_tells_the_target_that_stands_and_the_one_that_would_be_told() -> None:
+    host = host_of(guest())
+    report = report_of(host, GIB, seconds=1)
+    seen = replace(report.look.host.domains[0], target_kib=3 * GIB)
+    look = replace(report.look, host=replace(report.look.host, domains=(seen,)))
+    text = explain(vm_of(host), replace(report, look=look, observes=True))
+    assert (
+        "its target is 3 GiB; xcpmem only observes and would tell it to hold 2 GiB: it gets its share" in text
+    )
+
+
+def test_explanation_tells_the_target_that_could_not_be_written_as_yet_to_be_told() -> None:
+    host = host_of(guest())
+    look = host.observe()
+    wishes = Wishes(requests=(MemoryRequest("r", "me", GIB, GIB, 1, 60.0),))
+    thought = plan(look.host, wishes, Beliefs(), 0.0, find_policy("proportional"))
+    failed = CycleReport(1, 0.0, 0.0, look, thought.reasons)
+    assert "its target is 3 GiB; it is yet to be told to hold 2 GiB" in explain(vm_of(host), failed)
+    done = replace(failed, actions=thought.actions)
+    assert "its target is 2 GiB: it" in explain(vm_of(host), done)
+
+
 def test_explanation_says_that_all_above_the_minimum_is_needed_elsewhere() -> None:
     host = host_of(guest())
     assert "is at dynamic-min 1 GiB" in explain(vm_of(host), report_of(host, 2 * GIB))

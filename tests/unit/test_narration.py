@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.builders import MIB, a_domain, a_host, a_request, uuid_of, wanting
-from xcpmem.engine.belief import Beliefs
+from xcpmem.engine.belief import Belief, Beliefs
 from xcpmem.engine.forecast import Stance
 from xcpmem.engine.model import (
     DeleteReservation,
     DynamicRange,
     Granted,
+    RecordReservation,
     Reservation,
     SetTarget,
     SetUncooperative,
@@ -27,11 +28,11 @@ from xcpmem.engine.steps import finish
 from xcpmem.errors import DriverTimeout
 from xcpmem.narration import Narrator
 from xcpmem.report import CycleReport, Failure
+from xcpmem.sentences import Sentence
 from xcpmem.xen.driver import Look
 
 if TYPE_CHECKING:
     from xcpmem.engine.model import DomainState, HostState
-    from xcpmem.sentences import Sentence
 
 GIB = 1024 * MIB
 NAMES = {uuid_of(1): "web", uuid_of(2): "db"}
@@ -44,9 +45,9 @@ class Story:
     """
 
     def __init__(self) -> None:
-        users = {"session-7": "ann"}
+        self.users = {"session-7": "ann"}
         self.narrator = Narrator(
-            lambda uuid: NAMES.get(uuid, ""), lambda owner: users.get(owner, ""), lambda: self.clock_s
+            lambda uuid: NAMES.get(uuid, ""), lambda owner: self.users.get(owner, ""), lambda: self.clock_s
         )
         self.clock_s = 0.0
         self.now_s = 0.0
@@ -64,6 +65,7 @@ class Story:
             monotonic_s=self.now_s,
             look=Look(host),
             reasons=thought.reasons,
+            beliefs=thought.beliefs.by_domid,
             actions=thought.actions,
             pending=tuple(r for r in wishes.requests if r.request_id not in answered),
             wishes=wishes,
@@ -143,7 +145,50 @@ def test_stuck_guest_is_told_once_and_blamed_and_told_again_when_it_moves(story:
     (refused, *_) = [sentence for sentence in told if sentence.kind == "refused"]
     assert refused.text.endswith("these did not give back what they were asked for: web")
     moved = a_domain(GIB, 3 * GIB, actual_kib=2560 * MIB, target_kib=2 * GIB)
-    assert "web moves again and holds 2.5 GiB" in story.texts(a_host(moved, free_kib=512 * MIB))
+    texts = story.texts(a_host(moved, free_kib=512 * MIB))
+    assert "web moves again and holds 2.5 GiB, its target is 3 GiB" in texts
+
+
+def deaf_story(story: Story, wishes: Wishes) -> list[Sentence]:
+    """A guest that stays where it is, whatever it is asked."""
+    deaf = a_domain(GIB, 3 * GIB, actual_kib=3 * GIB, target_kib=2 * GIB)
+    return [sentence for _ in range(12) for sentence in story.turn(rest(deaf), wishes)]
+
+
+def test_deaf_guest_with_a_new_range_is_tried_again_and_moves_only_when_it_is_seen_to(story: Story) -> None:
+    story.turn(rest())
+    deaf_story(story, wanting(a_request(GIB)))
+    narrowed = wanting(d1=DynamicRange(GIB, 2 * GIB))
+    told = [sentence for sentence in deaf_story(story, narrowed) if sentence.kind not in {"range", "goal"}]
+    assert [(sentence.kind, sentence.level) for sentence in told] == [
+        ("retried", logging.INFO),
+        ("stuck", logging.WARNING),
+    ]
+    assert told[0].text == "web is tried again: it still holds 3 GiB and is told to hold 2 GiB"
+    woken = a_domain(GIB, 2 * GIB, actual_kib=3 * GIB - 64 * MIB, target_kib=2 * GIB)
+    moves, *_ = story.turn(a_host(woken, free_kib=64 * MIB), narrowed)
+    assert (moves.kind, moves.fields["actual_kib"]) == ("moves", 3 * GIB - 64 * MIB)
+
+
+def test_guest_that_moves_after_it_was_tried_again_is_told_to_move(story: Story) -> None:
+    story.turn(rest())
+    deaf_story(story, wanting(a_request(GIB)))
+    narrowed = wanting(d1=DynamicRange(GIB, 2 * GIB))
+    deaf = a_domain(GIB, 3 * GIB, actual_kib=3 * GIB, target_kib=2 * GIB)
+    assert "retried" in [sentence.kind for sentence in story.turn(rest(deaf), narrowed)]
+    woken = a_domain(GIB, 2 * GIB, actual_kib=2560 * MIB, target_kib=2 * GIB)
+    told = story.turn(a_host(woken, free_kib=512 * MIB), narrowed)
+    assert [sentence.kind for sentence in told] == ["moves"]
+
+
+def test_deaf_guest_of_which_nothing_is_asked_any_more_is_not_told_to_move(story: Story) -> None:
+    story.turn(rest())
+    deaf_story(story, wanting(a_request(GIB)))
+    pinned = wanting(d1=DynamicRange(3 * GIB, 3 * GIB))
+    told = [each for each in story.turn(rest(), pinned) if each.kind not in {"range", "goal"}]
+    assert [sentence.kind for sentence in told] == ["eased"]
+    assert told[0].text == "web did not move and need not: it holds 3 GiB, its target is 3 GiB"
+    assert story.turn(rest(), pinned) == []
 
 
 def test_guest_that_grows_no_further_is_no_warning(story: Story) -> None:
@@ -151,7 +196,29 @@ def test_guest_that_grows_no_further_is_no_warning(story: Story) -> None:
     told = [sentence for _ in range(12) for sentence in story.turn(a_host(small, free_kib=2 * GIB))]
     (limit,) = [sentence for sentence in told if sentence.kind == "at_limit"]
     assert limit.level == logging.INFO
-    assert limit.text.startswith("web takes no more than 1 GiB")
+    assert limit.text == (
+        "web takes no more than 1 GiB, though it was told to hold 2 GiB; others get the rest"
+    )
+    trimmed = a_domain(GIB, 3 * GIB, actual_kib=GIB, target_kib=GIB + MIB, maxmem_kib=GIB + MIB)
+    told = [sentence for _ in range(30) for sentence in story.turn(a_host(trimmed, free_kib=2 * GIB))]
+    flagged = [sentence for sentence in told if sentence.kind == "uncooperative"]
+    assert {sentence.level for sentence in flagged} == {logging.INFO}
+    assert flagged[0].text.startswith("web holds 1 GiB, its target is 1.001 GiB: off it for ")
+
+
+def test_guest_that_left_its_limit_and_is_back_is_told_of_without_a_figure_that_nobody_offered(
+    story: Story,
+) -> None:
+    def small(actual_kib: int, target_kib: int) -> HostState:
+        domain = a_domain(GIB // 2, 3 * GIB, actual_kib, target_kib=target_kib, maxmem_kib=target_kib)
+        return a_host(domain, free_kib=2 * GIB)
+
+    for _ in range(12):
+        story.turn(small(GIB, 2 * GIB))
+    story.turn(small(GIB, GIB // 2))
+    story.turn(small(GIB // 2, GIB // 2))
+    (limit,) = [each for each in story.turn(small(GIB, GIB + MIB)) if each.kind == "at_limit"]
+    assert limit.text == "web takes no more than 1 GiB, as before; others get the rest"
 
 
 def test_range_arrival_and_end_of_a_domain_are_told(story: Story) -> None:
@@ -217,12 +284,55 @@ def test_flag_commands_and_policy_are_told(story: Story) -> None:
         DeleteReservation(reservation),
     )
     policy = Stance(policy=find_policy("shares"))
-    assert story.texts(rest(), actions=actions, verdicts=(Granted("r1", GIB),), stance=policy) == [
+    beliefs = {1: Belief(uuid_of(1), DynamicRange(GIB, 3 * GIB), away_s=20.5)}
+    late = a_domain(GIB, 3 * GIB, actual_kib=3 * GIB, target_kib=2 * GIB)
+    told = story.turn(
+        rest(late), actions=actions, verdicts=(Granted("r1", GIB),), stance=policy, beliefs=beliefs
+    )
+    assert [sentence.text for sentence in told if sentence.kind != "goal"] == [
         "memory is divided by policy shares now, not proportional",
-        "web has been off its target for too long and is marked as uncooperative",
+        "web holds 3 GiB, its target is 2 GiB: off it for 20.5 s by now, it is marked as uncooperative",
         "domain 5 is being built with the 1 GiB that were set aside for it",
         "freed the 1 GiB that were set aside for ann (session session-7)",
     ]
-    assert story.texts(rest(), actions=(SetUncooperative(1, False),), stance=policy) == [
-        "web is at its target again and no longer marked as uncooperative"
+    (flagged,) = [sentence for sentence in told if sentence.kind == "uncooperative"]
+    assert flagged.level == logging.WARNING
+    assert flagged.fields.items() >= {"actual_kib": 3 * GIB, "target_kib": 2 * GIB, "away_s": 20.5}.items()
+    (lowered,) = story.turn(rest(), actions=(SetUncooperative(1, False),), stance=policy)
+    assert lowered.level == logging.INFO
+    assert lowered.text == ("web holds 3 GiB, its target is 3 GiB: it is no longer marked as uncooperative")
+
+
+def test_memory_is_freed_for_the_user_for_whom_it_was_set_aside_though_the_session_is_over(
+    story: Story,
+) -> None:
+    story.turn(rest())
+    reservation = Reservation("r1", "session-7", GIB)
+    told = story.texts(rest(), actions=(RecordReservation(reservation),))
+    assert told == ["set aside 1 GiB for ann (session session-7)"]
+    story.users.clear()
+    told = story.texts(rest(), actions=(DeleteReservation(reservation),))
+    assert told == ["freed the 1 GiB that were set aside for ann (session session-7)"]
+
+
+def test_memory_for_a_vm_is_told_as_set_aside_once_and_freed_when_the_vm_is_there(story: Story) -> None:
+    story.turn(rest())
+    reservation = Reservation("r1", "session-7", GIB, vm_uuid=uuid_of(2))
+    told = story.texts(rest(), actions=(RecordReservation(reservation),))
+    assert told == ["set aside 1 GiB for db, which is to start"]
+    assert story.texts(rest(), actions=(RecordReservation(replace(reservation, domid=2)),)) == []
+    told = story.texts(rest(), actions=(DeleteReservation(reservation),))
+    assert told == ["freed the 1 GiB that were set aside for db"]
+
+
+def test_observer_tells_what_would_be(story: Story) -> None:
+    story.turn(rest(), observes=True)
+    (goal,) = [
+        each for each in story.turn(rest(), wanting(a_request(GIB)), observes=True) if each.kind == "goal"
     ]
+    assert goal.text.startswith("web would hold 2 GiB instead of 3 GiB: it gets its share")
+
+
+def test_kind_that_no_guide_explains_cannot_be_told() -> None:
+    with pytest.raises(ValueError, match="no kind of sentence: gossip"):
+        Sentence(logging.INFO, "they say", (), "gossip")

@@ -53,6 +53,9 @@ def a_state(*vms: dict[str, Any], **fields: Any) -> dict[str, Any]:
 def test_picture_has_the_daemon_the_host_and_each_vm_with_units() -> None:
     head, bar, figures, blank, title, row = draw(a_state(), View(Size(80)))
     assert head == "xcpmem 1.2.3  xen1  policy proportional  turn 7  seen 2 s ago  stable"
+    looking = a_state()
+    looking["host"]["observes"] = True
+    assert draw(looking, WIDE)[0] == f"{head}  looks only, touches nothing"
     assert len(bar) == 80
     assert [bar.count(mark) for mark in "#o."] == [39, 19, 20]
     assert figures == "16 GiB:  # VMs 8 GiB  o others 4 GiB  . free 4 GiB  reserved 512 MiB"
