@@ -109,7 +109,7 @@ class AuditTrail:
                 self._append(self._path, line.encode() + b"\n")
             self._intents.forget()
         except OSError as error:
-            _log.error("the audit trail cannot be kept", extra={"why": error})
+            _log.error("the audit trail cannot be kept: %s", error, extra={"why": error})
 
     def close(self) -> None:
         """Let go of the files."""
@@ -157,7 +157,7 @@ class AuditTrail:
 
     def _complain(self, error: OSError) -> None:
         self.unwritten += 1
-        _log.error("a change could not be kept in the audit trail", extra={"why": error})
+        _log.error("a change could not be kept in the audit trail: %s", error, extra={"why": error})
 
     def _append(self, path: Path, data: bytes) -> None:
         if self._descriptor is not None and self._written_bytes + len(data) > self._file_bytes:

@@ -65,6 +65,7 @@ class Conductor:
         except asyncio.CancelledError:
             if task.cancelled():
                 raise ConnectionLost from None
+            task.add_done_callback(lambda ended: _tell_nobody_waits(vm, operation, ended))
             raise
 
     async def _carry_out(self, vm: Vm, operation: Operation, work: Callable[[Vm], Awaitable[None]]) -> None:
@@ -72,7 +73,7 @@ class Conductor:
             try:
                 await work(vm)
             except XcpmemError as error:
-                _log.info("%s of %s failed: %s", operation.name, title_of(vm), error)
+                _log.debug("%s of %s failed: %s", operation.name, title_of(vm), error)
                 raise
             finally:
                 self._operations.unveil(vm.uuid)
@@ -91,4 +92,10 @@ class Conductor:
     def _note_end(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # told to the caller and logged; a caller that went away does not ask
+            task.exception()  # told to the caller; one that went away does not ask
+
+
+def _tell_nobody_waits(vm: Vm, operation: Operation, task: asyncio.Task[None]) -> None:
+    """Log a failure of which the caller, who went away, is not told."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.info("%s of %s failed after its caller left: %s", operation.name, title_of(vm), error)

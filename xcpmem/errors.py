@@ -274,12 +274,13 @@ class NotEnoughMemory(HostError, code="HOST_NOT_ENOUGH_FREE_MEMORY"):
     Args:
         needed: what was asked for, bytes (KiB only where xapi answers KiB).
         available: the most that could be had, same unit.
+        unit: the same in words.
     """
 
-    def __init__(self, needed: int, available: int) -> None:
+    def __init__(self, needed: int, available: int, unit: str = "bytes") -> None:
         self.needed = needed
         self.available = available
-        super().__init__(f"needed {needed}, available {available}", needed, available)
+        super().__init__(f"{needed} {unit} are needed, {available} {unit} can be had", needed, available)
 
 
 class DomainsUncooperative(HostError, code="VMS_FAILED_TO_COOPERATE"):

@@ -252,7 +252,7 @@ class VmLaw:
         check_operation(vm, CHANGING_DYNAMIC_RANGE)
         rise = dynamic_min - vm.memory_dynamic_min
         if vm.power_state == "Running" and free - rise < 0:
-            raise NotEnoughMemory(bytes_to_kib_floor(rise), bytes_to_kib_floor(free))
+            raise NotEnoughMemory(bytes_to_kib_floor(rise), bytes_to_kib_floor(free), "KiB")
         limits = replace(vm.limits, dynamic_min=dynamic_min, target=dynamic_min, dynamic_max=dynamic_max)
         self._check_limits(vm, limits)
         return vm.with_limits(limits)

@@ -83,10 +83,51 @@ async def test_refusal_stands_in_the_log_and_pushes_nothing_out_of_the_trail(
         with pytest.raises(XcpmemError):
             await stack.call("VM.set_memory_dynamic_range", session, vm.ref, GIB, maximum)
     assert changes(stack) == []
-    refused = [record.__dict__ for record in caplog.records if record.msg == "%s was refused %s: %s"]
-    assert [(entry["user"], entry["why"]) for entry in refused] == [
+    told = [record for record in caplog.records if "failed" in record.msg or "refused" in record.msg]
+    assert [(entry.__dict__["user"], entry.__dict__["why"]) for entry in told] == [
         ("reader", "RBAC_PERMISSION_DENIED"),
         ("root", "MEMORY_CONSTRAINT_VIOLATION_ORDER"),
+    ]
+    assert told[1].getMessage() == (
+        f"VM.set_memory_dynamic_range of VM {vm.uuid} (halted) by root from 192.0.2.1 failed: "
+        "MEMORY_CONSTRAINT_VIOLATION_ORDER, dynamic-max 9 GiB is above static-max 4 GiB; "
+        "raise static-max first, the VM must be halted"
+    )
+
+
+async def test_refused_reservation_is_told_by_the_ring_and_by_the_call_and_no_more(
+    stack: Stack, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = await stack.login()
+    caplog.set_level(logging.INFO)
+    with pytest.raises(XcpmemError):
+        await stack.call("Memory.reserve_memory", session, 32 << 20)
+    await stack.controller.settle(10)
+    told = [(record.levelno, record.getMessage()) for record in caplog.records]
+    (decision, call) = [
+        each for each in sorted(told, reverse=True) if "refused" in each[1] or "fail" in each[1]
+    ]
+    assert decision[0] == logging.WARNING
+    assert decision[1].startswith("refused 32 GiB for ")
+    assert call[0] == logging.INFO
+    assert call[1].startswith(
+        "Memory.reserve_memory by root from 192.0.2.1 failed: HOST_NOT_ENOUGH_FREE_MEMORY, "
+        "32 GiB (34359738368 bytes) are needed and "
+    )
+
+
+async def test_question_that_failed_is_told_with_advice_and_who_asked(
+    stack: Stack, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = await stack.login()
+    caplog.set_level(logging.INFO)
+    with pytest.raises(XcpmemError):
+        await stack.call("Memory.query_reservation_of_domain", session, 1)
+    assert [record.getMessage() for record in caplog.records if "failed" in record.msg] == [
+        (
+            "Memory.query_reservation_of_domain by root from 192.0.2.1 failed: NO_RESERVATION, "
+            "reserve memory and transfer it to the domain first"
+        )
     ]
 
 
@@ -185,13 +226,10 @@ async def test_change_that_failed_half_done_has_a_line_with_what_it_did_and_its_
     ],
 )
 async def test_change_that_failed_and_did_nothing_is_a_refusal(
-    stack: Stack, caplog: pytest.LogCaptureFixture, label: str, failure: XcpmemError
+    stack: Stack, label: str, failure: XcpmemError
 ) -> None:
-    caplog.set_level(logging.INFO)
     await rename_and_fail(stack, label, failure)
     assert changes(stack) == []
-    refused = [record.__dict__["why"] for record in caplog.records if record.msg == "%s was refused %s: %s"]
-    assert refused == [failure.code]
 
 
 async def test_target_that_moves_is_not_laid_to_a_call_that_failed_meanwhile(stack: Stack) -> None:

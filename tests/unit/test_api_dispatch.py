@@ -252,6 +252,7 @@ async def test_unexpected_failure_is_logged_counted_and_answered(caplog: pytest.
     answer = await line.failure("VM.get_all", await line.login())
     assert answer == ["INTERNAL_ERROR", "unexpected KeyError, see the daemon's log"]
     assert line.dispatcher.unexpected_errors == 1
+    assert "VM.get_all failed in a way nobody expected" in caplog.messages
     assert "no such key" in caplog.text
     assert line.observed[-1] == ("VM.get_all", "INTERNAL_ERROR")
 

@@ -89,6 +89,40 @@ async def test_handle_stands_in_neither_repr_nor_log(caplog: pytest.LogCaptureFi
     await sessions.close()
 
 
+async def test_log_says_who_logged_in_from_where_and_why_the_session_ended(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    sessions, _ = make_sessions(limits=SessionLimits(default_group=1))
+    first = await sessions.login("root", "right", NETWORK)
+    await sessions.login("whoever", "whatever", Peer("unix", 0))
+    sessions.end_all_of("nobody")
+    with pytest.raises(AuthenticationFailed):
+        await sessions.login("root", "wrong", NETWORK)
+    await sessions.login("root", "right", NETWORK)
+    assert caplog.messages == [
+        f"root logged in from {NETWORK.address}",
+        "root logged in from unix uid 0",
+        f"login as 'root' from {NETWORK.address} was refused: wrong user or password",
+        f"session {first.uuid} of root ended: too many of its group",
+        f"root logged in from {NETWORK.address}",
+    ]
+    await sessions.close()
+
+
+async def test_name_that_nobody_has_is_told_in_quotes_on_one_line_and_cut(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sessions, _ = make_sessions()
+    with pytest.raises(AuthenticationFailed):
+        await sessions.login("root' from 127.0.0.1\nroot logged in" + "x" * 100_000, "wrong", NETWORK)
+    (told,) = caplog.messages
+    assert told.startswith("login as \"root' from 127.0.0.1\\nroot logged inxxx")
+    assert told.endswith(f'xxx" from {NETWORK.address} was refused: wrong user or password')
+    assert len(told) < 150
+    await sessions.close()
+
+
 async def test_wrong_password_waits_and_says_no_more_than_that() -> None:
     virtual = Virtual()
     sessions, _ = make_sessions(virtual)
@@ -298,7 +332,9 @@ async def test_logout_ends_the_session_even_if_nothing_can_be_released(
     session = await sessions.login("root", "right", NETWORK)
     await sessions.logout(session)
     assert len(sessions) == 0
-    assert "could not be given back" in caplog.text
+    assert caplog.messages[-1] == (
+        f"what session {session.uuid} of root had reserved could not be given back: connection lost"
+    )
     await sessions.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -345,6 +346,25 @@ async def test_start_goes_on_when_its_caller_goes_away(daemon: Daemon) -> None:
     with pytest.raises(BadPowerState):
         await daemon.service.lifecycle.start(WEB.uuid)
     assert daemon.vm().power_state == "Running"
+
+
+async def test_start_that_fails_after_its_caller_went_away_is_told_in_the_log(
+    daemon: Daemon, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    ambush = daemon.lie_in_wait("reserved")
+    start = asyncio.create_task(daemon.service.lifecycle.start(WEB.uuid))
+    await ambush.reached.wait()
+    start.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    daemon.host.add_guest(replace(guest(9), uuid=WEB.uuid, actual_kib=256 * MIB_KIB), 256 * MIB_KIB)
+    ambush.released.set()
+    with pytest.raises(BadPowerState):
+        await daemon.service.lifecycle.start(WEB.uuid)
+    await asyncio.sleep(0)
+    (told,) = [message for message in caplog.messages if "failed" in message]
+    assert told.startswith(f"start of VM web ({WEB.uuid}) failed after its caller left: ")
 
 
 async def test_caller_of_a_start_is_told_when_the_daemon_ends(daemon: Daemon) -> None:

@@ -184,7 +184,7 @@ class Bell(logging.Handler):
         self.rung = asyncio.Event()
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.getMessage() == "dropped a reader of events who does not read":
+        if record.getMessage() == "dropped a reader of events at 127.0.0.1 who does not read":
             self.rung.set()
 
 

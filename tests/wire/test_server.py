@@ -302,7 +302,7 @@ async def test_renewed_certificate_is_shown_to_later_connections_and_a_broken_on
     first = await shown_certificate(port)
     key.write_text("nonsense")
     certificate.renew()
-    assert "stays as it was" in caplog.text
+    assert f"the certificate stays as it was: settings: tls_cert: {chain} with {key}: " in caplog.text
     assert await shown_certificate(port) == first
     chain.write_text(CERTIFICATE)
     key.write_text(CERTIFICATE)

@@ -75,10 +75,10 @@ class Auditor:
     async def _carry_out(
         self, message: Message, handler: Handler, caller: Caller, *arguments: object
     ) -> object:
-        """Carry out a call and note what it did, be it by half, that it was refused, or that nobody knows.
+        """Carry out a call and note what it did, be it by half, or that nobody knows.
 
         Raises:
-            XcpmemError: as the handler.
+            XcpmemError: as the handler; whoever calls knows more of it, and calls `tell_failure`.
         """
         target, before = self._look(message, arguments)
         change = self._describe(message, caller, arguments, target)
@@ -87,9 +87,7 @@ class Auditor:
                 result = await handler(caller, *arguments)
             except XcpmemError as error:
                 failed = self._fail(change, error, before, self._look(message, arguments)[1])
-                if failed is None:
-                    self.note_refusal(message, caller, error)
-                else:
+                if failed is not None:
                     self._note(failed)
                 raise
             except BaseException:
@@ -106,20 +104,35 @@ class Auditor:
             self._note(replace(change, time=self._time(), target=target, before=was, after=became))
         return result
 
-    def note_refusal(self, message: Message, caller: Caller, error: XcpmemError) -> None:
-        """Put a change that was refused into the log, and only there."""
+    def tell_failure(
+        self, message: Message, caller: Caller, arguments: Sequence[object], code: str, why: str
+    ) -> None:
+        """Put a change that was refused or failed into the log; what it did by half is noted before.
+
+        Args:
+            message: that was called.
+            caller: who called.
+            arguments: typed as far as that went, the session not among them.
+            code: of the error that came of it.
+            why: that was so, or what to do about it; may be empty.
+        """
         session = caller.owner
+        target, _ = self._look(message, arguments)
         _log.info(
-            "%s was refused %s: %s",
-            session.user,
+            "%s%s by %s from %s failed: %s%s",
             message.wire_name,
-            error.code,
+            f" of {target}" if target else "",
+            session.user,
+            caller.peer.where,
+            code,
+            f", {why}" if why else "",
             extra={
                 "user": session.user,
                 "role": session.role,
                 "from": caller.peer.where,
                 "call": message.wire_name,
-                "why": error.code,
+                "target": target,
+                "why": code,
             },
         )
 

@@ -18,6 +18,7 @@ from xcpmem.api.datamodel import load_datamodel
 from xcpmem.api.marshal import check_strings, unmarshal
 from xcpmem.api.typenames import Ref, Simple
 from xcpmem.errors import (
+    HostError,
     InternalError,
     MethodRemoved,
     MethodUnknown,
@@ -43,6 +44,7 @@ _ASYNC: Final = "Async."
 _IS_ALIVE: Final = "system.isAlive:"
 _SESSION: Final = Ref("session")
 _SUCCESS: Final = "success"
+_LONGEST_NAME: Final = 64
 _PATH: Final = re.compile(r"(?<![\w./:-])/(?:[\w.+@-]+/)+[\w.+@-]*")
 """A path of this machine's files: it stands in the log, and is nobody else's business."""
 
@@ -169,11 +171,12 @@ class Dispatcher:
             told = tuple(_PATH.sub("(a file)", param) for param in error.params)
             if error.code != InternalError.code or told == error.params:
                 raise
-            _log.warning("a call failed", extra={"method": method, "why": error})
+            _log.warning("%s failed: %s", self._name(method), error, extra={"method": method, "why": error})
             raise InternalError(*told) from error
         except Exception as error:
             self.unexpected_errors += 1
-            _log.exception("a call failed in a way nobody expected", extra={"method": method})
+            text = "%s failed in a way nobody expected"
+            _log.exception(text, self._name(method), extra={"method": method})
             raise InternalError(f"unexpected {type(error).__name__}, see the daemon's log") from error
 
     async def _carry_out(self, method: str, params: Sequence[Value], peer: Peer) -> object:
@@ -190,9 +193,7 @@ class Dispatcher:
             raise MethodRemoved
         if session is not None and session.role not in message.roles:
             denial = PermissionDenied(message.permission, "No permission in user session")
-            if self._auditor is not None:
-                self._auditor.note_refusal(message, Caller(peer, session), denial)
-            self._advise(message, params[1:], session, denial)
+            self._tell(message, params[1:], Caller(peer, session), denial)
             raise denial
         if self._refusal and message.changes_host:
             raise OperationNotAllowed(self._refusal)
@@ -219,17 +220,35 @@ class Dispatcher:
             return await self._handlers[message.wire_name](caller, *arguments)
         except XcpmemError as error:
             if caller.session is not None:
-                self._advise(message, arguments, caller.session, error)
+                self._tell(message, arguments, caller, error)
             raise
 
-    def _advise(
-        self, message: Message, arguments: Sequence[object], session: Session, error: XcpmemError
+    def _tell(
+        self, message: Message, arguments: Sequence[object], caller: Caller, error: XcpmemError
     ) -> None:
+        """Add advice to an error, and put the call with both into one line of the log."""
         if self._adviser is not None:
-            error.advice = self._adviser.advise(message, arguments, session, error)
-        if error.advice:
-            extra = {"method": message.wire_name, "code": error.code, "advice": error.advice}
-            _log.info("a call failed", extra=extra)
+            error.advice = self._adviser.advise(message, arguments, caller.owner, error)
+        # The text of a caller's own error may quote what the caller sent, such as a session.
+        why = error.advice or (str(error) if isinstance(error, HostError) else "")
+        is_denied = error.code == PermissionDenied.code
+        if self._auditor is not None and (is_denied or self._auditor.watches(message)):
+            self._auditor.tell_failure(message, caller, arguments, error.code, why)
+        elif why:
+            _log.info(
+                "%s by %s from %s failed: %s, %s",
+                message.wire_name,
+                caller.owner.user,
+                caller.peer.where,
+                error.code,
+                why,
+                extra={"method": message.wire_name, "code": error.code, "advice": error.advice},
+            )
+
+    def _name(self, method: str) -> str:
+        """Name a method in a sentence; one that does not exist may be called anything."""
+        is_known = self._datamodel.find(method.removeprefix(_ASYNC)) is not None
+        return method if is_known else repr(method[:_LONGEST_NAME])
 
     def _answer_unknown(self, method: str, params: Sequence[Value]) -> object:
         """Refuse what is no message; as in xapi, one that brings parameters must first have a session."""

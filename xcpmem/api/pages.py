@@ -161,7 +161,8 @@ class _Readings:
                     async with asyncio.timeout(self._send_deadline_s):
                         await response.write(event)
         except TimeoutError:
-            _log.info("dropped a reader of events who does not read", extra={"from": request.remote})
+            text = "dropped a reader of events at %s who does not read"
+            _log.info(text, request.remote, extra={"from": request.remote})
             if request.transport is not None:
                 request.transport.abort()
         except ConnectionError as error:

@@ -66,7 +66,8 @@ class RootPasswordFile:
         try:
             expected = self._path.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
         except (OSError, UnicodeDecodeError) as error:
-            _log.warning("nobody can log in: root's password cannot be read", extra={"why": error})
+            text = "nobody can log in as root, the password cannot be read: %s"
+            _log.warning(text, error, extra={"why": error})
             return None
         if not expected:
             return None

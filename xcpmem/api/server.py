@@ -65,9 +65,9 @@ class Certificate:
         try:
             load_certificate(self.context, *self._files)
         except ConfigError as error:
-            _log.error("the certificate stays as it was", extra={"why": error})
+            _log.error("the certificate stays as it was: %s", error, extra={"why": error})
         else:
-            _log.info("the certificate was read again", extra={"file": self._files[0]})
+            _log.info("the certificate was read again: %s", self._files[0], extra={"file": self._files[0]})
 
 
 def open_certificate(chain: Path | None, key: Path | None) -> Certificate | None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 IDLE_LIMIT_S: Final = 24 * 60 * 60.0
 WRONG_PASSWORD_DELAY_S: Final = 5.0
 _LONGEST_ORIGINATOR: Final = 256
+_LONGEST_CLAIM: Final = 64  # whoever fails to log in may call himself anything
 _IPV6_SUBSCRIBER: Final = 64  # one subscriber's addresses share so many bits (RFC 6177)
 _DEFAULT_GROUP: Final = ("default", "")
 _ADDRESSES_KEPT: Final = 1024  # as many as a listener has connections
@@ -225,7 +226,9 @@ class Sessions:
         self._source_sizes[session.source] += 1
         self._watch_expiry()
         _log.info(
-            "logged in",
+            "%s logged in from %s",
+            session.user,
+            peer.where,
             extra={"user": uname, "from": peer.address, "originator": originator, "session": session.uuid},
         )
         return session
@@ -245,7 +248,13 @@ class Sessions:
             if role is None:
                 self._brake.note_wrong(uname)
                 self.login_failures += 1
-                _log.warning("login refused", extra={"from": peer.address})
+                claimed = uname[:_LONGEST_CLAIM]
+                _log.warning(
+                    "login as %r from %s was refused: wrong user or password",
+                    claimed,
+                    peer.where,
+                    extra={"user": claimed, "from": peer.address},
+                )
                 await self._clock.sleep(self._wrong_password_delay_s)
         if role is None or self._revocations[uname] != revocations:
             raise AuthenticationFailed(uname, LOGIN_REFUSED)
@@ -329,7 +338,13 @@ class Sessions:
 
     def _end(self, session: Session, why: str) -> None:
         self._forget(session)
-        _log.info("session ended", extra={"why": why, "user": session.uname, "session": session.uuid})
+        _log.info(
+            "session %s of %s ended: %s",
+            session.uuid,
+            session.user,
+            why,
+            extra={"why": why, "user": session.uname, "session": session.uuid},
+        )
         task = asyncio.ensure_future(self._give_back(session))
         self._releases.add(task)
         task.add_done_callback(self._releases.discard)
@@ -350,8 +365,11 @@ class Sessions:
             await self._release(session.uuid)
         except XcpmemError as error:
             _log.warning(
-                "what a session had reserved could not be given back",
-                extra={"session": session.uuid, "why": error},
+                "what session %s of %s had reserved could not be given back: %s",
+                session.uuid,
+                session.user,
+                error,
+                extra={"session": session.uuid, "user": session.uname, "why": error},
             )
 
     def _watch_expiry(self) -> None:

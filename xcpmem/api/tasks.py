@@ -234,7 +234,7 @@ class Tasks:
         if self._work:
             _, left = await asyncio.wait(self._work.values(), timeout=CLOSE_S)
             for job in left:
-                _log.warning("work did not end in time", extra={"task": job.get_name()})
+                _log.warning("%s did not end in time", job.get_name(), extra={"task": job.get_name()})
 
     def _find(self, ref: str) -> Task:
         task = self._tasks.get(ref)
@@ -302,7 +302,7 @@ class Tasks:
             told = error if isinstance(error, XcpmemError) else InternalError(type(error).__name__)
             status = CANCELLED if told.code == TaskCancelled.code else FAILURE
             task = replace(task, status=status, error_info=(told.code, *map(cut, told.params)))
-            _log.info("task failed", extra={"task": job.get_name(), "why": str(told)})
+            _log.debug("%s failed", job.get_name(), extra={"task": job.get_name(), "why": str(told)})
         self._put(task)
         self._make_room()
 
