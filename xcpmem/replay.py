@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _COMMAND_LINE: Final = "command line"
 _AS_JSON: Final = "--json"
+_RECORDED: Final = "recorded"
 _CLIENT_OPTIONS: Final = frozenset({"-s", "-h", "-p", "-u", "-pw", "-pwf"})
 _CLIENT_KEYS: Final = frozenset({"since", "until", "server", "port", "username", "password", "passwordfile"})
 _USAGE: Final = """\
@@ -200,13 +201,15 @@ def _format(answer: dict[str, Any]) -> str:
                 format_kib(vm["moved_kib"]),
             )
         )
-    means, moves = (f"mean, {recorded}", f"mean, {policy}"), (f"moved, {recorded}", f"moved, {policy}")
+    wanted, moved = (tuple(f"{what} ({who})" for who in (_RECORDED, policy)) for what in ("wanted", "moved"))
     lines = [
         f"{answer['looks']} looks from {since} to {until}, thought through again under {policy}",
+        f"{_RECORDED}: by the policy of then ({recorded})",
+        "wanted: what was to be held, on the average of time; moved: the sum of its changes",
         "",
-        *lay_out([("VM", *means, "difference", *moves), *rows], "<>>>>>"),
+        *lay_out([("VM", *wanted, "difference", *moved), *rows], "<>>>>>"),
     ]
     if answer["requests"]:
         requests = [(each["request"], each["recorded"], each["now"]) for each in answer["requests"]]
-        lines += ["", *lay_out([("reservation", recorded, policy), *requests], "<<<")]
+        lines += ["", *lay_out([("reservation", _RECORDED, policy), *requests], "<<<")]
     return "\n".join([*lines, ""])

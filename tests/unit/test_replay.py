@@ -101,10 +101,26 @@ def test_table_names_vms_sizes_and_differences(file: Path, capsys: pytest.Captur
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("3 looks from ")
     assert out[0].endswith("thought through again under shares")
-    assert out[2].split("  ")[0] == "VM"
-    assert "mean, proportional" in out[2]
-    assert {row.split()[0] for row in out[3:5]} == {"web", "db"}
-    assert "GiB" in out[3]
+    assert out[1] == "recorded: by the policy of then (proportional)"
+    assert out[2] == "wanted: what was to be held, on the average of time; moved: the sum of its changes"
+    heads = [head for head in out[4].split("  ") if head]
+    assert [head.strip() for head in heads] == [
+        *("VM", "wanted (recorded)", "wanted (shares)", "difference", "moved (recorded)", "moved (shares)")
+    ]
+    assert {row.split()[0] for row in out[5:7]} == {"web", "db"}
+    assert "GiB" in out[5]
+
+
+def test_table_under_a_policy_that_ruled_itself_tells_what_was_recorded_from_what_is_thought(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mixed.jsonl"
+    changed = entry(20.0) | {"policy": "shares"}
+    file.write_text("\n".join(lines(entry(0.0), changed)), encoding="utf-8")
+    assert main(["replay", str(file), "policy=shares"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert "(proportional, shares)" in out[1]
+    assert "wanted (recorded)  wanted (shares)" in out[4]
 
 
 def test_json_has_the_same_in_numbers(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
