@@ -649,7 +649,29 @@ def test_policys_own_words_stand_in_the_reason() -> None:
     said = Sample(0.0, 10.0, 1700 * MIB)
     host = a_host(replace(a_domain(0, 4000 * MIB, 2000 * MIB, domid=1), sample=said), free_kib=1000 * MIB)
     plan = planned(host, policy=find_policy("pressure", {"room_percent": 20}))
-    assert "needs 2.055 GiB (uses 1.66 GiB, 20 % room)" in plan.reasons[1].text
+    assert "needs 2.055 GiB (uses 1.66 GiB, 404 MiB room)" in plan.reasons[1].text
+
+
+@pytest.mark.parametrize(
+    ("used_mib", "policy", "expected"),
+    [
+        (
+            256,
+            "pressure",
+            "335.4 MiB (uses 256 MiB, 79.36 MiB room), less than the 512 MiB that it has at least",
+        ),
+        (3000, "pressure", "3.168 GiB (uses 2.93 GiB, 244 MiB room), of which it may have 3 GiB"),
+        (256, "shares", "320 MiB (uses 256 MiB, 25 % room) and has 512 MiB at least"),
+        (3000, "shares", "3.662 GiB (uses 2.93 GiB, 25 % room) and may have 3 GiB"),
+    ],
+)
+def test_needs_beyond_the_dynamic_range_are_told_with_its_ends(
+    used_mib: int, policy: str, expected: str
+) -> None:
+    said = Sample(0.0, 10.0, used_mib * MIB)
+    domain = replace(a_domain(512 * MIB, 3072 * MIB, 3072 * MIB, domid=1), sample=said)
+    plan = planned(a_host(domain, free_kib=1000 * MIB), policy=find_policy(policy))
+    assert f"needs {expected}" in str(plan.reasons[1].note)
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def test_notes_say_in_words_why() -> None:
     host = Host([Guest(1000), Guest(None)], 4000)
     division = host.turn()
     assert str(division.notes[1]) == (
-        "needs 1.234 GiB (uses 1000 MiB, 20 % room) and has what nobody else needs as cache"
+        "needs 1.234 GiB (uses 1000 MiB, 264 MiB room) and has what nobody else needs as cache"
     )
     assert str(division.notes[2]) == "says nothing of its memory and has exactly its share"
 

@@ -103,6 +103,13 @@ def test_what_is_regretted_counts_as_used() -> None:
     assert spared.goals_kib[0] >= 1500 * MIB > taxed.goals_kib[0]
 
 
+def test_guest_that_was_hurt_is_told_to_be_wanted_larger_for_that() -> None:
+    spared, _ = plan(a_guest(1, 400)._replace(regret_kib=1500 * MIB), a_guest(2, 3200))
+    assert str(spared.notes[1]).startswith(
+        "needs 500 MiB (uses 400 MiB, 25 % room) and was hurt below 1.465 GiB"
+    )
+
+
 def test_state_is_small_and_plain() -> None:
     state: Any = plan(a_guest(1, 400), a_guest(2, None))[1]
     assert set(state) == {"means", "floors", "goals", "budget_kib", "decided_s"}

@@ -212,7 +212,7 @@ def follow(
 def needs_of(demand: Demand, claim: Claim, sample: Sample, parameters: DemandParameters) -> Needs:
     """Say what a guest is to have; what fades does so from sample to sample, not while nothing is heard."""
     used_kib = demand.demand_kib
-    room_kib = _with_room_kib(used_kib, sample, parameters)
+    room_kib = with_room_kib(used_kib, sample, parameters)
     boost_kib = max(room_kib + demand.boost_for(used_kib, demand.boost_kib), claim.regret_kib)
     sure_kib = int(used_kib * (PERCENT + parameters.sure_room_percent) / PERCENT) + parameters.room_kib
     need_kib = max(sure_kib, boost_kib if parameters.boost_is_need and demand.boost_kib else room_kib)
@@ -223,6 +223,12 @@ def needs_of(demand: Demand, claim: Claim, sample: Sample, parameters: DemandPar
     sizes_kib = (need_kib, used_kib + parameters.room_kib, room_kib, boost_kib, peak_kib, crest_kib)
     low_kib, high_kib = claim.low_kib, claim.high_kib
     return Needs(*(min(max(size, low_kib), high_kib) for size in sizes_kib))
+
+
+def with_room_kib(used_kib: int, sample: Sample, parameters: DemandParameters) -> int:
+    """Say what a guest that uses so much needs with room to grow, whatever its range; KiB."""
+    more = parameters.censored_room_percent if _is_censored(sample) else parameters.room_percent
+    return int(used_kib * (PERCENT + more) / PERCENT) + parameters.room_kib
 
 
 def is_believed(demand: Demand) -> bool:
@@ -275,7 +281,7 @@ def _boost(
     more = min(parameters.boost_most_percent, parameters.boost_percent + stall * PERCENT)
     wanted_kib = int(claim.actual_kib * (1 + more / PERCENT))
     holds = min(demand.holds + is_relieved, parameters.hold_doublings) if boost_kib else 0
-    asked_kib = wanted_kib - _with_room_kib(used_kib, sample, parameters)
+    asked_kib = wanted_kib - with_room_kib(used_kib, sample, parameters)
     if asked_kib > demand.boost_for(used_kib, boost_kib):
         is_of_cache = boost_kib > 0 and demand.boosted_use_kib == 0
         is_full = used_kib * PERCENT >= claim.actual_kib * parameters.full_percent
@@ -291,11 +297,6 @@ def _boost(
 
 def _is_censored(sample: Sample) -> bool:
     return sample.is_censored and sample.stall_us is None
-
-
-def _with_room_kib(used_kib: int, sample: Sample, parameters: DemandParameters) -> int:
-    more = parameters.censored_room_percent if _is_censored(sample) else parameters.room_percent
-    return int(used_kib * (PERCENT + more) / PERCENT) + parameters.room_kib
 
 
 def _stall(demand: Demand, sample: Sample, parameters: DemandParameters) -> float:

@@ -15,7 +15,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from xcpmem.engine.demand import PERCENT, Demand, DemandParameters, Needs, follow, is_believed, needs_of
+from xcpmem.engine.demand import (
+    PERCENT,
+    Demand,
+    DemandParameters,
+    Needs,
+    follow,
+    is_believed,
+    needs_of,
+    with_room_kib,
+)
 from xcpmem.engine.movement import MovementParameters, Pool, Standing, move
 from xcpmem.engine.note import Note
 from xcpmem.engine.parameters import Parameter
@@ -81,7 +90,14 @@ class Pressure:
             if goal_kib < min(needs[i].need_kib, entitled_kib[i]):
                 raise AssertionError(f"{claims[i].uuid} is in need and would have less than its share")
         notes = {
-            claim.domid: _note(demands[i], needs[i], goals_kib[i], entitled_kib[i], parameters)
+            claim.domid: _note(
+                demands[i],
+                needs[i],
+                claim,
+                parameters,
+                goal_kib=goals_kib[i],
+                entitled_kib=entitled_kib[i],
+            )
             if i in needs
             else Note.silent()
             for i, claim in enumerate(claims)
@@ -190,24 +206,40 @@ def _standing(
 
 
 def _note(
-    demand: Demand, needs: Needs, goal_kib: int, entitled_kib: int, parameters: PressureParameters
+    demand: Demand,
+    needs: Needs,
+    claim: Claim,
+    parameters: PressureParameters,
+    *,
+    goal_kib: int,
+    entitled_kib: int,
 ) -> Note:
+    used_kib, roomy_kib = demand.demand_kib, demand.demand_kib
+    if claim.sample is not None:
+        roomy_kib = with_room_kib(used_kib, claim.sample, parameters)
+    asked_kib = max(roomy_kib + demand.boost_for(used_kib, demand.boost_kib), claim.regret_kib)
     figures: dict[str, float] = {
-        "needs_kib": needs.boost_kib,
-        "used_kib": demand.demand_kib,
-        "room_percent": parameters.room_percent,
+        "needs_kib": asked_kib,
+        "used_kib": used_kib,
+        "room_kib": roomy_kib - used_kib,
         "share_kib": entitled_kib,
-        "more_kib": needs.boost_kib - needs.room_kib,
+        "more_kib": asked_kib - roomy_kib,
         "stall_percent": demand.stall * PERCENT,
+        "limit_kib": needs.boost_kib,
     }
-    words = "needs {needs_kib} (uses {used_kib}, {room_percent} % room"
-    if needs.boost_kib > needs.room_kib and demand.boost_kib:
+    words = "needs {needs_kib} (uses {used_kib}, {room_kib} room"
+    if asked_kib > roomy_kib and demand.boost_kib:
         words += ", {more_kib} more since it stalled for memory: now {stall_percent} % of the time"
-    elif needs.boost_kib > needs.room_kib:
+    elif asked_kib > roomy_kib:
         words += ", {more_kib} more since it stalled when it was shrunk"
     words += ")"
+    if asked_kib < needs.boost_kib:
+        words += ", less than the {limit_kib} that it has at least,"
+    elif asked_kib > needs.boost_kib:
+        words += ", of which it may have {limit_kib},"
     if goal_kib > needs.boost_kib:
         return Note(f"{words} and has what nobody else needs as cache", figures)
+    words = words.removesuffix(",")
     if goal_kib < needs.boost_kib:
         relation = "at least" if goal_kib >= entitled_kib else "less than"
         return Note(

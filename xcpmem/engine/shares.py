@@ -73,7 +73,14 @@ class Shares:
         ideal_kib = tax(snapshot.budget_kib, claims, entitled_kib, wanted_kib, parameters.idle_tax_percent)
         goals_kib, decided_s, wait_s = _settle(snapshot, state, ideal_kib, wanted_kib, parameters)
         notes = {
-            claim.domid: _note(wanted_kib[i], goals_kib[i], entitled_kib[i], means_kib[i], parameters)
+            claim.domid: _note(
+                parameters,
+                mean_kib=means_kib[i],
+                floor_kib=floors_kib[i],
+                wanted_kib=wanted_kib[i],
+                goal_kib=goals_kib[i],
+                entitled_kib=entitled_kib[i],
+            )
             if i in wanted_kib
             else Note.silent()
             for i, claim in enumerate(claims)
@@ -167,8 +174,11 @@ def _floors(
 
 
 def _wanted_kib(claim: Claim, mean_kib: float, floor_kib: int, parameters: SharesParameters) -> int:
-    wanted_kib = int(mean_kib * (PERCENT + parameters.room_percent) / PERCENT)
-    return min(max(wanted_kib, floor_kib, claim.min_kib), claim.max_kib)
+    return min(max(_with_room_kib(mean_kib, parameters), floor_kib, claim.min_kib), claim.max_kib)
+
+
+def _with_room_kib(mean_kib: float, parameters: SharesParameters) -> int:
+    return int(mean_kib * (PERCENT + parameters.room_percent) / PERCENT)
 
 
 def _settle(
@@ -210,17 +220,30 @@ def _settle(
 
 
 def _note(
-    wanted_kib: int, goal_kib: int, entitled_kib: int, mean_kib: float, parameters: SharesParameters
+    parameters: SharesParameters,
+    *,
+    mean_kib: float,
+    floor_kib: int,
+    wanted_kib: int,
+    goal_kib: int,
+    entitled_kib: int,
 ) -> Note:
+    needs_kib = _with_room_kib(mean_kib, parameters)
     figures = {
         "used_kib": mean_kib,
         "room_percent": parameters.room_percent,
+        "needs_kib": needs_kib,
         "wanted_kib": wanted_kib,
         "share_kib": entitled_kib,
         "idle_kib": max(0, entitled_kib - wanted_kib),
         "tax_percent": parameters.idle_tax_percent,
     }
-    needs = "needs {wanted_kib} (uses {used_kib}, {room_percent} % room)"
+    needs = "needs {needs_kib} (uses {used_kib}, {room_percent} % room)"
+    if wanted_kib > needs_kib:
+        least = "was hurt below {wanted_kib}" if wanted_kib == floor_kib else "has {wanted_kib} at least"
+        needs += f" and {least}"
+    elif wanted_kib < needs_kib:
+        needs += " and may have {wanted_kib}"
     if goal_kib < entitled_kib and wanted_kib < entitled_kib:
         return Note(f"{needs}; {{idle_kib}} of its share of {{share_kib}} are idle and taxed", figures)
     if goal_kib > entitled_kib:
