@@ -122,7 +122,12 @@ def test_observer_sees_what_squeezed_reserved_and_writes_nothing(shop: Workshop)
                     api.call(*refused)
                 assert failure.value.details == ["OPERATION_NOT_ALLOWED", OBSERVES]
             assert "would tell domain 1 to hold" in seen
+            why = api.call("Memory.explain", reference)
+            assert "its target is 3 GiB; xcpmem only observes and would tell it to hold 1 GiB" in why
         assert observer.end() == 0
+        assert "simulated host: it looks only and touches nothing (--observe)" in observer.log
+        assert "guest-1 would hold 1 GiB instead of 3 GiB" in observer.log
+        assert "could not be given back" not in observer.log
         client.write(b"/lab/end", b"now")
         written.append(next(events).path)
     assert written == [
