@@ -118,6 +118,7 @@ class Narrator:
             sentences.append(greet(report))
         sentences += self._tell_policy(report)
         sentences += yield from self._tell_domains(report, is_first=is_first)
+        sentences += self._tell_reservations(report)
         sentences += self._tell_requests(report)
         sentences += self._tell_failures(report)
         return sentences
@@ -261,8 +262,7 @@ class Narrator:
             elif had_stopped and reason.state is BalloonState.MOVING:
                 yield retry(name, domain, reason)
 
-    def _tell_requests(self, report: CycleReport) -> Iterator[Sentence]:
-        requests = {request.request_id: request for request in report.wishes.requests}
+    def _tell_reservations(self, report: CycleReport) -> Iterator[Sentence]:
         for action in report.actions:
             match action:
                 case RecordReservation(reservation):
@@ -283,6 +283,13 @@ class Narrator:
                         "transferred",
                         fields={"domid": domid, "size_kib": reservation.size_kib},
                     )
+        if self._beneficiaries:  # of reservations that xenstored lost as well, of which no action tells
+            fresh = {a.reservation.reservation_id for a in report.actions if isinstance(a, RecordReservation)}
+            standing = fresh | {each.reservation_id for each in report.look.host.reservations}
+            self._beneficiaries = {each: who for each, who in self._beneficiaries.items() if each in standing}
+
+    def _tell_requests(self, report: CycleReport) -> Iterator[Sentence]:
+        requests = {request.request_id: request for request in report.wishes.requests}
         for verdict in report.verdicts:
             if isinstance(verdict, Refused):
                 request = requests.get(verdict.request_id)

@@ -315,12 +315,23 @@ def test_memory_is_freed_for_the_user_for_whom_it_was_set_aside_though_the_sessi
     assert told == ["freed the 1 GiB that were set aside for ann (session session-7)"]
 
 
+def test_name_of_whom_memory_was_set_aside_for_is_kept_as_long_as_the_reservation(story: Story) -> None:
+    story.turn(rest())
+    reservation = Reservation("r1", "session-7", GIB)
+    story.turn(rest(), actions=(RecordReservation(reservation),))
+    story.turn(a_host(a_domain(GIB, 3 * GIB), reservations=(reservation,)))
+    assert story.narrator._beneficiaries == {"r1": "ann (session session-7)"}
+    story.turn(rest())
+    assert story.narrator._beneficiaries == {}
+
+
 def test_memory_for_a_vm_is_told_as_set_aside_once_and_freed_when_the_vm_is_there(story: Story) -> None:
     story.turn(rest())
     reservation = Reservation("r1", "session-7", GIB, vm_uuid=uuid_of(2))
     told = story.texts(rest(), actions=(RecordReservation(reservation),))
     assert told == ["set aside 1 GiB for db, which is to start"]
-    assert story.texts(rest(), actions=(RecordReservation(replace(reservation, domid=2)),)) == []
+    held = a_host(a_domain(GIB, 3 * GIB), reservations=(reservation,), free_kib=GIB)
+    assert story.texts(held, actions=(RecordReservation(replace(reservation, domid=2)),)) == []
     told = story.texts(rest(), actions=(DeleteReservation(reservation),))
     assert told == ["freed the 1 GiB that were set aside for db"]
 
