@@ -173,7 +173,7 @@ class Connection(web.RequestHandler):
 
     def _is_read(self) -> bool:
         """Tell whether it would be noticed if the client hung up."""
-        return not (self._buffer_paused or self._reading_paused)
+        return self.transport is not None and self.transport.is_reading()
 
     def _start_clock(self) -> None:
         self._deadline = self._crowd.limits.call_later(
