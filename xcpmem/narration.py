@@ -253,14 +253,15 @@ class Narrator:
                 told.stopped_kib = reason.actual_kib
                 yield stop(name, domain, reason, observes=observes)
         elif told.stopped_kib is not None:
+            target_kib = domain.target_kib if observes else reason.target_kib
             if abs(reason.actual_kib - told.stopped_kib) > STILL_KIB:
                 told.stopped_kib = None
-                yield move(name, domain, reason)
-            elif abs(reason.actual_kib - reason.target_kib) <= STILL_KIB:
+                yield move(name, domain, target_kib)
+            elif abs(reason.actual_kib - target_kib) <= STILL_KIB:
                 told.stopped_kib = None
-                yield ease(name, domain, reason)
+                yield ease(name, domain, target_kib)
             elif had_stopped and reason.state is BalloonState.MOVING:
-                yield retry(name, domain, reason)
+                yield retry(name, domain, target_kib)
 
     def _tell_reservations(self, report: CycleReport) -> Iterator[Sentence]:
         for action in report.actions:

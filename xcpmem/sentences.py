@@ -128,33 +128,31 @@ def stop(name: str, domain: DomainState, reason: Reason, *, observes: bool = Fal
     return Sentence(logging.WARNING, template, (name, asked, held), "stuck", domain.uuid, fields)
 
 
-def move(name: str, domain: DomainState, reason: Reason) -> Sentence:
-    """Say that a guest which had stopped is seen to move."""
-    return _resume("%s moves again and holds %s, its target is %s", "moves", name, domain, reason)
+def move(name: str, domain: DomainState, target_kib: int) -> Sentence:
+    """Say that a guest which had stopped is seen to move, ``target_kib`` being its target after this turn."""
+    return _resume("%s moves again and holds %s, its target is %s", "moves", name, domain, target_kib)
 
 
-def retry(name: str, domain: DomainState, reason: Reason) -> Sentence:
+def retry(name: str, domain: DomainState, target_kib: int) -> Sentence:
     """Say that a guest which had stopped is asked afresh; whether it obeys is not known yet."""
-    return _resume(
-        "%s is tried again: it still holds %s and is told to hold %s", "retried", name, domain, reason
-    )
+    template = "%s is tried again: it still holds %s and is told to hold %s"
+    return _resume(template, "retried", name, domain, target_kib)
 
 
-def ease(name: str, domain: DomainState, reason: Reason) -> Sentence:
+def ease(name: str, domain: DomainState, target_kib: int) -> Sentence:
     """Say that nothing more is asked of a guest that had stopped."""
-    return _resume(
-        "%s did not move and need not: it holds %s, its target is %s", "eased", name, domain, reason
-    )
+    template = "%s did not move and need not: it holds %s, its target is %s"
+    return _resume(template, "eased", name, domain, target_kib)
 
 
-def _resume(template: str, kind: str, name: str, domain: DomainState, reason: Reason) -> Sentence:
+def _resume(template: str, kind: str, name: str, domain: DomainState, target_kib: int) -> Sentence:
     return Sentence(
         logging.INFO,
         template,
-        (name, format_kib(reason.actual_kib), format_kib(reason.target_kib)),
+        (name, format_kib(domain.actual_kib), format_kib(target_kib)),
         kind,
         domain.uuid,
-        {"domid": domain.domid, "target_kib": reason.target_kib, "actual_kib": reason.actual_kib},
+        {"domid": domain.domid, "target_kib": target_kib, "actual_kib": domain.actual_kib},
     )
 
 

@@ -344,6 +344,17 @@ def test_observer_tells_what_would_be(story: Story) -> None:
     assert goal.text.startswith("web would hold 2 GiB instead of 3 GiB: it gets its share")
 
 
+def test_observer_tells_targets_that_others_set_and_not_its_own(story: Story) -> None:
+    deaf = a_domain(GIB, 3 * GIB, actual_kib=3 * GIB, target_kib=2 * GIB)
+    told = [sentence for _ in range(12) for sentence in story.turn(rest(deaf), observes=True)]
+    (stuck,) = [sentence for sentence in told if sentence.kind == "stuck"]
+    assert "told to hold 2 GiB and stopped at 3 GiB; others would have to give in its place" in stuck.text
+    woken = a_domain(GIB, 3 * GIB, actual_kib=2560 * MIB, target_kib=2 * GIB)
+    told = story.turn(a_host(woken, free_kib=512 * MIB), observes=True)
+    (moves,) = [sentence for sentence in told if sentence.kind == "moves"]
+    assert moves.text == "web moves again and holds 2.5 GiB, its target is 2 GiB"
+
+
 def test_kind_that_no_guide_explains_cannot_be_told() -> None:
     with pytest.raises(ValueError, match="no kind of sentence: gossip"):
         Sentence(logging.INFO, "they say", (), "gossip")
