@@ -112,7 +112,7 @@ def _read_seconds(value: object) -> float:
 
 
 def _read_kib(value: object) -> int:
-    if isinstance(value, str):
+    if isinstance(value, str) and not value.strip().isdigit():
         return bytes_to_kib_ceil(parse_size_bytes(value, "size"))
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value

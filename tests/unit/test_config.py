@@ -207,6 +207,10 @@ def test_squeezed_is_not_replaced_and_observed_at_once(flag: tuple[str, ...]) ->
             f"1: slush_kib: {EXPECTED_KIB}, got '72 megs'",
         ),
         (
+            "slush_kib = '72'",
+            f"1: slush_kib: {EXPECTED_KIB}, got '72'",
+        ),
+        (
             "slush_kib = -1",
             f"1: slush_kib: {EXPECTED_KIB}, got -1",
         ),
