@@ -31,16 +31,17 @@ def transfer(reservation_id: str, domid: int) -> Making:
 
     To the same one again is no harm: once it is built, what it was given then may be with others by now.
 
-    The command raises UnknownReservation, also when the memory went to another domain that is still there, or
-    InvalidValue when there is no such domain.
+    The command raises UnknownReservation, also when the memory went to another domain that is still there and
+    not dying, or InvalidValue when there is no such domain.
     """
 
     def make(host: HostState) -> tuple[Action, ...]:
         reservation = _find(host, reservation_id, domid)
         given = next((d for d in host.domains if d.domid == reservation.domid), None)
         if given is not None and given.domid != domid:
-            raise UnknownReservation(reservation_id)
-        if given is not None and given.lifecycle is not Lifecycle.BUILDING:
+            if not given.is_dying:
+                raise UnknownReservation(reservation_id)
+        elif given is not None and given.lifecycle is not Lifecycle.BUILDING:
             return ()
         return (TransferReservation(reservation, domid),)
 

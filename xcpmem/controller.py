@@ -356,7 +356,7 @@ class Controller:
             self.wake()
         for reservation in self._orphans.find(host, self._clock()):
             _log.warning(
-                "freed reservation %s of %s: its owner or domain is gone",
+                "freed reservation %s of %s: its owner or domain is no more",
                 reservation.reservation_id,
                 format_kib(reservation.size_kib),
             )

@@ -109,8 +109,8 @@ class Orphans:
         self._since_s: dict[str, float] = {}
 
     def find(self, host: HostState, now_s: float) -> list[Reservation]:
-        """List those whose time is over, and those whose domain is gone."""
-        domids = {domain.domid for domain in host.domains}
+        """List those whose time is over, and those whose domain is gone or dying: it takes no page more."""
+        domids = {domain.domid for domain in host.domains if not domain.is_dying}
         self._since_s = {
             r.reservation_id: self._since_s.get(r.reservation_id, now_s)
             for r in host.reservations

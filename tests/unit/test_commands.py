@@ -35,6 +35,13 @@ def test_transfer_and_confirmation_name_a_reservation_and_a_domain_that_exist() 
             make("r1", 7)(HOST)
 
 
+def test_memory_of_a_dying_domain_can_be_given_to_another_but_is_not_given_to_the_dying_one_again() -> None:
+    dying = a_domain(domid=1, lifecycle=Lifecycle.DYING)
+    host = a_host(dying, a_domain(domid=2), reservations=(GIVEN,))
+    assert commands.transfer("r2", 2)(host) == (TransferReservation(GIVEN, 2),)
+    assert commands.transfer("r2", 1)(host) == ()
+
+
 def test_deletion_takes_one_reservation_and_release_all_of_an_owner_that_were_not_given_away() -> None:
     assert commands.delete("r3")(HOST) == (DeleteReservation(OTHERS),)
     assert commands.delete("r9")(HOST) == ()

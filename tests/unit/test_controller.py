@@ -15,6 +15,7 @@ from xcpmem.engine.belief import Caution
 from xcpmem.engine.containment import FAILURES_MOST
 from xcpmem.engine.model import (
     DynamicRange,
+    Lifecycle,
     RecordReservation,
     Reservation,
     SetDynamicMax,
@@ -281,6 +282,18 @@ async def test_controller_names_the_reservation_of_a_domain_and_frees_it_when_th
         host.remove_guest(2)
         await settled(controller)
     assert host.reservations == {}
+
+
+async def test_zombie_whose_reservation_was_never_given_back_takes_nothing_from_others() -> None:
+    former = GuestSpec(domid=2, dynamic_min_kib=0, dynamic_max_kib=GIB, actual_kib=0, target_kib=0)
+    host = host_of(guest(1), former)
+    async with ring(host) as controller:
+        reservation = await controller.reserve(owner="me", min_kib=GIB, max_kib=GIB)
+        await controller.transfer(reservation.reservation_id, 2)
+        host.set_lifecycle(2, Lifecycle.DYING)
+        last = await settled(controller)
+    assert (last.look.host.reserved_kib, host.reservations) == (0, {})
+    assert host.guests[1].actual_kib == pytest.approx(3 * GIB, abs=8)
 
 
 async def test_controller_keeps_what_a_vm_holds_over_the_end_of_its_domain() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.builders import a_domain, a_host, uuid_of
-from xcpmem.engine.model import Reservation
+from xcpmem.engine.model import Lifecycle, Reservation
 from xcpmem.troubles import LEFT_ALONE_S, Orphans, Troubles
 
 ABANDONED = Reservation("abandoned", "gone", 1)
@@ -20,6 +20,13 @@ def test_reservations_without_owner_or_domain_are_found_but_not_those_for_vms() 
     assert orphans.find(host, 0.0) == [BEREFT]
     assert orphans.find(host, 599.0) == [BEREFT]
     assert orphans.find(host, 600.0) == [ABANDONED, BEREFT]
+
+
+def test_reservation_whose_domain_is_dying_is_found_but_not_what_was_kept_for_its_vm() -> None:
+    orphans = Orphans(lambda owner: owner == "here", 600.0)
+    dying = a_domain(domid=7, uuid=uuid_of(9), lifecycle=Lifecycle.DYING)
+    host = a_host(dying, reservations=(OWNED, BEREFT, FOR_A_VM))
+    assert orphans.find(host, 0.0) == [BEREFT]
 
 
 def test_owner_that_comes_back_has_its_time_again() -> None:
