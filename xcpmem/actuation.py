@@ -222,10 +222,15 @@ class Actuator:
 def _together(actions: Sequence[Action]) -> Iterator[Sequence[Action]]:
     """Split a plan into groups of actions that need not wait for each other, in the order of the plan.
 
-    Targets of several domains can be told at the same time, and so can what Xen lets them hold; what is only
-    noted for a domain need not wait for another one. All else is done one by one.
+    Targets of several domains can be told at the same time, and so can what Xen lets them hold, but nobody is
+    let hold more before all are capped from whom it comes; what is only noted for a domain need not wait for
+    another one. All else is done one by one.
     """
-    for kind, group in groupby(
-        actions, key=lambda action: _NOTES if isinstance(action, _NOTES) else type(action)
-    ):
+    for (kind, _), group in groupby(actions, key=_kind_of):
         yield from portions(list(group), TOGETHER_MOST if kind in (SetTarget, SetMaxmem, _NOTES) else 1)
+
+
+def _kind_of(action: Action) -> tuple[object, bool]:
+    """Give the kind of an action, and whether others of that kind may count on what it frees."""
+    kind = _NOTES if isinstance(action, _NOTES) else type(action)
+    return kind, isinstance(action, SetMaxmem) and action.frees

@@ -10,6 +10,7 @@ import pytest
 
 from xcpmem.actuation import TOGETHER_MOST, Actuator, Deeds
 from xcpmem.commands import delete, keep, transfer
+from xcpmem.engine.draft import Draft
 from xcpmem.engine.model import (
     RecordReservation,
     Reservation,
@@ -121,6 +122,25 @@ async def test_no_target_is_told_before_all_that_comes_before_is_done(
     assert driver.begun == [SetMaxmem(1, 8192), refused]
     assert deeds.done == [SetMaxmem(1, 8192)]
     assert [failure.kind for failure in deeds.failures] == ["SetMaxmem"]
+
+
+async def test_nobody_may_hold_more_before_all_that_frees_memory_is_done(
+    actuator: Actuator, driver: Watched
+) -> None:
+    for domid in (1, 2):
+        driver.host.write_target(domid, 1024)
+    host = driver.host.observe().host
+    first, second, third = host.domains[:3]
+    draft = Draft(host)
+    for domain in (first, second):
+        draft.cap(domain, domain.target_kib)
+    draft.grow([(third, 8192)], kept_kib=0)
+    assert draft.actions == [SetMaxmem(1, 1024), SetMaxmem(2, 1024), SetMaxmem(3, 8192), SetTarget(3, 8192)]
+    driver.errors[SetMaxmem(2, 1024)] = DriverError("no")
+    deeds = Deeds()
+    assert not await actuator.carry_out(draft.actions, deeds)
+    assert driver.begun == [SetMaxmem(1, 1024), SetMaxmem(2, 1024)]
+    assert deeds.done == [SetMaxmem(1, 1024)]
 
 
 async def test_domain_that_could_not_be_touched_is_left_alone_for_a_while(

@@ -159,5 +159,6 @@ class Draft:
 
     def _set_maxmem(self, domain: DomainState, maxmem_kib: int) -> None:
         self.spare_kib += self._held_kib(domain) - max(domain.actual_kib, maxmem_kib)
-        self.actions.append(SetMaxmem(domain.domid, maxmem_kib))
+        frees = maxmem_kib < self.maxmem_kib(domain)
+        self.actions.append(SetMaxmem(domain.domid, maxmem_kib, frees))
         self._maxmems_kib[domain.domid] = maxmem_kib

@@ -300,10 +300,17 @@ class SetTarget:
 
 @dataclass(frozen=True, slots=True)
 class SetMaxmem:
-    """Tell Xen what the domain may hold at most; the driver adds slack and offset."""
+    """Tell Xen what the domain may hold at most; the driver adds slack and offset.
+
+    Args:
+        domid: whose.
+        maxmem_kib: at most so much.
+        frees: whether this lowers it, so that what comes later in a plan may count on what this frees.
+    """
 
     domid: int
     maxmem_kib: int
+    frees: bool = field(default=False, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
