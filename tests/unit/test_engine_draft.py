@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.builders import a_domain, a_host
 from xcpmem.engine.draft import Draft
 from xcpmem.engine.model import RecordReservation, Reservation, SetMaxmem, SetTarget
@@ -193,6 +195,17 @@ def test_a_maxmem_above_the_target_is_taken_back_without_a_word_to_the_guest() -
     draft = Draft(a_host(domain, free_kib=100))
     draft.revoke([domain])
     assert draft.actions == [SetMaxmem(1, 2100)]
+
+
+def test_what_a_guest_took_while_the_look_was_read_is_no_reason_to_take_anything_back() -> None:
+    growing = a_domain(1000, 3000, 2000, target_kib=2800)
+    host = a_host(growing, free_kib=800)
+    torn = replace(host, free_kib=500, others_kib=0)
+    draft = Draft(torn)
+    draft.revoke([growing])
+    assert (torn.torn_kib, draft.spare_kib, draft.excess_kib, draft.actions) == (300, -300, 0, [])
+    known = Draft(replace(torn, others_kib=300))
+    assert (known.excess_kib, known.spare_kib) == (300, -300)
 
 
 def test_a_promise_into_the_slush_or_onto_what_is_being_scrubbed_stands() -> None:

@@ -29,7 +29,9 @@ class Draft:
     def __init__(self, host: HostState, tally: Tally | None = None, actions: Sequence[Action] = ()) -> None:
         self.actions: list[Action] = [*actions]
         self.spare_kib = host.spare_kib if tally is None else host.spare_by(tally)
+        torn_kib = host.torn_kib if tally is None else host.torn_by(tally)
         self._unusable_kib = host.slush_kib + host.scrub_kib
+        self._torn_kib = max(0, torn_kib)
         self._targets_kib: dict[int, int] = {}
         self._maxmems_kib: dict[int, int] = {}
 
@@ -64,8 +66,12 @@ class Draft:
 
     @property
     def excess_kib(self) -> int:
-        """By how much more is promised than the host has; 0 as long as nobody else takes its memory."""
-        return max(0, -self.spare_kib - self._unusable_kib)
+        """By how much more is promised than the host has; 0 as long as nobody else takes its memory.
+
+        What a torn look explains is none: guests grew between the counts of their pages and of the free ones.
+        If somebody else took so much, the looks that follow are no longer torn, and say so.
+        """
+        return max(0, -self.spare_kib - self._unusable_kib - self._torn_kib)
 
     def revoke(self, domains: Sequence[DomainState]) -> None:
         """Take back what more is promised than the host has, from each by its part of what it did not take.
