@@ -315,6 +315,32 @@ def promised_host() -> SimHost:
     return host
 
 
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_the_ledger_notices_when_what_is_kept_for_a_vm_is_given_to_others_once_its_domain_ends(
+    is_gone: bool,
+) -> None:
+    host = promised_host()
+    host.add_guest(GuestSpec(domid=2, dynamic_min_kib=0, dynamic_max_kib=5000), 0)
+    host.apply(RecordReservation(Reservation("kept", "me", 3000, domid=1, vm_uuid=host.guests[1].uuid)))
+    host.set_lifecycle(1, Lifecycle.DYING)
+    if is_gone:
+        host.remove_guest(1)
+    assert (host.ledger.overcommit_kib, host.observe().host.spare_kib) == (0, 0)
+    host.apply(SetMaxmem(2, 500))
+    assert host.ledger.overcommit_kib == 500
+
+
+def test_the_ledger_counts_nothing_as_promised_that_was_transferred_to_a_domain_that_is_gone() -> None:
+    host = one_guest(free_kib=1000)
+    reservation = Reservation("r", "me", 1000)
+    host.apply(RecordReservation(reservation))
+    host.apply(TransferReservation(reservation, 1))
+    host.remove_guest(1)
+    host.take_memory(3000)
+    host.step(1.0)
+    assert host.ledger.overcommit_kib == 0
+
+
 def test_the_ledger_notices_what_the_world_takes_from_a_promise_once_time_passes() -> None:
     host = promised_host()
     host.take_memory(400)

@@ -25,6 +25,7 @@ from xcpmem.engine.model import (
     SetUncooperative,
     TransferReservation,
 )
+from xcpmem.engine.remains import Remains
 from xcpmem.errors import DomainVanished, InvalidValue
 from xcpmem.specs import HOST_CPUS, MICROSECONDS_PER_SECOND, microseconds
 from xcpmem.xen.driver import Look
@@ -315,6 +316,7 @@ class SimHost:
         guest.lifecycle = lifecycle
         self._held_kib += guest.held_kib
         self._note(guest)
+        self._recount()
 
     def take_memory(self, size_kib: int) -> None:
         """Let free memory vanish for good, as if someone else had used it.
@@ -333,12 +335,10 @@ class SimHost:
         return (self.ledger.stall_us + living_us) / MICROSECONDS_PER_SECOND
 
     def _transfer(self, reservation: Reservation, domid: int) -> None:
-        guest = self.guest(domid)
-        self._refuse_if(
-            reservation.reservation_id not in self._reservations, "reservation", reservation.reservation_id
-        )
-        self._reservations[reservation.reservation_id] = replace(reservation, domid=domid)
-        guest.reservation_id = reservation.reservation_id
+        guest, name = self.guest(domid), reservation.reservation_id
+        self._refuse_if(name not in self._reservations, "reservation", name)
+        self._reservations[name] = replace(reservation, domid=domid)
+        guest.reservation_id = name
         guest.initial_reservation_kib = reservation.size_kib
         self._recount()
         self._set_maxmem(guest, max(guest.maxmem_kib, reservation.size_kib))
@@ -377,9 +377,11 @@ class SimHost:
         self.ledger.min_free_kib = min(self.ledger.min_free_kib, self.physical_free_kib)
 
     def _recount(self) -> None:
-        """Count the reservations that were not transferred; the others are in what their domains hold."""
+        """Count what was not transferred, and what is kept for a VM; the rest is in what domains hold."""
         self.version += 1
-        self._reserved_kib = sum(each.size_kib for each in self._reservations.values() if each.domid is None)
+        standing = [each for each in self._reservations.values() if each.domid is None or each.vm_uuid]
+        domains = [guest.state() for guest in self._guests.values()]
+        self._reserved_kib = Remains.of(domains, standing).reserved_kib
 
     @property
     def _excess_kib(self) -> int:
