@@ -118,12 +118,14 @@ def domain_states(draw: st.DrawFn, domid: int) -> DomainState:
     """Any domain in the middle of anything, maxmem and target in their order."""
     low_kib, width_kib = draw(sizes), draw(sizes)
     target_kib = low_kib + draw(sizes) % (width_kib + 1)
+    lifecycle = draw(st.sampled_from([Lifecycle.RUNNING, Lifecycle.RUNNING, *Lifecycle]))
     return replace(
         a_domain(low_kib, low_kib + width_kib, draw(sizes), domid=domid),
         target_kib=target_kib,
         maxmem_kib=target_kib + draw(st.one_of(st.just(0), sizes)),
         can_balloon=draw(st.integers(0, 5)) > 0,
-        lifecycle=draw(st.sampled_from([Lifecycle.RUNNING, Lifecycle.RUNNING, *Lifecycle])),
+        lifecycle=lifecycle,
+        is_ending=lifecycle in {Lifecycle.BUILDING, Lifecycle.SUSPENDED} and draw(st.booleans()),
         has_range=draw(st.integers(0, 3)) > 0,
         uncooperative=draw(st.booleans()),
         offset_kib=draw(st.sampled_from([0, 0, 68 * MIB, None])),

@@ -156,6 +156,48 @@ def test_domain_that_dies_slowly_is_waited_for_as_long_as_it_gives() -> None:
         host, beliefs = shrunk(host, (400 - number) * MIB), plan.beliefs
 
 
+def an_ending(holds_kib: int) -> DomainState:
+    """A domain that is being destroyed, may still take 4000 MiB, and is not called dying."""
+    return replace(a_dying(holds_kib, 4000 * MIB), lifecycle=Lifecycle.SUSPENDED, is_ending=True)
+
+
+def test_request_waits_for_all_that_a_domain_might_take_that_is_being_destroyed() -> None:
+    host, beliefs = a_host(an_ending(3000 * MIB), free_kib=2000 * MIB), Beliefs()
+    wishes = wanting(a_request(4500 * MIB))
+    for number in range(3):
+        plan = planned(host, wishes, beliefs, number * PATIENCE_S, EXACT)
+        assert (plan.verdicts, host.spare_kib) == ((), 1000 * MIB)
+        assert plan.look_again_s == pytest.approx(0.1)
+        host, beliefs = shrunk(host, (2900 - number) * MIB), plan.beliefs
+    gone = replace(host, domains=(), free_kib=5000 * MIB)
+    granted = planned(gone, wishes, beliefs, 3 * PATIENCE_S, EXACT)
+    assert granted.verdicts == (Granted("r1", 4500 * MIB),)
+
+
+def test_domain_that_is_being_destroyed_is_waited_for_no_longer_than_it_gives() -> None:
+    host = a_host(an_ending(3000 * MIB), free_kib=2000 * MIB)
+    wishes = wanting(a_request(4500 * MIB))
+    assert looked(host, wishes, 0.0, 2.0, PATIENCE_S).verdicts == ()
+    assert isinstance(looked(host, wishes, 0.0, 2.0, PATIENCE_S + 0.1).verdicts[0], Refused)
+    assert not looked(host, Wishes(), 0.0).stable
+    assert looked(host, Wishes(), 0.0).look_again_s == pytest.approx(1.0)
+    assert looked(host, Wishes(), 0.0, 60.0).stable
+
+
+def test_what_is_kept_for_the_next_domain_of_a_vm_that_is_being_destroyed_is_not_coming_to_others() -> None:
+    kept = Reservation("kept", "owner", 3900 * MIB, domid=9, vm_uuid=uuid_of(9))
+    host = a_host(an_ending(3000 * MIB), free_kib=2000 * MIB, reservations=(kept,))
+    assert planned(host, wanting(a_request(1100 * MIB)), settings=EXACT).verdicts == ()
+    (refused,) = planned(host, wanting(a_request(1101 * MIB)), settings=EXACT).verdicts
+    assert isinstance(refused, Refused)
+
+
+def test_forecast_lets_domains_be_gone_that_are_being_destroyed() -> None:
+    host = a_host(a_domain(1000 * MIB, 3000 * MIB, 1000 * MIB), an_ending(1500 * MIB), free_kib=100 * MIB)
+    found = forecast(host, Wishes(), Stance(looked(host, Wishes(), 0.0).beliefs, settings=EXACT), 1.0)
+    assert {domain.domid: domain.actual_kib for domain in found.host.domains} == {1: 2600 * MIB}
+
+
 def test_host_is_stable_only_when_no_page_of_a_dying_domain_is_on_its_way() -> None:
     host = a_host(a_dying(400 * MIB), free_kib=1000 * MIB)
     first, late = looked(host, Wishes(), 0.0), looked(host, Wishes(), 0.0, 60.0)

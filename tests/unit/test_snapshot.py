@@ -30,6 +30,7 @@ DOMAINS = st.builds(
     can_balloon=st.booleans(),
     lifecycle=st.sampled_from(Lifecycle),
     has_range=st.booleans(),
+    is_ending=st.booleans(),
     offset_kib=st.none() | st.integers(-1000, 1000),
     sample=st.none() | SAMPLES,
 )

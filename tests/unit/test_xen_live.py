@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from xcpmem.engine.model import DeleteReservation, DynamicRange, RecordReservation, Reservation, SetTarget
+from xcpmem.engine.model import (
+    DeleteReservation,
+    DynamicRange,
+    Lifecycle,
+    RecordReservation,
+    Reservation,
+    SetTarget,
+)
 from xcpmem.errors import DomainVanished, DriverDisconnected, DriverTimeout, StoreError
 from xcpmem.scenario import load_scenario
 from xcpmem.units import mib_to_kib
@@ -120,6 +127,39 @@ async def test_domain_cannot_balloon_when_its_guest_says_zero(
     await quiet(driver)
     host.store.write(paths.feature_balloon(1), "0")
     assert not (await seen(driver)).can_balloon
+
+
+async def test_domain_that_was_complete_is_being_destroyed_once_it_is_halted_and_without_a_directory(
+    host: SimulatedHost, driver: LiveDriver
+) -> None:
+    await quiet(driver)
+    host.set_lifecycle(1, Lifecycle.PAUSED)
+    assert not (await driver.observe()).host.domains[0].is_ending
+    host.store.remove(paths.domain(1))
+    for lifecycle, is_ending in (
+        (Lifecycle.PAUSED, True),
+        (Lifecycle.SUSPENDED, True),
+        (Lifecycle.RUNNING, False),
+        (Lifecycle.PAUSED, False),
+        (Lifecycle.DYING, False),
+    ):
+        host.set_lifecycle(1, lifecycle)
+        await quiet(driver)
+        domain = (await driver.observe()).host.domains[0]
+        assert (domain.is_ending, domain.held_kib) == (is_ending, 3 * GIB)
+
+
+async def test_domain_without_a_directory_that_nobody_saw_complete_is_being_built(
+    host: SimulatedHost, tmp_path: Path
+) -> None:
+    host.set_lifecycle(1, Lifecycle.PAUSED)
+    host.store.remove(paths.domain(1))
+    driver = LiveDriver(Xenstore(str(tmp_path / "x")), host.hypervisor, slush_kib=0)
+    await driver.start()
+    for _ in range(2):
+        domain = (await driver.observe()).host.domains[0]
+        assert (domain.is_ending, domain.lifecycle) == (False, Lifecycle.BUILDING)
+    await driver.close()
 
 
 async def test_plain_linux_guest_is_believed_under_libxl_and_not_yet_under_xenopsd(

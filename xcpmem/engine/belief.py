@@ -207,7 +207,7 @@ class Beliefs:
         return [
             min(max(self.by_domid[domain.domid].halted_s, least_s), most_s)
             for domain in domains
-            if domain.lifecycle in _AWAITED
+            if domain.lifecycle in _AWAITED or domain.is_ending
         ]
 
 

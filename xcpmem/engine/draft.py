@@ -76,7 +76,9 @@ class Draft:
     def revoke(self, domains: Sequence[DomainState]) -> None:
         """Take back what more is promised than the host has, from each by its part of what it did not take.
 
-        What they hold already, and what they need for their dynamic-min, stays theirs.
+        What they hold already, and what they need for their dynamic-min, stays theirs. While an HVM domain is
+        being built, Xen's shadow pool for it counts twice, as others' and as set aside for it, so growing
+        guests are held back by so much until it is complete, since nothing here tells one from the other.
 
         Args:
             domains: whose targets and maxmems may be lowered at once.

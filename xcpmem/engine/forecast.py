@@ -133,7 +133,11 @@ def _without_the_dead(host: HostState, stance: Stance, now_s: float) -> HostStat
     """Let dying domains be gone, but for those whose pages no longer come."""
     decays, caution = stance.beliefs.decays, stance.settings.caution
     stays = {domid for domid, decay in decays.items() if not decay.goes_on(now_s, caution)}
-    domains = tuple(domain for domain in host.domains if not domain.is_dying or domain.domid in stays)
+    domains = tuple(
+        domain
+        for domain in host.domains
+        if not (domain.is_dying or domain.is_ending) or domain.domid in stays
+    )
     return replace(host, domains=domains, others_kib=host.total_kib - host.common_kib)
 
 

@@ -88,6 +88,7 @@ class DomainState:
         sample: what its guest said last about its own memory; None: it says nothing.
         balloon_active: whether its driver says that the balloon moves right now; None: it does not say.
         static_max_kib: the most that it was booted for; None: nothing says so.
+        is_ending: whether it is being destroyed and not yet dying: it may still take what it might before.
     """
 
     domid: int
@@ -105,6 +106,7 @@ class DomainState:
     sample: Sample | None = None
     balloon_active: bool | None = None
     static_max_kib: int | None = None
+    is_ending: bool = False
 
     @property
     def bounds_kib(self) -> tuple[int, int]:
@@ -302,10 +304,7 @@ class SetTarget:
 class SetMaxmem:
     """Tell Xen what the domain may hold at most; the driver adds slack and offset.
 
-    Args:
-        domid: whose.
-        maxmem_kib: at most so much.
-        frees: whether this lowers it, so that what comes later in a plan may count on what this frees.
+    It ``frees`` where it lowers that: what comes later in a plan counts on it.
     """
 
     domid: int

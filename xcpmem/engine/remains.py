@@ -3,6 +3,9 @@
 Xen gives a dying domain no page more, whatever its maxmem, so it costs what it holds and nothing beyond. Its
 pages come back to the reservation that is for it, if there is one, or else to everybody. A domain of which a
 backend keeps some pages mapped (a zombie) dies for ever: what it holds is no longer waited for.
+
+Xen calls a domain dying when it has taken back all pages that nobody keeps. Until then one that is being
+destroyed costs what it might still take, and all of that is waited for.
 """
 
 from __future__ import annotations
@@ -74,16 +77,16 @@ class Decay(NamedTuple):
 def watch_decay(
     before: Mapping[int, Decay], domains: Iterable[DomainState], now_s: float
 ) -> Mapping[int, Decay]:
-    """Follow the domains that are dying, by domid.
+    """Follow the domains that are dying or will be in a moment, by domid.
 
     Args:
         before: as this said at the last look.
-        domains: as seen; those that live are none of its concern.
+        domains: as seen; those that live on are none of its concern.
         now_s: monotonic seconds.
     """
     decays = {}
     for domain in domains:
-        if domain.is_dying:
+        if domain.is_dying or domain.is_ending:
             now = Decay(domain.uuid, domain.actual_kib, now_s)
             then = before.get(domain.domid, now)
             is_still = (then.uuid, then.held_kib) == (now.uuid, now.held_kib)
@@ -92,16 +95,26 @@ def watch_decay(
 
 
 def returning_kib(host: HostState, decays: Mapping[int, Decay], now_s: float, caution: Caution) -> int:
-    """Count the pages of dying domains that are on their way back to everybody, KiB.
+    """Count what dying domains, and those that will be, are about to give back to everybody, KiB.
 
     Args:
         host: as seen.
-        decays: of its dying domains, as `watch_decay` followed them up to this look.
+        decays: of these domains, as `watch_decay` followed them up to this look.
         now_s: monotonic seconds.
         caution: how long one may give nothing until its pages are no longer counted.
     """
-    coming = [domid for domid, decay in decays.items() if decay.goes_on(now_s, caution)]
+    coming = {domid for domid, decay in decays.items() if decay.goes_on(now_s, caution)}
     if not coming:
         return 0
     left_kib = Remains.of(host.domains, host.reservations).left_kib
-    return sum(left_kib[domid] for domid in coming)
+    return sum(
+        left_kib[domain.domid] if domain.is_dying else _unkept_kib(domain, host)
+        for domain in host.domains
+        if domain.domid in coming
+    )
+
+
+def _unkept_kib(domain: DomainState, host: HostState) -> int:
+    """Tell what a domain that is being destroyed costs beyond what is kept for the next one of its VM."""
+    kept_kib = sum(each.size_kib for each in host.reservations if each.vm_uuid == domain.uuid)
+    return max(0, domain.held_kib - kept_kib)

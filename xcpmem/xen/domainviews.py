@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from xcpmem.engine.model import DomainState, DynamicRange, Lifecycle
 from xcpmem.engine.steps import portions
 from xcpmem.units import KIB_PER_PAGE
-from xcpmem.xen.domainkeys import read_size_kib
+from xcpmem.xen.domainkeys import DomainKeys, read_size_kib
 from xcpmem.xen.domainzero import DOMAIN_ZERO
 from xcpmem.xen.driver import DomainDescription
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from xcpmem.engine.model import Reservation
-    from xcpmem.xen.domainkeys import DomainKeys
     from xcpmem.xen.guestsamples import GuestNews
     from xcpmem.xen.hypervisor import DomainInfo
 
@@ -35,6 +34,8 @@ for HVM-like guests, which else stop 1 MiB short."""
 
 BINDING_TYPES: Final = {"hvm": "hvm", "pv": "pv", "pvh": "pvh", "pv-in-pvh": "pv_in_pvh"}
 """xenopsd's spelling of domain types to XenAPI's."""
+
+_NO_KEYS: Final = DomainKeys()
 
 
 class _Evidence(NamedTuple):
@@ -197,6 +198,8 @@ def _view(words: _Words, before: DomainView | None) -> DomainView:
         )
     if before is None:
         return DomainView(words, reading, state, _description(words, reading, state, lifecycle))
+    if _is_ending(words, before):
+        state = replace(state, is_ending=True)
     # samples are equal whenever they were taken, so a fresh one tells by being another
     is_same = before.state.sample is state.sample and before.state == state
     state = before.state if is_same else state
@@ -317,6 +320,23 @@ def _lifecycle(info: DomainInfo, *, built: bool) -> Lifecycle:
     if not built:
         return Lifecycle.BUILDING
     return Lifecycle.PAUSED if info.paused else Lifecycle.RUNNING
+
+
+def _is_ending(words: _Words, before: DomainView) -> bool:
+    """Tell whether a domain that was complete is being destroyed and Xen does not call it dying yet.
+
+    libxl pauses it and removes its directory, then lets Xen take its pages; getdomaininfo sets
+    XEN_DOMINF_dying only at DOMDYING_dead, when all but the last are taken.
+    """
+    info = words.info
+    was_complete = before.reading.target_kib is not None or before.state.is_ending
+    return (
+        was_complete
+        and before.words.info.uuid == info.uuid
+        and words.keys == _NO_KEYS
+        and (info.paused or info.shutdown)
+        and not info.dying
+    )
 
 
 def _dynamic_range(domid: int, keys: DomainKeys) -> DynamicRange | None:
