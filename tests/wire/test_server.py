@@ -252,28 +252,95 @@ async def test_handshake_that_is_under_way_holds_up_no_end() -> None:
     assert await talk(*silent, b"") == b""
 
 
-async def test_request_that_comes_with_the_last_bytes_of_the_handshake_is_answered() -> None:
-    server, port = await serving_tls(ConnectionLimits())
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    received, to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = trusting().wrap_bio(received, to_send, server_hostname="localhost")
-    async with asyncio.timeout(20):
+class MuteClient:
+    """Speaks TLS and never says that it has heard that nothing more will come."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+        self._received, self._to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = trusting().wrap_bio(self._received, self._to_send, server_hostname="localhost")
+
+    async def ask(self, request: bytes = REQUEST) -> None:
+        """Shake hands, with a request behind the last bytes of that."""
         while True:
             try:
-                tls.do_handshake()
+                self._tls.do_handshake()
                 break
             except ssl.SSLWantReadError:
-                writer.write(to_send.read())
-                received.write(await reader.read(65536))
-        tls.write(REQUEST)
-        writer.write(to_send.read())
+                self.writer.write(self._to_send.read())
+                await self._receive()
+        self._tls.write(request)
+        self.writer.write(self._to_send.read())
+
+    async def read(self) -> bytes:
+        """Take an answer's next piece, empty when the server says that it was the last."""
+        while True:
+            try:
+                return self._tls.read(65536)
+            except ssl.SSLZeroReturnError:
+                return b""
+            except ssl.SSLWantReadError:
+                await self._receive()
+
+    async def _receive(self) -> None:
+        received = await self.reader.read(65536)
+        if not received:
+            raise ConnectionResetError
+        self._received.write(received)
+
+    async def is_let_go(self) -> bool:
+        """Wait until the connection itself ends."""
+        with suppress(ConnectionError):
+            while await self.reader.read(65536):
+                pass
+        self.writer.close()
+        return True
+
+
+async def mute_client(port: int, request: bytes = REQUEST) -> MuteClient:
+    client = MuteClient(*await asyncio.open_connection("127.0.0.1", port))
+    await client.ask(request)
+    return client
+
+
+async def test_request_that_comes_with_the_last_bytes_of_the_handshake_is_answered() -> None:
+    server, port = await serving_tls(ConnectionLimits())
+    async with asyncio.timeout(20):
+        client = await mute_client(port)
         answer = b""
         while not answer.endswith(b"here"):
-            received.write(await reader.read(65536))
-            with suppress(ssl.SSLWantReadError):
-                answer += tls.read(65536)
-    writer.close()
+            answer += await client.read()
+    client.writer.close()
     await server.close()
+
+
+@pytest.mark.parametrize("request_", [REQUEST, b"G"])
+async def test_clients_that_were_hung_up_on_and_do_not_let_go_keep_nobody_out(request_: bytes) -> None:
+    limits = ConnectionLimits(connections=4, head_timeout_s=0.05, send_timeout_s=3600)
+    server, port = await serving_tls(limits)
+    clients = []
+    async with asyncio.timeout(20):
+        for _ in range(12):
+            clients.append(await mute_client(port, request_))
+            while await clients[-1].read():
+                pass
+        assert (await ask_over_tls(port)).endswith(b"here")
+        for client in clients[:9]:
+            assert await client.is_let_go()
+    for client in clients[9:]:
+        client.writer.close()
+    await server.close()
+
+
+async def test_client_that_does_not_let_go_holds_up_no_end() -> None:
+    server, port = await serving_tls(ConnectionLimits(grace_s=0.05, send_timeout_s=3600))
+    async with asyncio.timeout(20):
+        clients = [await mute_client(port, REQUEST.replace(b"close", b"keep-alive")) for _ in range(2)]
+        for client in clients:
+            await client.read()
+        await server.close()
+        for client in clients:
+            assert await client.is_let_go()
 
 
 async def shown_certificate(port: int) -> bytes:

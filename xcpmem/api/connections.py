@@ -3,7 +3,7 @@
 aiohttp waits for ever for the rest of a request's head, and for ever for a client that does not read its
 answer, so each connection here has deadlines for both; with those of TLS and of bodies (in `http`) they bound
 the whole of a request. When there is no room for a new connection, the oldest that has not finished asking
-goes: whoever only holds connections open is the first to lose them.
+goes, or that is being closed: whoever only holds connections open is the first to lose them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class ConnectionLimits:
         handshake_timeout_s: from a connection's begin to the end of its TLS handshake.
         head_timeout_s: from a connection's begin, or a later request's first byte, to the end of its headers.
         keepalive_s: a connection that is idle after a request is closed after so many seconds.
-        send_timeout_s: a client may leave its answer unread for so many seconds.
+        send_timeout_s: a client may leave its answer unread for so many seconds, and with TLS the word that
+            nothing more will come.
         linger_s: a body that was refused is read and forgotten for so many seconds, so that its sender gets
             to read why.
         grace_s: calls that are under way at the end get twice so many seconds, the second time cancelled.
@@ -73,11 +74,18 @@ class Connection(web.RequestHandler):
         manager: makes the requests.
         loop: that it lives in.
         crowd: that it is part of.
+        line: what its TLS goes over; None: it is spoken to without.
     """
 
-    __slots__ = ("_crowd", "_deadline", "_has_finished", "_send_deadline", "peer")
+    __slots__ = ("_crowd", "_deadline", "_has_finished", "_line", "_send_deadline", "peer")
 
-    def __init__(self, manager: web.Server, loop: asyncio.AbstractEventLoop, crowd: Crowd) -> None:
+    def __init__(
+        self,
+        manager: web.Server,
+        loop: asyncio.AbstractEventLoop,
+        crowd: Crowd,
+        line: asyncio.Transport | None = None,
+    ) -> None:
         super().__init__(
             manager,
             loop=loop,
@@ -87,6 +95,7 @@ class Connection(web.RequestHandler):
             auto_decompress=False,
         )
         self._crowd = crowd
+        self._line = line
         self._deadline: asyncio.TimerHandle | None = None
         self._send_deadline: asyncio.TimerHandle | None = None
         self._has_finished = False
@@ -104,9 +113,15 @@ class Connection(web.RequestHandler):
         """Whether it waits for a request."""
         return self._waiter is not None and not self._waiter.done()
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether it was hung up on, and only its client keeps it."""
+        return self.transport is None or self.transport.is_closing()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the clock: who connects has something to say."""
         super().connection_made(transport)
+        self._line = self._line or self.transport
         self.peer = _peer_behind(transport, Presence(self._is_read))
         self._crowd.add(self)
         self._start_clock()
@@ -168,8 +183,8 @@ class Connection(web.RequestHandler):
 
     def drop(self) -> None:
         """End it at once, whatever is still to be sent."""
-        if self.transport is not None:
-            self.transport.abort()
+        if self._line is not None:  # aiohttp forgets the transport that it closes, which may yet take long
+            self._line.abort()
 
     def _is_read(self) -> bool:
         """Tell whether it would be noticed if the client hung up."""
@@ -226,6 +241,7 @@ class Handshake(asyncio.Protocol):
         self._early = bytearray()
         self.is_asking = True
         self.is_idle = False
+        self.is_closing = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
@@ -251,13 +267,14 @@ class Handshake(asyncio.Protocol):
                 self._context,
                 server_side=True,
                 ssl_handshake_timeout=self._crowd.limits.handshake_timeout_s,
+                ssl_shutdown_timeout=self._crowd.limits.send_timeout_s,
             )
         except OSError as error:
             _log.debug("no TLS was agreed on", extra={"from": _peer_behind(transport).where, "why": error})
             return
         finally:
             self._crowd.remove(self)
-        connection = self._crowd.make_connection()
+        connection = self._crowd.make_connection(transport)
         if secured is None or secured.is_closing() or connection is None:
             transport.abort()
             return
@@ -312,14 +329,19 @@ class Crowd:
             return Handshake(self, self._context)
         return self.make_connection() or _TurnedAway(_TOO_MANY)
 
-    def make_connection(self) -> Connection | None:
-        """Make what answers requests, unless there is no server to do so."""
+    def make_connection(self, line: asyncio.Transport | None = None) -> Connection | None:
+        """Make what answers requests, unless there is no server to do so; ``line`` as for `Connection`."""
         manager = self._manager()
-        return None if manager is None else Connection(manager, asyncio.get_running_loop(), self)
+        return None if manager is None else Connection(manager, asyncio.get_running_loop(), self, line)
 
     def close(self) -> None:
         """Let go of those who have yet to agree on TLS."""
         for member in [each for each in self._members if isinstance(each, Handshake)]:
+            member.drop()
+
+    def abandon(self) -> None:
+        """Let go of all, whatever they have yet to read."""
+        for member in tuple(self._members):
             member.drop()
 
     def add(self, connection: Connection | Handshake) -> None:
@@ -331,10 +353,10 @@ class Crowd:
         self._members.pop(connection, None)
 
     def _make_room(self) -> bool:
-        """Have at most one go: the oldest that never asked for anything, else the oldest that is idle."""
+        """Have at most one go: the oldest that never asked or was hung up on, else the oldest idle one."""
         if len(self._members) < self.limits.connections:
             return True
-        victim = next((each for each in self._members if each.is_asking), None)
+        victim = next((each for each in self._members if each.is_asking or each.is_closing), None)
         victim = victim or next((each for each in self._members if each.is_idle), None)
         if victim is None:
             return False

@@ -167,6 +167,8 @@ class Server:
         for crowd in self._crowds:
             crowd.close()
         await self._runner.cleanup()
+        for crowd in self._crowds:
+            crowd.abandon()  # before the wait: some releases of Python wait there until nobody is left
         for listener in self._listeners:
             await listener.wait_closed()
         self._listeners.clear()
