@@ -9,10 +9,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+SUCCESS: Final = "success"
+HUNG_UP: Final = "hung_up"
+"""How a call ended: with its result, or broken off because its client had gone. Else by the error's code."""
 
 
 @dataclass(slots=True)

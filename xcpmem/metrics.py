@@ -36,7 +36,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from xcpmem import __version__
-from xcpmem.call_tally import CallTally
+from xcpmem.call_tally import HUNG_UP, SUCCESS, CallTally
 from xcpmem.domain_series import DomainSeries
 from xcpmem.engine.model import Action
 from xcpmem.errors import XcpmemError
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
 _OPEN_METRICS: Final = "application/openmetrics-text"
 _END: Final = b"# EOF\n"
 _UNKNOWN: Final = "unknown"
-_SUCCESS: Final = "success"
 _LOOK: Final = "look"
 _TURN_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _EXCHANGE_BUCKETS_S: Final = (0.0001, 0.00025, 0.0005, *_TURN_BUCKETS_S)  # xenstored answers in 0.1 ms
@@ -94,7 +93,7 @@ def _codes(root: type[XcpmemError]) -> Iterator[str]:
 
 
 _ACTION_KINDS: Final = {kind.__name__: _spoken(kind.__name__) for kind in get_args(Action)}
-_STATUSES: Final = frozenset({_SUCCESS, *_codes(XcpmemError)})
+_STATUSES: Final = frozenset({SUCCESS, HUNG_UP, *_codes(XcpmemError)})
 
 
 def _no_vms() -> Mapping[str, VmFacts]:
@@ -265,7 +264,7 @@ class _CallCollector(Collector):
         """Make both."""
         requests = CounterMetricFamily(
             "xcpmem_rpc_requests",
-            "Calls that were answered: success, or the XenAPI error's code.",
+            "Calls that ended: success, the XenAPI error's code, or hung_up where the client had gone.",
             labels=["method", "status"],
         )
         for answer, number in self._tally.answers().items():

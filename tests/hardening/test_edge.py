@@ -16,6 +16,7 @@ from xcpmem.api.connections import ConnectionLimits
 from xcpmem.api.http import HttpLimits, make_app
 from xcpmem.api.places import PlaceLimits
 from xcpmem.api.server import Server
+from xcpmem.call_tally import HUNG_UP
 from xcpmem.errors import ToolstackError
 from xcpmem.specs import BalloonSpec
 from xcpmem.units import mib_to_bytes
@@ -241,7 +242,9 @@ async def test_call_that_waits_gives_its_place_back_when_its_client_hangs_up(
             client.writer.transport.abort()
             while not (await edge.answer()).startswith(b"HTTP/1.1 200 "):
                 pass
-        assert (method, "INTERNAL_ERROR") in stack.observed
+        told = {status for name, status in stack.observed if name == method}
+        # Of a client that sends more than is taken on it is not known that it has gone.
+        assert told == {HUNG_UP} or (behind and told == {"INTERNAL_ERROR"})
 
 
 async def test_call_of_a_whole_bodys_length_may_wait_all_the_same(stack: Stack) -> None:

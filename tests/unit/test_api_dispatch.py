@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,10 +12,11 @@ import pytest
 from tests.apistack import LOCAL, NETWORK, PASSWORD, OneUser, no_delay
 from xcpmem.api.datamodel import load_datamodel
 from xcpmem.api.dispatch import Caller, Dispatcher
+from xcpmem.api.presence import Presence
 from xcpmem.api.sessions import SessionClock, Sessions
 from xcpmem.api.tasks import Tasks
 from xcpmem.api.typenames import EPOCH
-from xcpmem.errors import InternalError, XcpmemError
+from xcpmem.errors import ConnectionLost, InternalError, XcpmemError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -255,6 +257,28 @@ async def test_unexpected_failure_is_logged_counted_and_answered(caplog: pytest.
     assert "VM.get_all failed in a way nobody expected" in caplog.messages
     assert "no such key" in caplog.text
     assert line.observed[-1] == ("VM.get_all", "INTERNAL_ERROR")
+
+
+async def test_call_whose_client_hangs_up_is_no_error_and_told_to_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    presence = Presence()
+
+    async def wait(caller: Caller, *_: object) -> object:
+        if caller.peer.presence is presence:
+            presence.end()
+        raise ConnectionLost
+
+    line = Line(handlers={"event.from": wait})
+    session = await line.login()
+    assert await line.failure("event.from", session, [], "", 1.0) == ["INTERNAL_ERROR", "connection lost"]
+    with pytest.raises(ConnectionLost):
+        await line.dispatcher.call(
+            "event.from", (session, [], "", 1.0), peer=replace(NETWORK, presence=presence)
+        )
+    assert line.observed == [("event.from", "INTERNAL_ERROR"), ("event.from", "hung_up")]
+    assert [record.levelname for record in caplog.records if "event.from" in record.message] == ["INFO"]
 
 
 async def test_every_call_is_observed_under_its_proper_name() -> None:

@@ -16,6 +16,7 @@ from tests.builders import a_domain, a_host, uuid_of
 from xcpmem.api.cli_catalog import COMMANDS
 from xcpmem.api.connections import ConnectionLimits
 from xcpmem.assembly import SHUTDOWN_S
+from xcpmem.call_tally import HUNG_UP
 from xcpmem.client import SYSTEM_SOCKET
 from xcpmem.config import DriverKind, parse_command_line
 from xcpmem.engine.model import SetTarget
@@ -65,7 +66,7 @@ def registry() -> Mapping[str, Mapping[str, set[str]]]:
         memory_dynamic_max=1,
         memory_target=1,
     )
-    metrics = Metrics(Sources(driver="xen", vms=lambda: {vm.uuid: vm}, methods=("VM.get_all",)))
+    metrics = Metrics(Sources(driver="xen", vms=lambda: {vm.uuid: vm}, methods=("VM.get_all", "event.from")))
     failures = (
         Failure.of(SetTarget(1, 1), DriverTimeout("late")),
         Failure.of(None, DriverTimeout("late")),
@@ -76,6 +77,7 @@ def registry() -> Mapping[str, Mapping[str, set[str]]]:
     metrics.observe_cycle(CycleReport(2, 1.7e9, 1.0, look))
     metrics.observe_rpc("VM.get_all", "success", 0.1)
     metrics.observe_rpc("VM.get_all", SessionInvalid.code, 0.1)
+    metrics.observe_rpc("event.from", HUNG_UP, 0.1)
     found: dict[str, dict[str, set[str]]] = {}
     for family in text_string_to_metric_families(metrics.render()[0].decode()):
         for sample in family.samples:

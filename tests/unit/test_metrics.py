@@ -90,7 +90,7 @@ def metrics() -> Metrics:
             sessions=lambda: 7,
             login_failures=lambda: 2,
             xenstore_reconnects=lambda: 1,
-            methods=("VM.get_all", "Memory.reserve_memory"),
+            methods=("VM.get_all", "Memory.reserve_memory", "event.from"),
         )
     )
 
@@ -241,10 +241,12 @@ def test_host_disappears_and_up_is_0_while_it_cannot_be_seen(metrics: Metrics) -
 def test_calls_are_counted_by_method_and_status(metrics: Metrics) -> None:
     metrics.observe_rpc("VM.get_all", "success", 0.001)
     metrics.observe_rpc("VM.get_all", "SESSION_INVALID", 0.0)
+    metrics.observe_rpc("event.from", "hung_up", 30.0)
     metrics.observe_rpc("Memory.reserve_memory", "HOST_NOT_ENOUGH_FREE_MEMORY", 59.0)
     found = values(metrics)
     assert found["xcpmem_rpc_requests_total method=VM.get_all status=success"] == 1
     assert found["xcpmem_rpc_requests_total method=VM.get_all status=SESSION_INVALID"] == 1
+    assert found["xcpmem_rpc_requests_total method=event.from status=hung_up"] == 1
     assert found["xcpmem_rpc_request_duration_seconds_count method=VM.get_all"] == 2
     assert found["xcpmem_rpc_request_duration_seconds_bucket le=10.0 method=Memory.reserve_memory"] == 0
     assert found["xcpmem_rpc_request_duration_seconds_bucket le=60.0 method=Memory.reserve_memory"] == 1

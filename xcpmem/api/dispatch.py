@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Final, cast
 from xcpmem.api.datamodel import load_datamodel
 from xcpmem.api.marshal import check_strings, unmarshal
 from xcpmem.api.typenames import Ref, Simple
+from xcpmem.call_tally import HUNG_UP, SUCCESS
 from xcpmem.errors import (
+    ConnectionLost,
     HostError,
     InternalError,
     MethodRemoved,
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
 _ASYNC: Final = "Async."
 _IS_ALIVE: Final = "system.isAlive:"
 _SESSION: Final = Ref("session")
-_SUCCESS: Final = "success"
 _LONGEST_NAME: Final = 64
 _PATH: Final = re.compile(r"(?<![\w./:-])/(?:[\w.+@-]+/)+[\w.+@-]*")
 """A path of this machine's files: it stands in the log, and is nobody else's business."""
@@ -87,7 +88,7 @@ class Dispatcher:
         handlers: by ``Class.message``, one for each message of the datamodel; called with the `Caller` and
             the typed parameters, those that are optional and absent left out.
         tasks: carry on what nobody waits for.
-        observe: told of every call: name, ``success`` or the error's code, seconds.
+        observe: told of every call: name, ``success``, the error's code or `HUNG_UP`, seconds.
         auditor: notes what changes something; None: nobody does.
         witness: puts itself around the handlers of messages whose calls it notes, and gives back the others.
         refusal: why nothing that changes the host is done; empty: it is.
@@ -148,11 +149,11 @@ class Dispatcher:
                 expected is logged, counted and answered as INTERNAL_ERROR.
         """
         started_s = time.monotonic()
-        status = _SUCCESS
+        status = SUCCESS
         try:
             return await self._guard(method, self._carry_out(method, cast("Sequence[Value]", params), peer))
         except XcpmemError as error:
-            status = error.code
+            status = HUNG_UP if _was_left(peer, error) else error.code
             raise
         finally:
             took_s = time.monotonic() - started_s
@@ -235,7 +236,8 @@ class Dispatcher:
         if self._auditor is not None and (is_denied or self._auditor.watches(message)):
             self._auditor.tell_failure(message, caller, arguments, error.code, why)
         elif why:
-            _log.info(
+            _log.log(
+                logging.DEBUG if _was_left(caller.peer, error) else logging.INFO,
                 "%s by %s from %s failed: %s, %s",
                 message.wire_name,
                 caller.owner.user,
@@ -260,6 +262,11 @@ class Dispatcher:
 
     def _find_session(self, params: Sequence[Value]) -> Session:
         return self._sessions.find(str(unmarshal(_SESSION, params[0])))
+
+
+def _was_left(peer: Peer, error: XcpmemError) -> bool:
+    """Tell whether a call was broken off because nobody waits for its answer any more."""
+    return isinstance(error, ConnectionLost) and peer.presence.has_ended
 
 
 def _typed(message: Message, given: Sequence[Value]) -> list[object]:

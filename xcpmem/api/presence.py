@@ -33,10 +33,12 @@ class Presence:
             the client has sent more than is taken on; nobody who waits for an answer does that.
     """
 
-    __slots__ = ("_is_seen", "_waits")
+    __slots__ = ("_is_seen", "_waits", "has_ended")
 
     def __init__(self, is_seen: Callable[[], bool] = _always) -> None:
         self._is_seen = is_seen
+        self.has_ended = False
+        """Whether the client has gone."""
         self._waits: set[asyncio.Future[Any]] = set()
 
     def watch(self, wait: asyncio.Future[Any]) -> None:
@@ -63,6 +65,7 @@ class Presence:
     def end(self) -> None:
         """Know that the client has gone."""
         self._is_seen = _never
+        self.has_ended = True
         self.look()
 
     async def keep(self, work: Coroutine[Any, Any, _T]) -> _T:
