@@ -24,6 +24,7 @@ from xcpmem.api.typenames import EPOCH
 from xcpmem.errors import (
     ConnectionLost,
     HandleInvalid,
+    InternalError,
     InvalidValue,
     TaskCancelled,
     TooBusy,
@@ -324,6 +325,23 @@ async def test_value_as_long_as_a_call_is_cut_in_the_error_of_a_task(bench: Benc
     assert (code, class_name) == ("HANDLE_INVALID", "VM")
     assert handle == f"{'x' * LONGEST_PARAM}…"
     bench.tasks.change(ROOT, ref, other_config={"k": "v"})
+
+
+async def test_what_the_work_said_leaves_all_the_room_to_clients(bench: Bench) -> None:
+    async def fail(_: str) -> None:
+        raise InternalError(*["x" * LONGEST_PARAM] * 20)
+
+    async def answer_much(_: str) -> object:
+        return "x" * TEXT_MOST_BYTES
+
+    for work in (fail, answer_much):
+        ref = bench.tasks.start(ROOT, "Async.VM.start", work)
+        await bench.ended(ref)
+        bench.tasks.add_to_other_config(ROOT, ref, "k", "v" * 8192)
+        with pytest.raises(InvalidValue):
+            bench.tasks.change(ROOT, ref, result="r" * 8192)
+        with pytest.raises(InvalidValue):
+            bench.tasks.change(ROOT, ref, error_info=("e" * 8192,))
 
 
 async def test_task_of_somebody_else_needs_a_role(bench: Bench) -> None:

@@ -44,6 +44,7 @@ class Task:
         error_info: code and parameters of what went wrong.
         finished: when it became final; the epoch before.
         other_config: notes of clients.
+        from_clients: the fields that clients have set; what stands in others the work said.
     """
 
     uuid: str
@@ -59,6 +60,7 @@ class Task:
     error_info: tuple[str, ...] = ()
     finished: datetime = EPOCH
     other_config: Mapping[str, str] = field(default_factory=dict)
+    from_clients: frozenset[str] = frozenset()
 
     @property
     def ref(self) -> str:
@@ -72,11 +74,15 @@ class Task:
 
     @property
     def text_bytes(self) -> int:
-        """How much is written on it, UTF-8."""
+        """How much clients have written on it, UTF-8."""
         return sum(len(text.encode(errors="replace")) for text in self._texts())
 
     def _texts(self) -> Iterator[str]:
-        yield from (self.name_label, self.name_description, self.result, *self.error_info)
+        yield from (self.name_label, self.name_description)
+        if "result" in self.from_clients:
+            yield self.result
+        if "error_info" in self.from_clients:
+            yield from self.error_info
         for key, note in self.other_config.items():
             yield from (key, note)
 

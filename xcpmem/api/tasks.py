@@ -194,7 +194,8 @@ class Tasks:
             InvalidValue: more than `TEXT_MOST_BYTES` would be written on it.
         """
         before = self._find_own(session, ref)
-        task = replace(before, **values)  # type: ignore[arg-type]  # typed by the datamodel
+        from_clients = before.from_clients | values.keys()
+        task = replace(before, from_clients=from_clients, **values)  # type: ignore[arg-type]  # by the datamodel
         _check_length(task, before.text_bytes, *values)
         if task.is_finished and task.finished == EPOCH:
             task = replace(task, finished=self._now())
@@ -297,11 +298,14 @@ class Tasks:
             return
         task = replace(task, progress=1.0, finished=self._now())
         if error is None:
-            task = replace(task, status=SUCCESS, result=codec.encode_value(job.result()).decode())
+            result = codec.encode_value(job.result()).decode()
+            own = task.from_clients - {"result"}
+            task = replace(task, status=SUCCESS, result=result, from_clients=own)
         else:
             told = error if isinstance(error, XcpmemError) else InternalError(type(error).__name__)
             status = CANCELLED if told.code == TaskCancelled.code else FAILURE
-            task = replace(task, status=status, error_info=(told.code, *map(cut, told.params)))
+            info, own = (told.code, *map(cut, told.params)), task.from_clients - {"error_info"}
+            task = replace(task, status=status, error_info=info, from_clients=own)
             _log.debug("%s failed", job.get_name(), extra={"task": job.get_name(), "why": str(told)})
         self._put(task)
         self._make_room()
