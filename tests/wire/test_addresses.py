@@ -93,6 +93,18 @@ async def test_name_with_several_addresses_has_one_port(addresses: Addresses) ->
     assert {each.getsockname()[1] for each in addresses.sockets(TCP)} == {addresses.port}
 
 
+def test_daemon_that_ends_leaves_the_next_ones_socket_alone(addresses: Addresses, folder: Path) -> None:
+    ending = Addresses(8)
+    ending.take_unix(UNIX, folder / "s")
+    for each in ending.sockets(UNIX):
+        each.close()
+    addresses.take_unix(UNIX, folder / "s")
+    ending.release()
+    assert (folder / "s").is_socket()
+    addresses.release()
+    assert not (folder / "s").exists()
+
+
 def test_folder_is_made_with_its_mode_where_one_is_wanted(addresses: Addresses, folder: Path) -> None:
     addresses.take_unix(UNIX, folder / "made" / "s", folder_mode=0o750)
     assert stat.S_IMODE((folder / "made").stat().st_mode) == 0o750

@@ -38,7 +38,7 @@ class Addresses:
     def __init__(self, waiting_most: int) -> None:
         self._waiting_most = waiting_most
         self._sockets: defaultdict[str, list[socket.socket]] = defaultdict(list)
-        self._paths: list[Path] = []
+        self._paths: dict[Path, tuple[int, ...]] = {}
         self.port = 0
         """The TCP port that was taken, 0 before."""
 
@@ -93,20 +93,21 @@ class Addresses:
             _remove_stale(path)
             listening = self._own(key, socket.socket(socket.AF_UNIX))
             listening.bind(str(path))
-            self._paths.append(path)
+            self._paths[path] = _identity(path)
             path.chmod(_SOCKET_MODE)  # before anyone can connect
             listening.listen(self._waiting_most)
         except OSError as error:
             raise _complaint(key, str(path), error) from error
 
     def release(self) -> None:
-        """Let go of everything: who waits is hung up on, Unix sockets are removed."""
+        """Let go of everything: who waits is hung up on, Unix sockets are removed, but those of others."""
         for sockets in self._sockets.values():
             for each in sockets:
                 each.close()
         self._sockets.clear()
-        for path in self._paths:
-            path.unlink(missing_ok=True)
+        for path, identity in self._paths.items():
+            if path.exists() and _identity(path) == identity:  # else the next daemon serves there already
+                path.unlink(missing_ok=True)
         self._paths.clear()
 
     def _listen(self, key: str, kind: tuple[int, int, int], address: tuple[object, ...]) -> None:
@@ -128,6 +129,12 @@ def _complaint(key: str, where: str, error: Exception | None) -> ConfigError:
     """Say which setting names an address that cannot be had, and why."""
     number, why = getattr(error, "errno", None), getattr(error, "strerror", None) or str(error)
     return ConfigError("settings", key, f"{where}: {why}", may_pass=number in _MAY_CHANGE)
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """Tell a socket from a later one at its path, whose inode may be the same one again."""
+    found = path.lstat()
+    return (found.st_dev, found.st_ino, found.st_mtime_ns)
 
 
 def _remove_stale(path: Path) -> None:
