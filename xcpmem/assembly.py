@@ -16,7 +16,7 @@ import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from xcpmem import __version__, garbage, notify
 from xcpmem.actuation import OBSERVING
@@ -65,12 +65,14 @@ from xcpmem.store import Store
 from xcpmem.wishbook import Wishbook
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
     from xcpmem.api.addresses import Addresses
     from xcpmem.hosts import OpenHost
     from xcpmem.policybook import PolicyChoices
     from xcpmem.scenario import Scenario
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
 
@@ -120,13 +122,18 @@ async def serve(settings: Settings, policies: PolicyChoices) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, _log.info, NO_CERTIFICATE)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGHUP, _log.info, NO_CERTIFICATE)
+    else:  # what a terminal sends that is closed
+        loop.add_signal_handler(signal.SIGHUP, stop.set)
     async with AsyncExitStack() as stack:
         scenario = read_settings(settings, policies)
         own_state_dir(settings.state_dir, stack)
         addresses = await take_addresses(settings, stack)
         ground = _Ground(_root_password_file(settings), scenario, addresses)
-        parts = await _assemble(settings, policies, ground, stack)
+        parts = await _unless(stop, _assemble(settings, policies, ground, stack))
+        if parts is None:
+            return
         ring = asyncio.create_task(parts.controller.run(), name="ring")
         stack.push_async_callback(_end_ring, parts.controller, ring)
         if not await _first_look(parts.controller, settings, stop):
@@ -340,16 +347,22 @@ def _ready_checks(
 
 async def _first_look(controller: Controller, settings: Settings, stop: asyncio.Event) -> bool:
     """Wait until the records can be true; tell whether they are, and not that it is time to end."""
-    looked = asyncio.ensure_future(controller.next_report(0, settings.safety_look_s))
-    stopped = asyncio.ensure_future(stop.wait())
+    report = await _unless(stop, controller.next_report(0, settings.safety_look_s))
+    if report is None and not stop.is_set():
+        raise DriverError(f"the host could not be looked at within {settings.safety_look_s:g} s")
+    return not stop.is_set()
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, _T]) -> _T | None:
+    """Carry out a part of the start; break it off, and give None, when it is time to end."""
+    working, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
     try:
-        await asyncio.wait({looked, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if not stopped.done() and looked.result() is None:
-            raise DriverError(f"the host could not be looked at within {settings.safety_look_s:g} s")
-        return not stopped.done()
+        await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        return None if stopped.done() else working.result()
     finally:
-        looked.cancel()
         stopped.cancel()
+        working.cancel()
+        await asyncio.wait({working}, timeout=SHUTDOWN_S)
 
 
 async def _watch(stop: asyncio.Event, ring: asyncio.Task[None], controller: Controller) -> None:

@@ -72,7 +72,10 @@ def _run(argv: Sequence[str]) -> int:
 def _heeding_signals() -> Iterator[None]:
     """End well when that is wanted while the program is read in; `serve` takes signals up from there."""
     before = {number: signal.signal(number, _end_at_once) for number in (signal.SIGTERM, signal.SIGINT)}
-    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else nohup has said that it ends nothing
+        # A service manager sends it for a reload, a terminal when it is closed.
+        hung_up = signal.SIG_IGN if notify.is_awaited() else _end_at_once
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, hung_up)
     try:
         yield
     finally:

@@ -202,8 +202,10 @@ def _daemon_page() -> Iterator[str]:
     yield from _entry("SIGTERM, SIGINT", "End within 5 s: callers that wait are told, all domains stay.")
     yield from _entry(
         "SIGHUP",
-        "Read the certificate again, for connections to come; without TLS, say in the log that there is "
-        "none. Other settings are read at a start alone.",
+        "Read the certificate again, for connections to come. Without TLS, end as after SIGTERM, for that "
+        "is what a terminal sends that is closed; but where a service manager waits for the daemon "
+        "(NOTIFY_SOCKET is set), or under nohup, say in the log that there is none. Other settings are read "
+        "at a start alone.",
     )
     yield ".SH FILES"
     yield from _entry("/etc/xcpmem/xcpmem.toml", "Settings, where the systemd unit looks for them.")

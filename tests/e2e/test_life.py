@@ -8,16 +8,27 @@ import socket
 import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.e2e.clients import Failure, XenApi, Xenstore, logged_in, xenstore
-from tests.e2e.programs import DAEMON, END_S, Daemon, Workshop
+from tests.e2e.programs import DAEMON, END_S, START_S, Daemon, Workshop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+@contextmanager
+def hangups_ignored() -> Iterator[None]:
+    """Start programs as nohup does."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
 
 DAWDLER = """\
 name = "a guest that gives 1 MiB a second"
@@ -156,12 +167,40 @@ sys.exit(main())
     assert (ended.status, ended.out, ended.err) == (0, "", "")
 
 
-def test_sighup_is_answered_in_the_log_where_there_is_no_certificate(shop: Workshop) -> None:
-    daemon = shop.daemon()
+@pytest.mark.parametrize("waiting", ["a service manager", "nohup"])
+def test_sighup_is_answered_in_the_log_where_it_is_not_to_end_the_daemon(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch, waiting: str
+) -> None:
+    if waiting == "nohup":
+        with hangups_ignored():
+            daemon = shop.daemon()
+    else:
+        monkeypatch.setenv("NOTIFY_SOCKET", str(shop.folder / "nobody"))
+        daemon = shop.daemon()
     daemon.process.send_signal(signal.SIGHUP)
     assert daemon.fetch("/livez")
     assert daemon.end() == 0
     assert daemon.log.count("SIGHUP: there is no certificate to read again") == 1
+
+
+def test_daemon_ends_with_the_terminal_that_it_was_started_in(shop: Workshop) -> None:
+    daemon = shop.daemon()
+    assert daemon.end(signal.SIGHUP) == 0
+    assert not daemon.socket.exists()
+
+
+def test_sigterm_while_a_host_elsewhere_does_not_answer_ends_the_daemon_well(shop: Workshop) -> None:
+    with closing(socket.socket(socket.AF_UNIX)) as hung:
+        hung.settimeout(START_S)
+        hung.bind(str(shop.folder / "host.toolstack"))
+        hung.listen()
+        words = ("--host", str(shop.folder / "host"), "--listen", "127.0.0.1:0")
+        daemon = shop.start(*DAEMON, *words, "--state-dir", str(shop.folder / "d"))
+        asked, _ = hung.accept()
+        with closing(asked):
+            assert b"definitions" in asked.recv(1000)
+            assert daemon.end() == 0
+    assert daemon.log == ""
 
 
 def test_state_dir_of_a_living_daemon_is_refused_and_the_living_one_serves_on(

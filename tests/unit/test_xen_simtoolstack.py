@@ -12,7 +12,7 @@ import pytest
 from tests.builders import uuid_of
 from tests.startstack import DEAF, MIB_KIB, guest, simulated
 from xcpmem.engine.model import Lifecycle
-from xcpmem.errors import DriverDisconnected, InvalidValue, ToolstackError
+from xcpmem.errors import DriverDisconnected, DriverTimeout, InvalidValue, ToolstackError
 from xcpmem.scenario import Scenario
 from xcpmem.specs import DOMID_END, AgentKind, AgentSpec
 from xcpmem.xen import paths
@@ -286,6 +286,22 @@ async def test_host_hands_over_the_vms_that_it_was_made_with_and_those_that_run_
     host.remove_guest(1)
     assert (await remote.definitions()).guests[0].dynamic_max_kib == 768 * MIB_KIB
     remote.close()
+
+
+async def test_host_that_hangs_is_not_waited_for_as_long_as_for_a_domain_that_is_built(
+    tmp_path: Path,
+) -> None:
+    async def hang(_: object) -> object:
+        return await asyncio.Event().wait()
+
+    server = LineServer(hang)
+    await server.start(str(tmp_path / "t"))
+    remote = RemoteToolstack(str(tmp_path / "t"), question_deadline_s=0.05)
+    async with asyncio.timeout(20):
+        with pytest.raises(DriverTimeout, match="the simulated toolstack does not answer"):
+            await remote.definitions()
+    remote.close()
+    await server.close()
 
 
 @pytest.mark.parametrize("answer", [[], {"guest": [{"domid": 1}]}, {"host": 3}])

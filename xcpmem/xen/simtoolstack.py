@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 CALL_DEADLINE_S: Final = 60.0
 """A call to a simulated toolstack that runs elsewhere takes no longer than this."""
 
+QUESTION_DEADLINE_S: Final = 5.0
+"""What it can tell at once it tells within this time, or it hangs."""
+
 
 class SimulatedToolstack:
     """A `Toolstack` over the simulated host.
@@ -215,9 +218,12 @@ class RemoteToolstack:
 
     Args:
         path: of the socket.
+        question_deadline_s: how long a question may take that needs no domain to be built, seconds.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, question_deadline_s: float = QUESTION_DEADLINE_S) -> None:
+        self._path = path
+        self._question_deadline_s = question_deadline_s
         self._line = LineClient(path, "toolstack", call_deadline_s=CALL_DEADLINE_S)
 
     def check(self, blueprint: Blueprint) -> None:
@@ -230,9 +236,13 @@ class RemoteToolstack:
             A scenario that says this and no more.
 
         Raises:
-            DriverError: nobody is there, or what came back makes no sense.
+            DriverError: nobody is there, no answer came in time, or what came back makes no sense.
         """
-        table = await self._line.call({"call": "definitions"})
+        line = LineClient(self._path, "toolstack", call_deadline_s=self._question_deadline_s)
+        try:
+            table = await line.call({"call": "definitions"})
+        finally:
+            line.close()
         try:
             return read_scenario(table, where="the simulated toolstack")
         except ConfigError as error:
