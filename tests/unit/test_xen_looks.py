@@ -1,11 +1,13 @@
-"""What looks and turns cost, counted and not timed: store requests, hypercalls, what is made anew."""
+"""What looks and turns cost, counted and not timed: store requests, hypercalls, calls, what is made anew."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import Counter
 from contextlib import asynccontextmanager
 from operator import is_
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,11 +25,14 @@ from xcpmem.xen.xenstore import Xenstore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
-    from pathlib import Path
+    from types import FrameType
 
     from xcpmem.xen.wire import Message
 
 GUESTS = 20
+OURS = Path(paths.__file__).parent
+LOOKS = 50
+"""Between two counts of memory."""
 
 
 class SkippingDriver(LiveDriver):
@@ -69,17 +74,23 @@ class Watched:
             guest.actual_kib -= 4
 
 
-@pytest.fixture
-async def watched(tmp_path: Path) -> AsyncIterator[Watched]:
-    host = SimulatedHost(load_scenario(f"fleet:{GUESTS}"))
-    await host.start(str(tmp_path / "x"))
-    watched = Watched(host, Xenstore(str(tmp_path / "x")))
+@asynccontextmanager
+async def watching(folder: Path, guests: int) -> AsyncIterator[Watched]:
+    host = SimulatedHost(load_scenario(f"fleet:{guests}"))
+    await host.start(str(folder / "x"))
+    watched = Watched(host, Xenstore(str(folder / "x")))
     await watched.driver.start()
     await watched.driver.observe()
     await watched.settle()
     yield watched
     await watched.driver.close()
     await host.close()
+
+
+@pytest.fixture
+async def watched(tmp_path: Path) -> AsyncIterator[Watched]:
+    async with watching(tmp_path, GUESTS) as watched:
+        yield watched
 
 
 async def test_idle_minute_has_two_looks_each_of_which_reads_every_key_once(tmp_path: Path) -> None:
@@ -171,6 +182,43 @@ async def test_look_at_a_host_at_rest_makes_nothing_anew(watched: Watched) -> No
     before, after = await watched.driver.observe(), await watched.driver.observe()
     assert after.host.domains is before.host.domains
     assert after.descriptions is before.descriptions
+
+
+async def functions_called_by_a_look(watched: Watched) -> int:
+    """Count the calls of our functions in the loop, but for those of the simulated host."""
+    called: list[str] = []
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        file = Path(frame.f_code.co_filename)
+        if event == "call" and file.parent == OURS and not file.name.startswith("sim"):
+            called.append(frame.f_code.co_name)
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    await watched.driver.observe()
+    sys.setprofile(before)
+    return len(called)
+
+
+async def test_look_at_a_host_at_rest_calls_as_many_functions_whatever_its_size(tmp_path: Path) -> None:
+    counts = []
+    for guests in (10, 200):
+        folder = tmp_path / str(guests)
+        folder.mkdir()
+        async with watching(folder, guests) as watched:
+            counts.append(await functions_called_by_a_look(watched))
+    small, large = counts
+    assert small == large
+
+
+async def test_looks_at_a_host_at_rest_keep_no_memory(watched: Watched) -> None:
+    kept_blocks = []
+    for _ in range(3):
+        before = sys.getallocatedblocks()
+        for _ in range(LOOKS):
+            await watched.driver.observe()
+        kept_blocks.append(sys.getallocatedblocks() - before)
+    assert min(kept_blocks) < LOOKS, "each look left something behind"
 
 
 @pytest.mark.parametrize("moving", [1, 7, GUESTS])
