@@ -21,20 +21,13 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(autouse=True)
-def restored_logging() -> Iterator[None]:
+def own_logging() -> Iterator[None]:
     root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    for handler in handlers:
-        root.removeHandler(handler)
-    yield
     for handler in list(root.handlers):
         root.removeHandler(handler)
-    for handler in handlers:
-        root.addHandler(handler)
-    root.setLevel(level)
+    yield
     for name in ("xcpmem.xen", "xcpmem.api"):
         logging.getLogger(name).setLevel(logging.NOTSET)
-    logging.captureWarnings(capture=False)
 
 
 class Terminal(io.StringIO):
