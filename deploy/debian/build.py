@@ -189,12 +189,12 @@ def _write_control(root: Path, version: str, python: str) -> None:
 
 
 def _copy(name: str, target: Path) -> None:
-    _write(target, (PROJECT / name).read_text(encoding="utf-8"))
+    _write(target, (PROJECT / name).read_bytes())
 
 
-def _write(path: Path, text: str, *, mode: int = 0o644) -> None:
+def _write(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
     path.chmod(mode)
 
 

@@ -11,6 +11,7 @@ import pytest
 from deploy.debian.build import SUITE_PYTHON, build
 
 DEBIANS_PYTHON = Path("/usr/bin/python3")
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)")
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,13 @@ def test_package_has_everything_where_policy_wants_it(unpacked: Path) -> None:
         *("usr/lib/xcpmem/aiohttp/__init__.py", "usr/lib/xcpmem/xcpmem/api/model.json"),
     ):
         assert (unpacked / name).is_file(), name
+
+
+def test_pages_in_the_package_link_to_nothing_that_is_not_in_it(unpacked: Path) -> None:
+    pages = sorted((unpacked / "usr/share/doc/xcpmem").rglob("*.md"))
+    links = [(page, link) for page in pages for link in LINK.findall(page.read_text(encoding="utf-8"))]
+    assert links
+    assert [(page.name, link) for page, link in links if not (page.parent / link).exists()] == []
 
 
 @pytest.mark.parametrize(("program", "said"), [("xcpmemd", r"xcpmemd \d"), ("xcpmem", r"xcpmem \d")])
