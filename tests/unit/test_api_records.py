@@ -455,6 +455,8 @@ def test_only_the_page_of_a_vm_that_changed_is_joined_again(sessions: Sessions) 
         after = parts_of(records.records("VM"))
         new = [part for part, known in zip(after, before, strict=True) if part is not known]
         assert [part.count(b"renamed for") for part in new if len(part) > PAGE_RECORDS] == [1]
+        new_bytes, all_bytes = (sum(map(len, parts)) for parts in (new, after))
+        assert new_bytes * len(uuids) <= all_bytes * (PAGE_RECORDS + 1), "more bytes than a page has"
         gone = inventory.all_vms.pop(uuids.pop())
         fewer = parts_of(records.records("VM"))
         assert fewer[1:4] == after[1:4]
