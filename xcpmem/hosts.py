@@ -108,7 +108,8 @@ async def open_host(settings: Settings, scenario: Scenario | None) -> OpenHost:
         return await _connect(settings, _xenstored_socket(), open_hypervisor(), toolstack)
     if settings.host is not None:
         return await _attach(settings, str(settings.host), scenario)
-    scenario = scenario or load_scenario(settings.scenario)
+    if scenario is None:
+        raise AssertionError("a host within the daemon is made of a scenario")
     definitions, slush_kib = _definitions(scenario), scenario.host.slush_kib
     store = str(settings.state_dir / SIMULATED_STORE)
     simulated = SimulatedHost(scenario)

@@ -84,7 +84,7 @@ class Draft:
             domains: whose targets and maxmems may be lowered at once.
         """
         excess_kib = self.excess_kib
-        least_kib = [max(domain.actual_kib, domain.dynamic_range.min_kib) for domain in domains]
+        least_kib = [max(domain.actual_kib, domain.bounds_kib[0]) for domain in domains]
         untaken_kib = [
             max(0, self._held_kib(domain) - least) for domain, least in zip(domains, least_kib, strict=True)
         ]

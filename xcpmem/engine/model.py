@@ -128,7 +128,7 @@ class DomainState:
     @property
     def held_kib(self) -> int:
         """What nobody else can have: pages it holds or, unless it is dying, may still take."""
-        if self.lifecycle is Lifecycle.DYING:  # Xen's assign_pages refuses it, whatever its maxmem
+        if self.is_dying:  # Xen's assign_pages refuses it, whatever its maxmem
             return self.actual_kib
         held_kib = max(self.actual_kib, self.maxmem_kib)
         return (

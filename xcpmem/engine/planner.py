@@ -145,7 +145,7 @@ def deliberate(
     verdicts: list[Verdict] = []
     requests = wishes.requests and admit(
         sorted(wishes.requests, key=lambda request: request.order),
-        budget_kib + sum(max(0, d.actual_kib - d.dynamic_range.min_kib) for d in unmeasured),
+        budget_kib + sum(max(0, d.actual_kib - d.bounds_kib[0]) for d in unmeasured),
         [(party.domain, party.claim) for party in parties],
         verdicts,
     )

@@ -48,8 +48,9 @@ def choose_targets(
 
 
 def _tolerance_kib(domain: DomainState, caution: Caution) -> int:
-    width_kib = domain.dynamic_range.max_kib - domain.dynamic_range.min_kib
-    return max(2 * caution.inaccuracy_kib, min(BALANCE_TOLERANCE_KIB, width_kib // TOLERANCE_SHARE))
+    low_kib, high_kib = domain.bounds_kib
+    part_kib = (high_kib - low_kib) // TOLERANCE_SHARE
+    return max(2 * caution.inaccuracy_kib, min(BALANCE_TOLERANCE_KIB, part_kib))
 
 
 def _target(party: Party, goal_kib: int, floor_kib: int, caution: Caution) -> int:
