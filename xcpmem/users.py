@@ -33,7 +33,9 @@ LOGIN_REFUSED: Final = "Authentication failure"
 """What whoever gives a wrong name or password is told, as xapi words it."""
 
 USERS_MOST: Final = 1000
-_LONGEST_NAME: Final = 64
+LONGEST_NAME: Final = 64
+"""No user's name is longer; of what strangers call themselves no more is kept or told."""
+
 _VALUE: Final = "users"
 
 
@@ -42,7 +44,7 @@ class User:
     """Somebody who may log in.
 
     Args:
-        name: 1 to 64 printable characters without blanks at either end or ``/``; not root's.
+        name: 1 to `LONGEST_NAME` printable characters without blanks at either end or ``/``; not root's.
         roles: some of `ROLES`, each once; without one nobody may log in.
         password_hash: as `api.passwords.hash_password` makes it; empty: somebody else, such as PAM, knows
             the password.
@@ -58,7 +60,7 @@ class User:
     other_config: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        is_named = 0 < len(self.name) <= _LONGEST_NAME and self.name.isprintable()
+        is_named = 0 < len(self.name) <= LONGEST_NAME and self.name.isprintable()
         if not is_named or self.name != self.name.strip() or "/" in self.name or self.name == ROOT:
             raise InvalidValue("uname", self.name)
         for role in self.roles:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.virtualtime import VirtualTime
-from xcpmem.api.brake import LONGEST_NAME, BrakeLimits, GuessBrake
+from xcpmem.api.brake import BrakeLimits, GuessBrake
+from xcpmem.users import LONGEST_NAME
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

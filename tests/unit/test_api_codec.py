@@ -412,11 +412,18 @@ def test_references_names_and_sizes_need_no_parser(text: str, monkeypatch: pytes
     assert codec.decode_call(body) == codec.Call("VM.set_memory", (text, text))
 
 
-def test_encoded_names_are_kept_if_they_are_no_longer_than_those_of_fields_and_references() -> None:
+def test_encoded_names_are_kept_if_they_are_no_longer_than_those_of_fields_and_references(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     short, long = "k" * LONGEST_NAME_KEPT, "k" * (LONGEST_NAME_KEPT + 1)
-    codec.encode_value({short: ""})
-    before = codec._kept_opening.cache_info()
-    written = codec.encode_value({short: "", long: ""}).decode()
-    after = codec._kept_opening.cache_info()
-    assert (after.hits, after.misses) == (before.hits + 1, before.misses)
-    assert all(f"<name>{name}</name>" in written for name in (short, long))
+    made, escape = [], codec._escape
+
+    def note(text: str) -> str:
+        made.append(text)
+        return escape(text)
+
+    monkeypatch.setattr(codec, "_escape", note)
+    for _ in range(2):
+        written = codec.encode_value({short: "", long: ""}).decode()
+        assert all(f"<name>{name}</name>" in written for name in (short, long))
+    assert [text for text in made if text] == [short, long, long]

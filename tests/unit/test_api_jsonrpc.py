@@ -158,10 +158,17 @@ def test_any_garbage_is_a_request_or_a_wire_error(body: bytes) -> None:
     assert isinstance(request.method, str)
 
 
-def test_encoded_names_are_kept_if_they_are_no_longer_than_those_of_fields_and_references() -> None:
+def test_encoded_names_are_kept_if_they_are_no_longer_than_those_of_fields_and_references(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     short, long = "k" * LONGEST_NAME_KEPT, "k" * (LONGEST_NAME_KEPT + 1)
-    jsonrpc.encode_value({short: ""})
-    before = jsonrpc._kept_opening.cache_info()
-    assert json.loads(jsonrpc.encode_value({short: "", long: ""})) == {short: "", long: ""}
-    after = jsonrpc._kept_opening.cache_info()
-    assert (after.hits, after.misses) == (before.hits + 1, before.misses)
+    made, encode = [], jsonrpc._encode_string
+
+    def note(text: str) -> bytes:
+        made.append(text)
+        return encode(text)
+
+    monkeypatch.setattr(jsonrpc, "_encode_string", note)
+    for _ in range(2):
+        assert json.loads(jsonrpc.encode_value({short: "", long: ""})) == {short: "", long: ""}
+    assert [text for text in made if text] == [short, long, long]

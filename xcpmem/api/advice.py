@@ -15,7 +15,7 @@ from xcpmem.engine.accounting import DOMAIN_TYPES
 from xcpmem.errors import HandleInvalid
 from xcpmem.history import LIMIT_MOST
 from xcpmem.units import BYTES_PER_MIB, UNITS_HINT, format_bytes, kib_to_bytes
-from xcpmem.users import ROLES, USERS_MOST
+from xcpmem.users import LONGEST_NAME, ROLES, USERS_MOST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,8 +55,8 @@ _PINNED: Final = {
 _EXPECTED: Final[Mapping[str, str]] = {
     "role": f"the roles are {', '.join(ROLES)}",
     "uname": (
-        "a name has 1 to 64 printable characters, no / and no blank at either end; it is not root, "
-        f"and there are at most {USERS_MOST} of them"
+        f"a name has 1 to {LONGEST_NAME} printable characters, no / and no blank at either end; it is not "
+        f"root, and there are at most {USERS_MOST} of them"
     ),
     "limit": f"it is a whole number from 1 to {LIMIT_MOST}",
     "domain_type": f"the types are {', '.join(DOMAIN_TYPES)}",

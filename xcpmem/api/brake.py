@@ -17,13 +17,12 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from xcpmem.users import LONGEST_NAME
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 _T = TypeVar("_T")
-
-LONGEST_NAME: Final = 64
-"""Wrong guesses at longer names, which no user has, are told apart by so many characters."""
 
 COMPARED_AT_ONCE: Final = 2
 """A comparison may take 0.2 s of a processor and 32 MiB: no more than two of them at the same time."""

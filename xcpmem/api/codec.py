@@ -14,22 +14,20 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from lxml import etree
 
 from xcpmem.api.values import (
     I4,
-    LONGEST_NAME_KEPT,
     MAX_DEPTH,
-    NAMES_KEPT,
     DateTime,
     Nil,
     Record,
     Value,
     Wire,
     format_datetime,
+    keeping_short,
     parse_double,
     parse_int64,
 )
@@ -308,15 +306,9 @@ def _write_struct(fields: Mapping[str, object], out: list[bytes]) -> None:
     out.append(_STRUCT_END)
 
 
+@keeping_short
 def _open_member(name: str) -> bytes:
-    return _kept_opening(name) if len(name) <= LONGEST_NAME_KEPT else _make_opening(name)
-
-
-def _make_opening(name: str) -> bytes:
     return f"<member><name>{_escape(name)}</name>".encode()
-
-
-_kept_opening = lru_cache(NAMES_KEPT)(_make_opening)
 
 
 _WIRE: Final = Wire(

@@ -12,20 +12,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any, Final
 
-from xcpmem.api.values import (
-    I4,
-    LONGEST_NAME_KEPT,
-    MAX_DEPTH,
-    NAMES_KEPT,
-    Record,
-    Value,
-    Wire,
-    format_datetime,
-)
+from xcpmem.api.values import I4, MAX_DEPTH, Record, Value, Wire, format_datetime, keeping_short
 from xcpmem.errors import WireError
 
 if TYPE_CHECKING:
@@ -189,15 +179,9 @@ def _write_object(fields: Mapping[str, object], out: list[bytes]) -> None:
     out.append(b"}" if fields else b"{}")
 
 
+@keeping_short
 def _open_member(name: str) -> bytes:
-    return _kept_opening(name) if len(name) <= LONGEST_NAME_KEPT else _make_opening(name)
-
-
-def _make_opening(name: str) -> bytes:
     return _encode_string(name) + b":"
-
-
-_kept_opening = lru_cache(NAMES_KEPT)(_make_opening)
 
 
 _WIRE: Final = Wire(_open_member, encode_value, end=b"", opening=b"{", mark=b",", closing=b"}")

@@ -25,7 +25,7 @@ from xcpmem.api.passwords import POOL_ADMIN, hash_password
 from xcpmem.api.presence import Presence
 from xcpmem.errors import AuthenticationFailed, SessionInvalid, XcpmemError
 from xcpmem.readers import is_loopback
-from xcpmem.users import LOGIN_REFUSED, ROOT
+from xcpmem.users import LOGIN_REFUSED, LONGEST_NAME, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 IDLE_LIMIT_S: Final = 24 * 60 * 60.0
 WRONG_PASSWORD_DELAY_S: Final = 5.0
 _LONGEST_ORIGINATOR: Final = 256
-_LONGEST_CLAIM: Final = 64  # whoever fails to log in may call himself anything
 _IPV6_SUBSCRIBER: Final = 64  # one subscriber's addresses share so many bits (RFC 6177)
 _DEFAULT_GROUP: Final = ("default", "")
 _ADDRESSES_KEPT: Final = 1024  # as many as a listener has connections
@@ -248,7 +247,7 @@ class Sessions:
             if role is None:
                 self._brake.note_wrong(uname)
                 self.login_failures += 1
-                claimed = uname[:_LONGEST_CLAIM]
+                claimed = uname[:LONGEST_NAME]
                 _log.warning(
                     "login as %r from %s was refused: wrong user or password",
                     claimed,

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from operator import is_
 from typing import TYPE_CHECKING, Final
 
@@ -34,6 +35,12 @@ _DOUBLE = re.compile(
     r"[+-]?(?:(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)(?:[eE][+-]?[0-9][0-9_]*)?|nan|inf|infinity)",
     re.ASCII | re.IGNORECASE,
 )
+
+
+def keeping_short(write: Callable[[str], bytes]) -> Callable[[str], bytes]:
+    """Have what a function writes of names kept, but for those longer than `LONGEST_NAME_KEPT`."""
+    kept = lru_cache(NAMES_KEPT)(write)
+    return lambda name: kept(name) if len(name) <= LONGEST_NAME_KEPT else write(name)
 
 
 @dataclass(frozen=True, slots=True)
